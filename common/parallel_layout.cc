@@ -1,0 +1,153 @@
+#include "common/parallel_layout.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/check.h"
+#include "common/strings.h"
+
+namespace echelon {
+
+Range SplitEvenly(int64_t total, int parts, int index, int64_t unit) {
+  CHECK(total >= 0 && parts > 0 && unit > 0 && 0 <= index && index < parts);
+  const int64_t units = (total + unit - 1) / unit;
+  const int64_t base = units / parts;
+  const int64_t longer = units % parts;  // the first `longer` parts have one unit more
+  const int64_t begin = base * index + std::min<int64_t>(index, longer);
+  const int64_t end = begin + base + (index < longer ? 1 : 0);
+  return {std::min(begin * unit, total), std::min(end * unit, total)};
+}
+
+RankPosition ParallelLayout::PositionOf(int rank) const {
+  CHECK(0 <= rank && rank < world());
+  return {rank % tp, rank / (tp * sp), rank / tp % sp};
+}
+
+int ParallelLayout::RankOf(RankPosition p) const { return (p.pp * sp + p.sp) * tp + p.tp; }
+
+Status ParallelLayout::Validate(const ModelConfig& model) const {
+  constexpr int kAxisMax = 4096;
+  const auto bad_axis = [](const char* axis, int value) {
+    return InvalidArgument(StrCat(axis, " = ", value, ": must be 1 to ", kAxisMax), axis);
+  };
+  if (tp < 1 || tp > kAxisMax) return bad_axis("tp", tp);
+  if (pp < 1 || pp > kAxisMax) return bad_axis("pp", pp);
+  if (sp < 1 || sp > kAxisMax) return bad_axis("sp", sp);
+  if (sp > 1) {
+    return Error{ErrorCode::kUnsupported,
+                 StrCat("sp = ", sp, ": sequence parallelism is not built yet; use sp = 1 with tp ",
+                        "and pp"), "sp"};
+  }
+  if (tp > model.n_heads) {
+    return InvalidArgument(StrCat("tp = ", tp, ": the model has ", model.n_heads,
+                                  " query heads; allowed are 1 to ", model.n_heads), "tp");
+  }
+  if (pp > model.n_layers()) {
+    return InvalidArgument(StrCat("pp = ", pp, ": the model has ", model.n_layers(),
+                                  " layers; allowed are 1 to ", model.n_layers()), "pp");
+  }
+  if (layers_per_stage.empty()) return {};
+  int64_t sum = 0;
+  for (const int layers : layers_per_stage) {
+    if (layers < 1) return InvalidArgument("layers_per_stage: every stage needs a layer",
+                                           "layers_per_stage");
+    sum += layers;
+  }
+  if (static_cast<int>(layers_per_stage.size()) != pp || sum != model.n_layers()) {
+    return InvalidArgument(StrCat("layers_per_stage: ", layers_per_stage.size(), " stages with ",
+                                  sum, " layers; pp is ", pp, " and the model has ",
+                                  model.n_layers()), "layers_per_stage");
+  }
+  return {};
+}
+
+namespace {
+
+// Weights read per token, in elements.
+int64_t LayerCost(const ModelConfig& m) {
+  const int64_t attention =
+      int64_t{m.d_model} * m.head_dim * (2 * m.n_heads + 2 * m.n_kv_heads);
+  return attention + 3 * int64_t{m.d_model} * m.d_ff;
+}
+
+// Layers per stage with the smallest greatest cost; the head belongs to the last stage. Greedy: for a
+// bound on a stage's cost each stage takes what fits; the smallest feasible bound is found among
+// the possible costs. Earlier stages take the larger share, the last the smaller one.
+std::vector<int> BalancedStages(const ModelConfig& m, int stages) {
+  const int64_t layer = LayerCost(m);
+  const int64_t head = int64_t{m.vocab_size} * m.d_model;
+  const int layers = m.n_layers();
+  const auto last_fits = [&](int64_t bound) { return static_cast<int>(std::max<int64_t>(1, (bound - head) / layer)); };
+  for (int most = (layers + stages - 1) / stages; most <= layers; ++most) {
+    // `most` layers on the first stages; what remains must fit beside the head.
+    const int last = std::min({last_fits(int64_t{most} * layer), most, layers - (stages - 1)});
+    if (int64_t{most} * (stages - 1) + last < layers) continue;
+    std::vector<int> counts(stages, 0);
+    counts[stages - 1] = stages == 1 ? layers : last;
+    const int rest = layers - counts[stages - 1];
+    for (int s = 0; s + 1 < stages; ++s) {
+      counts[s] = static_cast<int>(SplitEvenly(rest, stages - 1, s).size());
+    }
+    return counts;
+  }
+  CHECK_MSG(false, "a split always exists: pp <= layers");
+  return {};
+}
+
+}  // namespace
+
+Range LayersOfStage(const ModelConfig& model, const ParallelLayout& layout, int stage) {
+  CHECK(0 <= stage && stage < layout.pp);
+  const std::vector<int> counts = layout.layers_per_stage.empty()
+                                      ? BalancedStages(model, layout.pp)
+                                      : layout.layers_per_stage;
+  int64_t begin = 0;
+  for (int s = 0; s < stage; ++s) begin += counts[s];
+  return {begin, begin + counts[stage]};
+}
+
+TensorShard ShardOf(const ModelConfig& model, int tp, int tp_index) {
+  const int64_t group = model.n_heads / model.n_kv_heads;
+  TensorShard shard;
+  if (tp <= model.n_kv_heads) {
+    shard.kv_heads = SplitEvenly(model.n_kv_heads, tp, tp_index);
+    shard.heads = {shard.kv_heads.begin * group, shard.kv_heads.end * group};
+  } else {
+    shard.heads = SplitEvenly(model.n_heads, tp, tp_index);
+    shard.kv_heads = {shard.heads.begin / group, (shard.heads.end + group - 1) / group};
+  }
+  shard.ff = SplitEvenly(model.d_ff, tp, tp_index, kFfUnit);
+  shard.vocab = SplitEvenly(model.vocab_size, tp, tp_index, kVocabUnit);
+  return shard;
+}
+
+ShardSpec SpecOf(const ModelConfig& model, const TensorShard& shard, TensorRole role) {
+  const int64_t d = model.head_dim;
+  const Range q{shard.heads.begin * d, shard.heads.end * d};
+  const Range kv{shard.kv_heads.begin * d, shard.kv_heads.end * d};
+  switch (role) {
+    case TensorRole::kEmbedding:
+    case TensorRole::kLmHead: return {true, false, shard.vocab};
+    case TensorRole::kQuery: return {true, false, q};
+    case TensorRole::kKey:
+    case TensorRole::kValue: return {true, false, kv};
+    case TensorRole::kQueryBias: return {false, true, q};
+    case TensorRole::kKeyBias:
+    case TensorRole::kValueBias: return {false, true, kv};
+    case TensorRole::kAttentionOut: return {false, true, q};
+    case TensorRole::kGate:
+    case TensorRole::kUp: return {true, false, shard.ff};
+    case TensorRole::kDown: return {false, true, shard.ff};
+    case TensorRole::kQueryNorm:
+    case TensorRole::kKeyNorm: return {false, false, {0, d}};
+    case TensorRole::kFinalNorm:
+    case TensorRole::kAttentionNorm:
+    case TensorRole::kPostAttentionNorm:
+    case TensorRole::kMlpNorm:
+    case TensorRole::kPostMlpNorm: return {false, false, {0, model.d_model}};
+  }
+  CHECK_MSG(false, "unknown role");
+  return {};
+}
+
+}  // namespace echelon

@@ -1,0 +1,100 @@
+#pragma once
+// StepPlan and StepResult: all that coordinator and workers say to each other about computing.
+// A plan holds deltas only; the worker keeps what it was told before (pages, parameters, counts).
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/result.h"
+
+namespace echelon {
+
+using SequenceId = uint64_t;
+
+// Stands for "the token that the previous step sampled for this sequence", so that a plan can leave
+// before the result of the one before it is back.
+inline constexpr int32_t kTokenFromLastStep = -1;
+
+struct SamplingParams {
+  float temperature = 1.0f;         // 0 = greedy: exact argmax, ties to the lower id
+  int32_t top_k = 0;                // 0 = off
+  float top_p = 1.0f;               // 1 = off
+  float min_p = 0.0f;               // 0 = off
+  float repetition_penalty = 1.0f;  // over prompt and generated tokens
+  float presence_penalty = 0.0f;    // over generated tokens
+  float frequency_penalty = 0.0f;   // over generated tokens
+  std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
+  uint64_t seed = 0;
+  int32_t logprobs = -1;            // -1 = none; K = the K best of every step and the chosen token
+  int32_t prompt_logprobs = -1;     // the same for each prompt position but the first
+  bool operator==(const SamplingParams&) const = default;
+};
+
+struct TokenLogprob {
+  int32_t id = 0;
+  float logprob = 0.0f;  // natural log, of the model itself: before temperature, penalties, masks
+  bool operator==(const TokenLogprob&) const = default;
+};
+
+struct SequenceStep {
+  SequenceId id = 0;
+  int32_t start_position = 0;       // absolute position of tokens[0]
+  std::vector<int32_t> tokens;      // to run through the model; decode: one, kTokenFromLastStep
+  std::vector<int32_t> new_pages;   // KV pages appended to the sequence's table before the step
+  bool sample = false;              // the last row yields the next token
+  // Set once, when the sequence first appears (or again after preemption): start_position is 0.
+  bool first = false;
+  SamplingParams params;            // first only
+  int32_t prompt_tokens = 0;        // first only: positions below are prompt, from here generated
+  bool operator==(const SequenceStep&) const = default;
+};
+
+struct StepPlan {
+  uint64_t step_id = 0;             // ascending by one within an epoch
+  uint64_t epoch = 0;               // of the worker group; older frames are dropped
+  std::vector<SequenceId> released; // forget these sequences before the step (done, preempted)
+  std::vector<SequenceStep> sequences;
+  bool operator==(const StepPlan&) const = default;
+};
+
+struct SequenceResult {
+  SequenceId id = 0;
+  int32_t token = -1;               // sampled token, or -1 where the plan asked for none
+  float logit = 0.0f;               // its raw logit: the proof of bit-exact replay
+  std::vector<TokenLogprob> top;    // params.logprobs
+  // params.prompt_logprobs: one entry per prompt position of this chunk that has a successor in the
+  // prompt, i.e. the entry for position p+1 computed from row p.
+  std::vector<std::vector<TokenLogprob>> prompt_top;
+  bool operator==(const SequenceResult&) const = default;
+};
+
+struct RankTiming {
+  int32_t rank = 0;
+  float compute_seconds = 0.0f;
+  float comm_hidden_seconds = 0.0f;   // in flight while this rank computed
+  float comm_exposed_seconds = 0.0f;  // this rank waited
+  bool operator==(const RankTiming&) const = default;
+};
+
+struct StepResult {
+  uint64_t step_id = 0;
+  uint64_t epoch = 0;
+  std::vector<SequenceResult> sequences;  // one per SequenceStep, in the plan's order
+  std::vector<RankTiming> timings;        // the ranks whose timings arrived with this step
+  bool operator==(const StepResult&) const = default;
+};
+
+// Little-endian, length-checked; `Decode*` refuses anything that is not exactly one message.
+struct StepLimits {
+  uint32_t sequences_max = 4096;
+  uint32_t tokens_max = 1 << 20;      // of one plan, all sequences together
+  uint32_t pages_max = 1 << 20;
+};
+std::string EncodePlan(const StepPlan& plan);
+Result<StepPlan> DecodePlan(std::string_view bytes, const StepLimits& limits = {});
+std::string EncodeResult(const StepResult& result);
+Result<StepResult> DecodeResult(std::string_view bytes, const StepLimits& limits = {});
+
+}  // namespace echelon

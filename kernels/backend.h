@@ -1,0 +1,175 @@
+#pragma once
+// Backend: THE op interface. A backend owns memory and one in-order stream; every op is enqueued on
+// the stream and may run later: what it writes may be read by the host, and what it reads may be
+// changed, only after Synchronize(). (The CPU's stream is its thread pool; a GPU's is a CUDA stream.)
+// One host thread drives a backend. All activations are float32.
+//
+// Row invariance (replay contract, L2): row t of every op's output has the same bits whatever the
+// other rows are, however many there are, and however many threads compute them.
+//
+// Implementations: reference/ (naive, double accumulation: the specification), cpu/, cuda/.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "common/result.h"
+#include "common/tensor_format.h"
+#include "kernels/tensor.h"
+
+namespace echelon {
+
+// A matrix as the checkpoint stores it, in host memory: `rows` rows of whole blocks.
+struct HostMatrix {
+  TensorFormat format = TensorFormat::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;             // stored columns, a multiple of the block's elements
+  const std::byte* data = nullptr;
+  int64_t row_bytes = 0;        // from one row to the next
+  // A cut along columns inside a block keeps the block; columns outside [begin, end) count as
+  // zero. The packed weight takes inputs of col_end - col_begin values.
+  int64_t col_begin = 0;
+  int64_t col_end = 0;
+};
+
+// A matrix in the backend's own layout, still quantised. (rows, cols) = (outputs, inputs).
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  virtual int64_t rows() const = 0;
+  virtual int64_t cols() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+// Memory of the backend; freed with the object. Contents are undefined until written.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  virtual void* data() = 0;
+  virtual size_t bytes() const = 0;
+};
+
+enum class KvType : uint8_t { kF32, kF16 };
+
+struct KvShape {
+  int layers = 0;        // of this rank
+  int pages = 0;
+  int page_tokens = 16;
+  int kv_heads = 0;      // of this rank
+  int head_dim = 0;
+  KvType type = KvType::kF16;
+  // Bytes of one page over all layers, keys and values.
+  uint64_t PageBytes() const {
+    return 2ull * layers * page_tokens * kv_heads * head_dim * (type == KvType::kF32 ? 4 : 2);
+  }
+};
+
+// Paged keys and values of every layer of this rank. A page id names the same slot in all layers.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual const KvShape& shape() const = 0;
+};
+
+// Which token each row of a step is. The spans live until Synchronize().
+struct BatchRows {
+  std::span<const int32_t> positions;    // (T) absolute position in its sequence
+  std::span<const int32_t> sequences;    // (T) index into page_begin
+  std::span<const int32_t> page_begin;   // (S + 1) offsets into pages
+  std::span<const int32_t> pages;        // page ids; position p of sequence s is in
+                                         // pages[page_begin[s] + p / page_tokens]
+};
+
+struct RopeTable {
+  // inverse_frequency[i] for pair i of a head, scaling applied: angle = position * value. float64,
+  // host memory, (head_dim / 2). The spans live as long as the model.
+  std::span<const double> inverse_frequency;
+  bool interleaved = false;              // pairs (2i, 2i+1), else (i, i + head_dim / 2)
+};
+
+struct QkvArgs {
+  Tensor qkv;                    // (T, (H + 2 * KV) * D), in: projections; out: rotated queries in
+                                 // the first H * D columns
+  int heads = 0;                 // H, query heads of this rank
+  int kv_heads = 0;              // KV, of this rank
+  int head_dim = 0;              // D
+  const float* query_norm = nullptr;  // (D) backend memory, or null: RMSNorm of each query head
+  const float* key_norm = nullptr;    // (D) or null
+  float norm_eps = 0.0f;
+  RopeTable rope;
+  BatchRows rows;
+  KvCache* cache = nullptr;
+  int layer = 0;                 // of this rank
+};
+
+struct AttentionArgs {
+  Tensor q;                      // (T, H * D), rotated
+  Tensor out;                    // (T, H * D)
+  int heads = 0;
+  int head_dim = 0;
+  // Query head h (0 <= h < H) reads local KV head (head_begin + h) / group - kv_begin.
+  int head_begin = 0, group = 1, kv_begin = 0;
+  float scale = 0.0f;            // scores are scale * q.k
+  int window = 0;                // sees positions in (p - window, p]; 0 = [0, p]
+  BatchRows rows;
+  const KvCache* cache = nullptr;
+  int layer = 0;
+};
+
+// Attention sums positions in splits of this many, aligned at absolute position 0, and merges the
+// splits in ascending order: the unit of work that may be handed to another thread.
+inline constexpr int kAttentionSplit = 256;
+
+enum class GatedKind : uint8_t { kSilu, kGeluTanh };
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;         // "reference", "cpu", "cuda"
+  virtual std::string Describe() const = 0;          // "cpu, AVX-512 VNNI, 2 threads"
+  // All that decides bits besides the model: name, instruction set, accumulation order version.
+  virtual std::string NumericsFingerprint() const = 0;
+
+  // Memory.
+  virtual Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) = 0;
+  virtual void Upload(const void* host, void* device, size_t bytes) = 0;
+  virtual void Download(const void* device, void* host, size_t bytes) = 0;  // after Synchronize()
+  virtual uint64_t FreeMemoryBytes() const = 0;      // what Allocate could still give, about
+  // Parts are stacked along rows; they may differ in format, never in columns.
+  virtual Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) = 0;
+  virtual Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) = 0;
+
+  // Waits until everything enqueued is done.
+  virtual void Synchronize() = 0;
+
+  // out (T, D) = table row ids[t] - row_begin, times scale; zeros where it is not in the table
+  // (vocabulary-parallel: the all-reduce adds the rank that has it).
+  virtual void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,
+                     float scale, Tensor out) = 0;
+  // out = x / sqrt(mean(x^2) + eps) * weight; (T, D) -> (T, D), weight (D). out may be x.
+  virtual void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) = 0;
+  // out (T, N) = x (T, K) . w (N, K)^T + bias (N) or null.
+  virtual void MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) = 0;
+  // Norms and rotates queries and keys; writes keys and values to the cache before anything reads.
+  virtual void RopeAppend(const QkvArgs& args) = 0;
+  virtual void Attention(const AttentionArgs& args) = 0;
+  // out (T, F) = act(gate_up[:, :F]) * gate_up[:, F:]; gate_up (T, 2F).
+  virtual void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) = 0;
+  // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
+  virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                           float eps) = 0;
+  // out row i = x row rows[i].
+  virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
+};
+
+struct BackendOptions {
+  std::string name = "auto";  // auto | cpu | reference | cuda
+  int threads = 1;
+  std::string isa = "auto";   // cpu only: auto | avx2 | avx512; a missing one is an error
+};
+Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
+
+}  // namespace echelon

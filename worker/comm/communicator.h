@@ -1,0 +1,51 @@
+#pragma once
+// Communicator: a FIFO of collectives among the ranks of one group. Every call returns a handle, a
+// point in that queue: the operation may use its buffers until Wait(handle) returned, and waiting for
+// a handle completes everything issued before it. All ranks issue the same operations in the same
+// order. One thread drives a communicator. A peer's death ends the process (the coordinator
+// relaunches the group): there are no error codes to forget.
+//
+// INVARIANT: sums are taken in rank order 0, 1, ..., size-1 for every element, whatever the size
+// of the message, so that all ranks hold the same bits and a row's bits do not depend on the batch.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace echelon {
+
+struct CommHandle {
+  uint64_t ticket = 0;
+};
+
+// Seconds and bytes since the last TakeStats(), for the step's timings.
+struct CommStats {
+  double exposed_seconds = 0.0;  // blocked in Wait
+  double hidden_seconds = 0.0;   // between issue and Wait, while the caller computed
+  uint64_t bytes_sent = 0;
+  uint64_t operations = 0;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  virtual CommHandle AllReduceSum(float* data, int64_t count) = 0;  // in place
+  // recv (size * bytes): the ranks' contributions in rank order.
+  virtual CommHandle AllGather(const void* send, void* recv, size_t bytes) = 0;
+  virtual CommHandle Broadcast(void* data, size_t bytes, int root) = 0;
+  // Messages between two ranks arrive in the order they were sent; the sizes must agree.
+  virtual CommHandle Send(const void* data, size_t bytes, int to) = 0;
+  virtual CommHandle Recv(void* data, size_t bytes, int from) = 0;
+
+  virtual void Wait(CommHandle handle) = 0;
+  // Lets the transport make progress; cheap, for calls between row tiles.
+  virtual void Poll() = 0;
+  // Ranks with the same color form a group, ordered by key. Collective over this communicator.
+  virtual std::unique_ptr<Communicator> Split(int color, int key) = 0;
+  virtual CommStats TakeStats() = 0;
+};
+
+}  // namespace echelon
