@@ -26,7 +26,7 @@ RankPosition ParallelLayout::PositionOf(int rank) const {
 int ParallelLayout::RankOf(RankPosition p) const { return (p.pp * sp + p.sp) * tp + p.tp; }
 
 Status ParallelLayout::Validate(const ModelConfig& model) const {
-  constexpr int kAxisMax = 4096;
+  static constexpr int kAxisMax = 4096;
   const auto bad_axis = [](const char* axis, int value) {
     return InvalidArgument(StrCat(axis, " = ", value, ": must be 1 to ", kAxisMax), axis);
   };
