@@ -131,7 +131,7 @@ void DumpTo(const Json& json, std::string& out) {
     case Json::Kind::kNull: out += "null"; break;
     case Json::Kind::kBool: out += json.as_bool() ? "true" : "false"; break;
     case Json::Kind::kInt: DumpNumber(json.as_int(), out); break;
-    case Json::Kind::kUint:
+    case Json::Kind::kUint: DumpNumber(json.as_uint(), out); break;
     case Json::Kind::kDouble:
       if (std::isfinite(json.as_double())) {
         DumpNumber(json.as_double(), out);
@@ -203,6 +203,11 @@ const char* Json::KindName() const {
 
 bool Json::as_bool() const { CHECK(is_bool()); return std::get<bool>(value_); }
 int64_t Json::as_int() const { CHECK(is_int()); return std::get<int64_t>(value_); }
+uint64_t Json::as_uint() const {
+  if (is_int() && as_int() >= 0) return static_cast<uint64_t>(as_int());
+  CHECK(kind() == Kind::kUint);
+  return std::get<uint64_t>(value_);
+}
 double Json::as_double() const {
   if (is_int()) return static_cast<double>(std::get<int64_t>(value_));
   if (kind() == Kind::kUint) return static_cast<double>(std::get<uint64_t>(value_));

@@ -65,6 +65,7 @@ class Json {
   // Each of these CHECKs the kind: ask first.
   bool as_bool() const;
   int64_t as_int() const;
+  uint64_t as_uint() const;  // any integer that is not negative
   double as_double() const;  // any number
   const std::string& as_string() const;
   const Array& as_array() const;
