@@ -51,7 +51,12 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (failure_.empty()) failure_ = StrCat(name_, ": ", message);
     return false;
   }
+  bool CountOne() {
+    if (++values_ <= limits_.values_max) return true;
+    return Fail(StrCat("more than ", limits_.values_max, " values"));
+  }
   bool Add(Json value) {
+    if (!value.is_array() && !value.is_object() && !CountOne()) return false;
     if (stack_.empty()) {
       root_ = std::move(value);
     } else if (stack_.back().is_array()) {
@@ -65,6 +70,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (static_cast<int>(stack_.size()) >= limits_.depth_max) {
       return Fail(StrCat("nested deeper than ", limits_.depth_max));
     }
+    if (!CountOne()) return false;
     stack_.push_back(std::move(container));
     keys_.emplace_back();
     pending_key_.emplace_back();
@@ -80,6 +86,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   std::string name_;
   JsonLimits limits_;
+  size_t values_ = 0;
   Json root_;
   std::vector<Json> stack_;
   std::vector<std::unordered_set<std::string>> keys_;
