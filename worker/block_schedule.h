@@ -7,11 +7,11 @@
 //                  pending.push(async all-reduce of block(norm(residual)))
 //
 // Standard has 0 in flight; ladder 1 (Ladder Residual, Zhang et al. 2025): every sub-block reads a
-// residual that is stale by one sub-block, behind which its predecessor's all-reduce hides. A ladder
-// layer after a standard one so reads the standard layer's residual from before its MLP.
+// residual that is stale by one sub-block, behind which its predecessor's all-reduce hides. A
+// ladder layer after a standard one so reads the standard layer's residual from before its MLP.
 //
-// Desync (the same authors): a dropped all-reduce leaves each rank with its own residual; a kept one
-// sums output + residual / tp, which brings the ranks' residuals together again.
+// Desync (the same authors): a dropped all-reduce leaves each rank with its own residual; a kept
+// one sums output + residual / tp, which brings the ranks' residuals together again.
 
 #include <cstdint>
 #include <string_view>

@@ -23,13 +23,13 @@ namespace echelon {
 struct ExecutorOptions {
   ParallelLayout layout;
   int rank = 0;
-  int step_tokens_max = 512;       // rows of one step
-  int sequences_max = 64;          // known at once
-  int context_max = 0;             // positions of one sequence; 0 = the model's own
+  int step_tokens_max = 512;  // rows of one step
+  int sequences_max = 64;     // known at once
+  int context_max = 0;        // positions of one sequence; 0 = the model's own
   int page_tokens = 16;
   KvType kv_type = KvType::kF16;
-  uint64_t kv_memory_bytes = 0;    // of this rank; 0 = a quarter of what is free on its host ...
-  int ranks_on_host = 1;           // ... divided by this
+  uint64_t kv_memory_bytes = 0;  // of this rank; 0 = a quarter of what is free on its host ...
+  int ranks_on_host = 1;         // ... divided by this
 };
 
 class Executor {
@@ -49,9 +49,9 @@ class Executor {
   // executor is unchanged and the next plan may follow.
   Result<std::optional<StepResult>> Run(const StepPlan& plan);
 
-  int pages() const;               // of the KV cache: the same on all ranks
-  int context_max() const;         // positions of one sequence
-  uint64_t kv_bytes() const;       // of this rank
+  int pages() const;          // of the KV cache: the same on all ranks
+  int context_max() const;    // positions of one sequence
+  uint64_t kv_bytes() const;  // of this rank
   bool is_result_rank() const;
 
  private:

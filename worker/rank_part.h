@@ -9,8 +9,8 @@ namespace echelon {
 struct RankPart {
   int rank = 0;
   RankPosition at;
-  Range layers;          // of this pipeline stage
-  TensorShard shard;     // of every layer, by tensor-parallel index
+  Range layers;       // of this pipeline stage
+  TensorShard shard;  // of every layer, by tensor-parallel index
   bool first_stage = false;
   bool last_stage = false;
 
