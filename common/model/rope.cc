@@ -29,9 +29,15 @@ std::vector<double> RopeInverseFrequencies(const LayerConfig& layer, int head_di
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const double plain = std::pow(layer.rope_theta, -2.0 * static_cast<double>(i) / head_dim);
     switch (scaling.kind) {
-      case RopeScalingKind::kNone: frequencies[i] = plain; break;
-      case RopeScalingKind::kLinear: frequencies[i] = plain / scaling.factor; break;
-      case RopeScalingKind::kLlama3: frequencies[i] = Llama3(scaling, plain); break;
+      case RopeScalingKind::kNone:
+        frequencies[i] = plain;
+        break;
+      case RopeScalingKind::kLinear:
+        frequencies[i] = plain / scaling.factor;
+        break;
+      case RopeScalingKind::kLlama3:
+        frequencies[i] = Llama3(scaling, plain);
+        break;
       case RopeScalingKind::kFactors:
         CHECK(scaling.factors.size() == frequencies.size());
         frequencies[i] = plain / scaling.factors[i];
