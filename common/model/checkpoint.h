@@ -17,13 +17,13 @@
 namespace echelon {
 
 struct TensorInfo {
-  std::string name;          // as the file calls it, for messages
+  std::string name;  // as the file calls it, for messages
   TensorFormat format = TensorFormat::kF32;
-  int64_t rows = 0;          // outputs; 1 for vectors
-  int64_t cols = 0;          // inputs
-  int file = 0;              // index into the checkpoint's files
-  uint64_t offset = 0;       // of the first byte in that file
-  int64_t row_bytes = 0;     // cols / block_elements * block_bytes
+  int64_t rows = 0;       // outputs; 1 for vectors
+  int64_t cols = 0;       // inputs
+  int file = 0;           // index into the checkpoint's files
+  uint64_t offset = 0;    // of the first byte in that file
+  int64_t row_bytes = 0;  // cols / block_elements * block_bytes
 };
 
 // A piece of a tensor in host memory: whole rows cut to whole blocks of columns.
@@ -46,6 +46,9 @@ class Checkpoint {
   // Hash of headers, configuration and file sizes: equal on every host that has the same files.
   virtual std::string Fingerprint() const = 0;
   virtual uint64_t file_bytes() const = 0;
+  // Bytes of tensor data read (or, for a dummy, made) so far: progress, and the proof that a rank
+  // reads its own bytes only.
+  virtual uint64_t bytes_read() const = 0;
 };
 
 // `path`: a .gguf file, a .safetensors file, or a folder with config.json and safetensors (one file
