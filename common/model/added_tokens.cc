@@ -9,8 +9,8 @@ namespace echelon {
 
 namespace {
 
-// Letters, digits, connectors of ASCII, and everything beyond ASCII that is no white space: close to
-// the regex \w that Hugging Face asks; real tokens with single_word stand next to ASCII.
+// Letters, digits, connectors of ASCII, and everything beyond ASCII that is no white space: close
+// to the regex \w that Hugging Face asks; real tokens with single_word stand next to ASCII.
 bool IsWordChar(char32_t code) {
   if (code < 0x80) {
     return (code >= '0' && code <= '9') || (code >= 'A' && code <= 'Z') || code == '_' ||
@@ -71,8 +71,7 @@ void AddedTokens::Add(std::string_view text, const AddedToken& token) {
 
 int32_t AddedTokens::Child(int32_t node, uint8_t byte) const {
   const auto& next = nodes_[node].next;
-  const auto it =
-      std::lower_bound(next.begin(), next.end(), std::pair<uint8_t, int32_t>(byte, -1));
+  const auto it = std::lower_bound(next.begin(), next.end(), std::pair<uint8_t, int32_t>(byte, -1));
   return it != next.end() && it->first == byte ? it->second : -1;
 }
 

@@ -18,6 +18,11 @@ namespace echelon {
 struct MarkedText {
   std::string text;
   std::string untrusted;  // empty: all is trusted. Else a 1 or 0 for each byte of the text
+  MarkedText Sub(TextRange range) const {
+    const size_t count = range.end - range.begin;
+    return {text.substr(range.begin, count),
+            untrusted.empty() ? "" : untrusted.substr(range.begin, count)};
+  }
   bool Trusted(size_t begin, size_t end) const {
     return untrusted.empty() ||
            std::string_view(untrusted).substr(begin, end - begin).find('\1') == std::string::npos;

@@ -94,8 +94,7 @@ uint16_t CountChars(std::string_view text) {
 
 }  // namespace
 
-std::optional<MergeTable::Merge> PairMerges::Find(int32_t left, int32_t right,
-                                                  std::string&) const {
+std::optional<MergeTable::Merge> PairMerges::Find(int32_t left, int32_t right, std::string&) const {
   const auto it = merges_.find(Key(left, right));
   if (it == merges_.end()) return std::nullopt;
   return it->second;

@@ -72,8 +72,8 @@ class BpeTokenizer final : public Tokenizer {
 
 Status BpeTokenizer::CheckId(int64_t id, std::string_view what) const {
   if (InRange(id)) return {};
-  return Corrupt(StrCat(data_.source, ": ", what, ": token id ", id, " is not in the vocabulary of ",
-                        data_.tokens.size()),
+  return Corrupt(StrCat(data_.source, ": ", what, ": token id ", id,
+                        " is not in the vocabulary of ", data_.tokens.size()),
                  std::string(what));
 }
 
@@ -81,8 +81,8 @@ Status BpeTokenizer::CheckVocabulary() {
   const size_t count = data_.tokens.size();
   if (count == 0) return Corrupt(StrCat(data_.source, ": the vocabulary is empty"), "tokens");
   if (int64_t(count) > kVocabularyMax) {
-    return Unsupported(StrCat(data_.source, ": ", count, " tokens, more than the limit of ",
-                              kVocabularyMax));
+    return Unsupported(
+        StrCat(data_.source, ": ", count, " tokens, more than the limit of ", kVocabularyMax));
   }
   vocabulary_.reserve(count);
   for (size_t id = 0; id < count; ++id) {
@@ -95,8 +95,9 @@ Status BpeTokenizer::CheckVocabulary() {
     if (!token.empty()) vocabulary_.insert_or_assign(token, static_cast<int32_t>(id));
   }
   if (!data_.scores.empty() && data_.scores.size() != count) {
-    return Corrupt(StrCat(data_.source, ": ", data_.scores.size(), " scores for ", count, " tokens"),
-                   "scores");
+    return Corrupt(
+        StrCat(data_.source, ": ", data_.scores.size(), " scores for ", count, " tokens"),
+        "scores");
   }
   if (data_.bos_id != -1) RETURN_IF_ERROR(CheckId(data_.bos_id, "bos_token_id"));
   if (data_.unknown_id != -1) RETURN_IF_ERROR(CheckId(data_.unknown_id, "unknown_token_id"));
@@ -116,8 +117,8 @@ Status BpeTokenizer::PrepareAdded() {
     bytes += token.text.size();
     if (token.text.size() > kAddedTokenBytesMax || bytes > kAddedBytesMax) {
       return Unsupported(StrCat(data_.source, ": added_tokens: token ", token.id,
-                                " exceeds the limit of ", kAddedTokenBytesMax,
-                                " bytes for one or ", kAddedBytesMax, " for all"));
+                                " exceeds the limit of ", kAddedTokenBytesMax, " bytes for one or ",
+                                kAddedBytesMax, " for all"));
     }
     special_[token.id] = token.special;
     added_[token.id] = true;

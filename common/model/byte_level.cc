@@ -44,4 +44,10 @@ std::string ByteLevelBytes(std::string_view token) {
   return bytes;
 }
 
+std::string ByteLevelText(std::string_view bytes) {
+  std::string text;
+  for (const char c : bytes) AppendUtf8(text, ByteLevelChar(static_cast<uint8_t>(c)));
+  return text;
+}
+
 }  // namespace echelon

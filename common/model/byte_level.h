@@ -17,4 +17,7 @@ std::optional<uint8_t> ByteLevelByte(char32_t code);
 // alphabet stands for its own UTF-8 bytes, as in Hugging Face's decoder.
 std::string ByteLevelBytes(std::string_view token);
 
+// The same bytes in the alphabet.
+std::string ByteLevelText(std::string_view bytes);
+
 }  // namespace echelon

@@ -1,5 +1,9 @@
 #include "common/model/normalizer.h"
 
+#include <algorithm>
+
+#include "common/model/utf8.h"
+
 namespace echelon {
 
 namespace {
@@ -21,6 +25,20 @@ MarkedText Replace(const MarkedText& in, std::string_view pattern, std::string_v
 }
 
 }  // namespace
+
+MarkedText RepairMarked(const MarkedText& in) {
+  MarkedText out;
+  for (size_t i = 0; i < in.text.size();) {
+    const Utf8Char c = DecodeUtf8(in.text, i);
+    const size_t before = out.text.size();
+    AppendUtf8(out.text, c.valid ? c.code : 0xFFFD);
+    if (!in.untrusted.empty()) {
+      out.untrusted.append(out.text.size() - before, in.untrusted[i]);
+    }
+    i += c.bytes;
+  }
+  return out;
+}
 
 MarkedText Normalize(const std::vector<NormalizerStep>& steps, MarkedText text) {
   for (const NormalizerStep& step : steps) {

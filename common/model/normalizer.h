@@ -9,6 +9,8 @@
 
 namespace echelon {
 
+// Ill-formed UTF-8 becomes U+FFFD, as trusted as the first byte it stands for.
+MarkedText RepairMarked(const MarkedText& text);
 MarkedText Normalize(const std::vector<NormalizerStep>& steps, MarkedText text);
 
 }  // namespace echelon

@@ -6,7 +6,6 @@ namespace echelon {
 
 namespace {
 
-
 struct Part {
   TextRange range;
   bool match = false;
@@ -67,10 +66,17 @@ void CutPieces(std::string_view text, const std::vector<TextRange>& matches, Spl
     if (i > 0 && piece.begin < piece.end) {
       switch (behavior) {
         case SplitBehavior::kIsolated:
-        case SplitBehavior::kRemoved: break;
-        case SplitBehavior::kMergedWithPrevious: joins = part.match && !previous_match; break;
-        case SplitBehavior::kMergedWithNext: joins = !part.match && previous_match; break;
-        case SplitBehavior::kContiguous: joins = part.match == previous_match; break;
+        case SplitBehavior::kRemoved:
+          break;
+        case SplitBehavior::kMergedWithPrevious:
+          joins = part.match && !previous_match;
+          break;
+        case SplitBehavior::kMergedWithNext:
+          joins = !part.match && previous_match;
+          break;
+        case SplitBehavior::kContiguous:
+          joins = part.match == previous_match;
+          break;
       }
     }
     if (!joins) {
@@ -129,9 +135,9 @@ void PreTokenizer::Split(std::string_view text, bool at_start, Pieces& out) cons
           break;
         case PreTokenizerStep::Kind::kMetaspace: {
           std::string marked = ReplaceSpaces(piece, step.pattern);
-          const bool wanted = step.prepend == PreTokenizerStep::Prepend::kAlways ||
-                              (step.prepend == PreTokenizerStep::Prepend::kFirst && at_start &&
-                               i == 0);
+          const bool wanted =
+              step.prepend == PreTokenizerStep::Prepend::kAlways ||
+              (step.prepend == PreTokenizerStep::Prepend::kFirst && at_start && i == 0);
           if (wanted && !marked.starts_with(step.pattern)) marked.insert(0, step.pattern);
           const std::string_view view = keep(std::move(marked));
           if (step.split) {

@@ -4,7 +4,6 @@
 #include <pcre2.h>
 
 #include "common/json.h"
-
 #include "common/model/utf8.h"
 #include "common/strings.h"
 
@@ -62,8 +61,10 @@ struct ClassText {
 // New letters count as Lo where a regex tells the kinds of letters apart: right for all but 110
 // cased letters of Garay, Latin and Vithkuqi.
 constexpr ClassText kClasses[] = {
-    {R"(\s)", kSpaces, ""},          {R"(\p{L})", R"(\p{L})", kNewLetters},
-    {R"(\p{N})", R"(\p{N})", kNewNumbers}, {R"(\p{M})", R"(\p{M})", kNewMarks},
+    {R"(\s)", kSpaces, ""},
+    {R"(\p{L})", R"(\p{L})", kNewLetters},
+    {R"(\p{N})", R"(\p{N})", kNewNumbers},
+    {R"(\p{M})", R"(\p{M})", kNewMarks},
     {R"(\p{Lo})", R"(\p{Lo})", kNewLetters},
 };
 

@@ -51,9 +51,9 @@ struct PreTokenizerStep {
   Kind kind = Kind::kRegex;
   std::string pattern;
   SplitBehavior behavior = SplitBehavior::kIsolated;
-  bool invert = false;                                     // kRegex, kLiteral: the gaps match
+  bool invert = false;  // kRegex, kLiteral: the gaps match
   enum class Prepend { kNever, kFirst, kAlways } prepend = Prepend::kNever;  // kMetaspace
-  bool split = true;                                       // kMetaspace: a piece per ▁
+  bool split = true;  // kMetaspace: a piece per ▁
 };
 
 struct TokenizerData {
@@ -64,17 +64,17 @@ struct TokenizerData {
   // first): any two tokens whose texts joined make a token may merge.
   std::vector<std::pair<std::string, std::string>> merges;
   std::vector<float> scores;
-  bool byte_fallback = false;       // a character outside the vocabulary becomes <0xNN> tokens
-  bool fuse_unknown = false;        // several unknown characters make one unknown token
-  bool ignore_merges = false;       // a piece that is a token becomes it without merging
-  int32_t unknown_id = -1;          // -1: unknown characters vanish
+  bool byte_fallback = false;  // a character outside the vocabulary becomes <0xNN> tokens
+  bool fuse_unknown = false;   // several unknown characters make one unknown token
+  bool ignore_merges = false;  // a piece that is a token becomes it without merging
+  int32_t unknown_id = -1;     // -1: unknown characters vanish
   std::vector<AddedToken> added;
   std::vector<NormalizerStep> normalizer;
   std::vector<PreTokenizerStep> pre_tokenizer;
-  std::vector<int32_t> prefix;      // what add_special puts before and after the text
+  std::vector<int32_t> prefix;  // what add_special puts before and after the text
   std::vector<int32_t> suffix;
-  bool space_marks = false;         // decoding turns ▁ into a space
-  bool drops_leading_space = false; // decoding drops one space at the start of a text
+  bool space_marks = false;          // decoding turns ▁ into a space
+  bool drops_leading_space = false;  // decoding drops one space at the start of a text
   int32_t bos_id = -1;
   std::vector<int32_t> end_ids;
   std::string chat_template;
