@@ -75,6 +75,7 @@ class ZmqControlLink final : public ControlLink {
   int64_t started_us_ = 0;
   int64_t last_heard_us_ = 0;
   int64_t last_sent_us_ = 0;
+  uint64_t epoch_ = 0;  // options_.epoch, or the coordinator's when that is 0
   int64_t frames_dropped_ = 0;
   bool lease_expired_before_ = false;
 
@@ -156,6 +157,7 @@ void ZmqControlLink::Enqueue(ControlType type, std::string body) {
 }
 
 void ZmqControlLink::Run() {
+  epoch_ = options_.epoch;
   started_us_ = last_heard_us_ = clock_.NowUs();
   SendFrame(ControlType::kJoin, join_);
   while (!closing_) {
@@ -187,7 +189,7 @@ void ZmqControlLink::SendQueued() {
 void ZmqControlLink::SendFrame(ControlType type, const std::string& body) {
   ControlHeader header;
   header.type = type;
-  header.epoch = options_.epoch;
+  header.epoch = epoch_;
   header.rank = options_.rank;
   const std::string head = EncodeHeader(header);
   // Never blocks: a coordinator that does not read 1000 frames long has lost this rank anyway.
@@ -208,7 +210,10 @@ void ZmqControlLink::ReceiveAll() {
       more = part.more();
     }
     const auto header = DecodeHeader(head.to_string_view());
-    if (parts != 2 || !header.ok() || header->epoch != options_.epoch ||
+    if (parts == 2 && header.ok() && epoch_ == 0 && header->type == ControlType::kWelcome) {
+      epoch_ = header->epoch;
+    }
+    if (parts != 2 || !header.ok() || header->epoch != epoch_ ||
         header->rank != static_cast<uint32_t>(options_.rank)) {
       if (++frames_dropped_ == 1)
         logger_.Warn("dropped a frame that is not for this rank and epoch");

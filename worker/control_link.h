@@ -30,7 +30,7 @@ enum WorkerExit : int {
 
 struct LinkOptions {
   std::string coordinator;  // "tcp://host:port"
-  uint64_t epoch = 0;
+  uint64_t epoch = 0;       // 0 = whatever the welcome says
   int rank = 0;
   int world = 1;
   int64_t join_timeout_ms = 60'000;
