@@ -120,9 +120,21 @@ class Slurm:
             parts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}")
         return "\n".join(parts)
 
+    def processes(self, program=""):
+        """Living processes that carry this Slurm's environment (its daemons, steps and tasks): {pid: program's name}."""
+        found, marker = {}, f"SLURM_CONF={self.folder}/slurm.conf".encode()
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                    name = os.path.basename(os.readlink(entry / "exe"))
+                    if not program or name == program:
+                        found[int(entry.name)] = name
+            except OSError:
+                continue  # it ended meanwhile, or is a kernel thread
+        found.pop(os.getpid(), None)
+        return found
+
     def remove(self):
-        """Ends the daemons this object started, the steps' own daemons (slurmstepd) included."""
-        steps = [pid for daemon in self.daemons if daemon.poll() is None for pid in service.children_of(daemon.pid)]
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
@@ -131,7 +143,7 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for pid in steps:
+        for pid in self.processes():
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
