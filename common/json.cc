@@ -51,7 +51,12 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (failure_.empty()) failure_ = StrCat(name_, ": ", message);
     return false;
   }
+  bool CountOne() {
+    if (++values_ <= limits_.values_max) return true;
+    return Fail(StrCat("more than ", limits_.values_max, " values"));
+  }
   bool Add(Json value) {
+    if (!value.is_array() && !value.is_object() && !CountOne()) return false;
     if (stack_.empty()) {
       root_ = std::move(value);
     } else if (stack_.back().is_array()) {
@@ -65,6 +70,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (static_cast<int>(stack_.size()) >= limits_.depth_max) {
       return Fail(StrCat("nested deeper than ", limits_.depth_max));
     }
+    if (!CountOne()) return false;
     stack_.push_back(std::move(container));
     keys_.emplace_back();
     pending_key_.emplace_back();
@@ -80,6 +86,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   std::string name_;
   JsonLimits limits_;
+  size_t values_ = 0;
   Json root_;
   std::vector<Json> stack_;
   std::vector<std::unordered_set<std::string>> keys_;
@@ -124,7 +131,7 @@ void DumpTo(const Json& json, std::string& out) {
     case Json::Kind::kNull: out += "null"; break;
     case Json::Kind::kBool: out += json.as_bool() ? "true" : "false"; break;
     case Json::Kind::kInt: DumpNumber(json.as_int(), out); break;
-    case Json::Kind::kUint:
+    case Json::Kind::kUint: DumpNumber(json.as_uint(), out); break;
     case Json::Kind::kDouble:
       if (std::isfinite(json.as_double())) {
         DumpNumber(json.as_double(), out);
@@ -196,6 +203,11 @@ const char* Json::KindName() const {
 
 bool Json::as_bool() const { CHECK(is_bool()); return std::get<bool>(value_); }
 int64_t Json::as_int() const { CHECK(is_int()); return std::get<int64_t>(value_); }
+uint64_t Json::as_uint() const {
+  if (is_int() && as_int() >= 0) return static_cast<uint64_t>(as_int());
+  CHECK(kind() == Kind::kUint);
+  return std::get<uint64_t>(value_);
+}
 double Json::as_double() const {
   if (is_int()) return static_cast<double>(std::get<int64_t>(value_));
   if (kind() == Kind::kUint) return static_cast<double>(std::get<uint64_t>(value_));

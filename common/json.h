@@ -18,6 +18,9 @@ namespace echelon {
 struct JsonLimits {
   size_t bytes_max = size_t{64} << 20;
   int depth_max = 64;
+  // Values of every kind, containers too. Two bytes of hostile text ("1,") can become a value of
+  // about 40 bytes, with its member's key about 250: where memory must stay bounded, set this.
+  size_t values_max = SIZE_MAX;
 };
 
 class Json {
@@ -62,6 +65,7 @@ class Json {
   // Each of these CHECKs the kind: ask first.
   bool as_bool() const;
   int64_t as_int() const;
+  uint64_t as_uint() const;  // any integer that is not negative
   double as_double() const;  // any number
   const std::string& as_string() const;
   const Array& as_array() const;

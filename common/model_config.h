@@ -17,13 +17,15 @@ enum class Activation : uint8_t { kSilu, kGeluTanh };
 // (i, i + d/2), as Hugging Face stores every family.
 enum class RopePairs : uint8_t { kInterleaved, kHalves };
 
-enum class RopeScalingKind : uint8_t { kNone, kLinear, kLlama3 };
+// kFactors: a GGUF file lists one divisor for each frequency (tensor rope_freqs.weight).
+enum class RopeScalingKind : uint8_t { kNone, kLinear, kLlama3, kFactors };
 struct RopeScaling {
   RopeScalingKind kind = RopeScalingKind::kNone;
   float factor = 1.0f;
   float low_frequency_factor = 1.0f;   // llama3 only
   float high_frequency_factor = 4.0f;  // llama3 only
   int original_context = 8192;         // llama3 only
+  std::vector<float> factors;          // kFactors only: head_dim / 2 of them
 };
 
 enum class ScheduleKind : uint8_t { kStandard, kLadder, kParallel, kDesync };

@@ -1,7 +1,6 @@
 #include "common/parallel_layout.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "common/check.h"
 #include "common/strings.h"
@@ -70,23 +69,20 @@ int64_t LayerCost(const ModelConfig& m) {
   return attention + 3 * int64_t{m.d_model} * m.d_ff;
 }
 
-// Layers per stage with the smallest greatest cost; the head belongs to the last stage. Greedy: for a
-// bound on a stage's cost each stage takes what fits; the smallest feasible bound is found among
-// the possible costs. Earlier stages take the larger share, the last the smaller one.
+// Layers per stage with the smallest greatest cost; the head belongs to the last stage. The last stage
+// takes what fits beside the head under the cost of `most` layers; the others share the rest.
 std::vector<int> BalancedStages(const ModelConfig& m, int stages) {
+  const int layers = m.n_layers();
+  if (stages == 1) return {layers};
   const int64_t layer = LayerCost(m);
   const int64_t head = int64_t{m.vocab_size} * m.d_model;
-  const int layers = m.n_layers();
-  const auto last_fits = [&](int64_t bound) { return static_cast<int>(std::max<int64_t>(1, (bound - head) / layer)); };
   for (int most = (layers + stages - 1) / stages; most <= layers; ++most) {
-    // `most` layers on the first stages; what remains must fit beside the head.
-    const int last = std::min({last_fits(int64_t{most} * layer), most, layers - (stages - 1)});
-    if (int64_t{most} * (stages - 1) + last < layers) continue;
-    std::vector<int> counts(stages, 0);
-    counts[stages - 1] = stages == 1 ? layers : last;
-    const int rest = layers - counts[stages - 1];
+    const auto beside_head = static_cast<int>((most * layer - head) / layer);
+    const int last = std::clamp(beside_head, 1, layers - (stages - 1));
+    if (most * (stages - 1) + last < layers) continue;
+    std::vector<int> counts(stages, last);
     for (int s = 0; s + 1 < stages; ++s) {
-      counts[s] = static_cast<int>(SplitEvenly(rest, stages - 1, s).size());
+      counts[s] = static_cast<int>(SplitEvenly(layers - last, stages - 1, s).size());
     }
     return counts;
   }

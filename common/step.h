@@ -64,8 +64,9 @@ struct SequenceResult {
   int32_t token = -1;               // sampled token, or -1 where the plan asked for none
   float logit = 0.0f;               // its raw logit: the proof of bit-exact replay
   std::vector<TokenLogprob> top;    // params.logprobs
-  // params.prompt_logprobs: one entry per prompt position of this chunk that has a successor in the
-  // prompt, i.e. the entry for position p+1 computed from row p.
+  // params.prompt_logprobs: one entry per prompt token of this chunk but the prompt's first, in
+  // their order. (The entry for the first token of a later chunk was computed by the chunk before;
+  // only now is it known which token stands there.)
   std::vector<std::vector<TokenLogprob>> prompt_top;
   bool operator==(const SequenceResult&) const = default;
 };

@@ -76,7 +76,7 @@ struct StreamEvent {
   }
 };
 
-struct RankStatus {
+struct RankProgress {
   int64_t rank = 0;
   std::string host;
   std::string backend;
@@ -97,7 +97,7 @@ struct ServiceStatus {
   int64_t running = 0, waiting = 0;
   int64_t kv_pages_free = 0, kv_pages_total = 0;
   int64_t context_max = 0;  // positions
-  std::vector<RankStatus> ranks;
+  std::vector<RankProgress> ranks;
 };
 
 Result<AcceptedEvent> DecodeAccepted(const Json& body);

@@ -46,6 +46,9 @@ class Checkpoint {
   // Hash of headers, configuration and file sizes: equal on every host that has the same files.
   virtual std::string Fingerprint() const = 0;
   virtual uint64_t file_bytes() const = 0;
+  // Bytes of tensor data read (or, for a dummy, made) so far: progress, and the proof that a rank
+  // reads its own bytes only.
+  virtual uint64_t bytes_read() const = 0;
 };
 
 // `path`: a .gguf file, a .safetensors file, or a folder with config.json and safetensors (one file

@@ -1,8 +1,8 @@
 #pragma once
 // Communicator: a FIFO of collectives among the ranks of one group. Every call returns a handle, a
-// point in that queue: the operation may use its buffers until Wait(handle) returned, and waiting for
-// a handle completes everything issued before it. All ranks issue the same operations in the same
-// order. One thread drives a communicator. A peer's death ends the process (the coordinator
+// point in that queue: the operation may use its buffers until Wait(handle) returned, and waiting
+// for a handle completes everything issued before it. All ranks issue the same operations in the
+// same order. One thread drives a communicator. A peer's death ends the process (the coordinator
 // relaunches the group): there are no error codes to forget.
 //
 // INVARIANT: sums are taken in rank order 0, 1, ..., size-1 for every element, whatever the size

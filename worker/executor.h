@@ -1,0 +1,66 @@
+#pragma once
+// Executor: one rank's share of every step. Holds the rank's weights, KV memory, decoder and
+// sampler; StepPlan in, StepResult out, policy nowhere. One thread drives it; every rank of the
+// world runs the same plans in the same order, and blocks inside Run only on its peers.
+//
+// Start, on every rank:   LoadWeights -> Executor::Create -> (agree on pages()) -> Run, Run, ...
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "common/clock.h"
+#include "common/model_config.h"
+#include "common/parallel_layout.h"
+#include "common/result.h"
+#include "common/step.h"
+#include "kernels/backend.h"
+#include "worker/comm/communicator.h"
+#include "worker/weights.h"
+
+namespace echelon {
+
+struct ExecutorOptions {
+  ParallelLayout layout;
+  int rank = 0;
+  int step_tokens_max = 512;  // rows of one step
+  int sequences_max = 64;     // known at once
+  int context_max = 0;        // positions of one sequence; 0 = the model's own
+  int page_tokens = 16;
+  KvType kv_type = KvType::kF16;
+  uint64_t kv_memory_bytes = 0;  // of this rank; 0 = a quarter of what is free on its host ...
+  int ranks_on_host = 1;         // ... divided by this
+};
+
+class Executor {
+ public:
+  // Collective over `world`, whose rank and size are the layout's. `model` is the checkpoint's
+  // configuration with any schedule override applied. The world, backend and clock outlive the
+  // executor. An error on one rank is that rank's own: the caller ends the group.
+  static Result<std::unique_ptr<Executor>> Create(const ModelConfig& model,
+                                                  const ExecutorOptions& options, Weights weights,
+                                                  Backend& backend, Communicator& world,
+                                                  const Clock& clock);
+  ~Executor();
+
+  // Runs this rank's part of the plan. The result is returned on the result rank alone (last stage,
+  // tp 0), nothing elsewhere. A plan that contradicts the state (unknown sequence, page out of
+  // range, ...) is an error on every rank alike, before any of them computes or communicates: the
+  // executor is unchanged and the next plan may follow.
+  Result<std::optional<StepResult>> Run(const StepPlan& plan);
+
+  int pages() const;          // of the KV cache: the same on all ranks
+  int context_max() const;    // positions of one sequence
+  uint64_t kv_bytes() const;  // of this rank
+  bool is_result_rank() const;
+
+ private:
+  class Impl;
+  explicit Executor(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The rank that returns StepResults: last stage, tp index 0.
+int ResultRank(const ParallelLayout& layout);
+
+}  // namespace echelon

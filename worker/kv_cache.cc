@@ -1,0 +1,37 @@
+#include "worker/kv_cache.h"
+
+#include <algorithm>
+
+#include "common/strings.h"
+
+namespace echelon {
+
+Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
+                            const KvSettings& settings) {
+  KvShape shape;
+  shape.layers = part.n_layers();
+  shape.page_tokens = settings.page_tokens;
+  shape.kv_heads = part.kv_heads();
+  shape.head_dim = model.head_dim;
+  shape.type = settings.type;
+  const uint64_t page_bytes = shape.PageBytes();
+  const uint64_t pages_of_sequence =
+      (static_cast<uint64_t>(settings.context_max) + settings.page_tokens - 1) /
+      settings.page_tokens;
+  const uint64_t useful = pages_of_sequence * settings.sequences_max;
+  const uint64_t pages = std::min(settings.memory_bytes / page_bytes, useful);
+  if (pages == 0) {
+    Error error = ResourceExhausted(
+        StrCat("rank ", part.rank, ": one KV page of ", settings.page_tokens, " tokens needs ",
+               HumanBytes(static_cast<double>(page_bytes)), ", the KV memory is ",
+               HumanBytes(static_cast<double>(settings.memory_bytes)),
+               "; raise worker.kv_memory_bytes or use more ranks"));
+    error.rank = part.rank;
+    return error;
+  }
+  constexpr uint64_t kPagesMax = 1 << 30;  // page ids are int32_t
+  shape.pages = static_cast<int>(std::min(pages, kPagesMax));
+  return shape;
+}
+
+}  // namespace echelon

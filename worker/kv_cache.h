@@ -1,0 +1,40 @@
+#pragma once
+// Memory for keys and values: how many pages a rank can hold, and which pages belong to a sequence.
+// Pages are handed out by the coordinator; the worker only keeps the tables. Pure values, one
+// thread.
+
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "common/result.h"
+#include "common/step.h"
+#include "kernels/backend.h"
+#include "worker/rank_part.h"
+
+namespace echelon {
+
+struct KvSettings {
+  int page_tokens = 16;
+  KvType type = KvType::kF16;
+  uint64_t memory_bytes = 0;  // for this rank
+  int sequences_max = 64;     // no more pages than this many sequences can fill
+  int context_max = 0;        // positions of one sequence
+};
+
+// The greatest cache within the settings, in pages of all of the rank's layers. An error says how
+// many bytes one page needs where not even one sequence of one page fits.
+Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
+                            const KvSettings& settings);
+
+// What the worker remembers of one sequence.
+struct SequenceState {
+  std::vector<int32_t> pages;  // position p is in pages[p / page_tokens]
+  int32_t length = 0;          // positions run through the model so far
+  bool sampled = false;        // the last step sampled the token at position `length`
+};
+
+using SequenceTable = std::unordered_map<SequenceId, SequenceState>;
+
+}  // namespace echelon

@@ -1,0 +1,16 @@
+#include "worker/rank_part.h"
+
+namespace echelon {
+
+RankPart PartOf(const ModelConfig& model, const ParallelLayout& layout, int rank) {
+  RankPart part;
+  part.rank = rank;
+  part.at = layout.PositionOf(rank);
+  part.layers = LayersOfStage(model, layout, part.at.pp);
+  part.shard = ShardOf(model, layout.tp, part.at.tp);
+  part.first_stage = part.at.pp == 0;
+  part.last_stage = part.at.pp == layout.pp - 1;
+  return part;
+}
+
+}  // namespace echelon
