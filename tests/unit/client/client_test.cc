@@ -102,7 +102,9 @@ TEST(Client, ABrokenConnectionResumesWhereItStopped) {
   ExpectWhole(client->Generate(kBody), 8);
   EXPECT_THAT(TypesOf(server.received()), ElementsAre("submit", "resume"));
   for (const Frame& frame : server.received()) {
-    if (frame.type == "resume") EXPECT_EQ(frame.body, R"({"seq":3})");
+    if (frame.type == "resume") {
+      EXPECT_EQ(frame.body, R"({"seq":3})");
+    }
   }
 }
 
