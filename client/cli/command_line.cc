@@ -1,7 +1,9 @@
 #include "client/cli/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "client/cli/errors.h"
@@ -30,6 +32,21 @@ CLI::Validator Finite(double low, double high) {
         return "";
       },
       "NUMBER");
+}
+
+// CLI11 takes an integer that does not fit for the largest one; a seed must be the one that was
+// given.
+CLI::Validator SeedText() {
+  return CLI::Validator(
+      [](const std::string& text) -> std::string {
+        const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
+        const std::string most = std::to_string(kSeedMax);
+        if (digits && (text.size() < most.size() || (text.size() == most.size() && text <= most))) {
+          return "";
+        }
+        return StrCat(text, " is no integer from 0 to ", most);
+      },
+      "INT");
 }
 
 // --set KEY=VALUE: any setting of the service.
@@ -106,7 +123,7 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options, int64_t max_tok
   app->add_option("--min-p", options->min_p, "of tokens at least this likely beside the likeliest")
       ->check(Finite(0.0, 1.0));
   app->add_option("--seed", options->seed, "of the random numbers; drawn and printed if not given")
-      ->check(CLI::Range(int64_t{0}, kSeedMax))
+      ->check(SeedText())
       ->type_name("S");
   app->add_option("--stop", options->stop, "text that ends the answer; repeatable")
       ->allow_extra_args(false);
@@ -282,6 +299,15 @@ Result<std::variant<Command, HelpText>> ParseCommandLine(
   const std::vector<Entry> entries = {AddGenerate(root),   AddRun(root),         AddChat(root),
                                       AddPerplexity(root), AddTokenize(root),    AddInspect(root),
                                       AddServe(root),      AddCheckConfig(root), AddStatus(root)};
+  std::vector<std::string> names;
+  for (const Entry& entry : entries) names.push_back(entry.app->get_name());
+  const std::string first = arguments.empty() ? "-" : arguments.front();
+  if (first.substr(0, 1) != "-" && std::find(names.begin(), names.end(), first) == names.end()) {
+    const std::string nearest = NearestName(first, names);
+    return UsageError(StrCat("no subcommand ", first,
+                             nearest.empty() ? "" : "; did you mean " + nearest + "?",
+                             "; see echelon --help"));
+  }
   try {
     // CLI11 takes the words from the back.
     root.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));

@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
-#include <fstream>
+#include <utility>
 
+#include "common/model/file.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -15,18 +15,8 @@ namespace {
 constexpr size_t kMessagesBytesMax = 16 << 20;  // the service's own limit is lower
 }
 
-Result<std::string> ReadTextFile(const std::string& path, size_t bytes_max) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return NotFound(StrCat("cannot read ", path, ": ", std::strerror(errno)));
-  std::string text;
-  char block[1 << 16];
-  while (file.read(block, sizeof block) || file.gcount() > 0) {
-    text.append(block, static_cast<size_t>(file.gcount()));
-    if (text.size() > bytes_max) {
-      return ResourceExhausted(StrCat(path, " is longer than ", bytes_max, " bytes"));
-    }
-  }
-  if (file.bad()) return NotFound(StrCat("cannot read ", path, ": is it a file?"));
+Result<std::string> ReadUtf8File(const std::string& path, uint64_t bytes_max) {
+  ASSIGN_OR_RETURN(std::string text, ReadTextFile(path, bytes_max));
   if (!IsValidUtf8(text)) return Corrupt(StrCat(path, " is not valid UTF-8"));
   return text;
 }
@@ -44,7 +34,7 @@ std::string_view FirstCharacters(std::string_view text, int64_t chars) {
 }
 
 Result<Json> ReadMessages(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMessagesBytesMax));
+  ASSIGN_OR_RETURN(const std::string text, ReadUtf8File(path, kMessagesBytesMax));
   ASSIGN_OR_RETURN(Json messages, Json::Parse(text, path));
   if (!messages.is_array()) {
     return Corrupt(StrCat(path, ": is ", messages.KindName(),

@@ -13,7 +13,7 @@
 namespace echelon {
 
 // A whole text file, valid UTF-8, at most `bytes_max` long.
-Result<std::string> ReadTextFile(const std::string& path, size_t bytes_max);
+Result<std::string> ReadUtf8File(const std::string& path, uint64_t bytes_max);
 
 // The first `chars` Unicode characters of valid UTF-8; all of it where chars is 0 or too many.
 std::string_view FirstCharacters(std::string_view text, int64_t chars);

@@ -25,7 +25,7 @@ constexpr int64_t kProgressIntervalUs = 2'000'000;
 }  // namespace
 
 Status RunPerplexity(const PerplexityOptions& options, Interrupts& interrupts) {
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.file, kFileBytesMax));
+  ASSIGN_OR_RETURN(const std::string text, ReadUtf8File(options.file, kFileBytesMax));
   ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(options.service.model));
   const std::vector<int32_t> ids = tokenizer->Encode(FirstCharacters(text, options.chars));
   ASSIGN_OR_RETURN(const auto service, Service::Open(options.service, interrupts));

@@ -64,8 +64,8 @@ TEST(Input, MessagesAreABareArray) {
 TEST(Input, TextFilesHaveALimit) {
   const TempFolder folder;
   const std::string path = folder.Write("t", "12345678");
-  EXPECT_EQ(*ReadTextFile(path, 8), "12345678");
-  EXPECT_FALSE(ReadTextFile(path, 7).ok());
+  EXPECT_EQ(*ReadUtf8File(path, 8), "12345678");
+  EXPECT_FALSE(ReadUtf8File(path, 7).ok());
 }
 
 ServiceStatus Loading(int64_t done) {
