@@ -14,7 +14,7 @@ namespace echelon {
 
 namespace {
 
-constexpr int64_t kCountMax = int64_t{1} << 31;
+constexpr int64_t kCountMax = std::numeric_limits<int32_t>::max();
 constexpr int64_t kSeedMax = std::numeric_limits<int64_t>::max();
 
 const CLI::Range kCounts{int64_t{0}, kCountMax};
