@@ -17,13 +17,13 @@
 namespace echelon {
 
 struct TensorInfo {
-  std::string name;          // as the file calls it, for messages
+  std::string name;  // as the file calls it, for messages
   TensorFormat format = TensorFormat::kF32;
-  int64_t rows = 0;          // outputs; 1 for vectors
-  int64_t cols = 0;          // inputs
-  int file = 0;              // index into the checkpoint's files
-  uint64_t offset = 0;       // of the first byte in that file
-  int64_t row_bytes = 0;     // cols / block_elements * block_bytes
+  int64_t rows = 0;       // outputs; 1 for vectors
+  int64_t cols = 0;       // inputs
+  int file = 0;           // index into the checkpoint's files
+  uint64_t offset = 0;    // of the first byte in that file
+  int64_t row_bytes = 0;  // cols / block_elements * block_bytes
 };
 
 // A piece of a tensor in host memory: whole rows cut to whole blocks of columns.

@@ -15,7 +15,8 @@ std::string FailureOf(std::string_view text, JsonLimits limits = {}) {
 TEST(Json, KeepsOrderAndKinds) {
   const char* text = R"({"b":1,"a":[true,null,-2,1.5,"x\n\u00e9"],"c":18446744073709551615})";
   const Json json = *Json::Parse(text, "t");
-  EXPECT_EQ(json.Dump(), "{\"b\":1,\"a\":[true,null,-2,1.5,\"x\\n\xC3\xA9\"],\"c\":18446744073709551615}");
+  EXPECT_EQ(json.Dump(),
+            "{\"b\":1,\"a\":[true,null,-2,1.5,\"x\\n\xC3\xA9\"],\"c\":18446744073709551615}");
   EXPECT_TRUE(json.Find("b")->is_int());
   EXPECT_FALSE(json.Find("c")->is_int());
   EXPECT_EQ(json.Find("missing"), nullptr);

@@ -14,14 +14,21 @@ StepPlan SamplePlan() {
   first.prompt_tokens = 2;
   first.params.logit_bias = {{3, -1.5f}};
   first.params.seed = 99;
-  plan.sequences = {first, {.id = 2, .start_position = 40, .tokens = {kTokenFromLastStep},
-                            .new_pages = {}, .sample = true}};
+  plan.sequences = {first,
+                    {.id = 2,
+                     .start_position = 40,
+                     .tokens = {kTokenFromLastStep},
+                     .new_pages = {},
+                     .sample = true}};
   return plan;
 }
 
 StepResult SampleResult() {
   StepResult result{.step_id = 7, .epoch = 3};
-  result.sequences = {{.id = 1, .token = 12, .logit = 3.5f, .top = {{12, -0.1f}, {3, -2.0f}},
+  result.sequences = {{.id = 1,
+                       .token = 12,
+                       .logit = 3.5f,
+                       .top = {{12, -0.1f}, {3, -2.0f}},
                        .prompt_top = {{{1, -0.5f}}, {}}},
                       {.id = 2}};
   result.timings = {{0, 0.1f, 0.2f, 0.3f}, {1, 0.4f, 0.5f, 0.6f}};
@@ -81,7 +88,8 @@ TEST(ControlWire, HeaderRoundTripsAndRefuses) {
 }
 
 TEST(ControlWire, BodiesRoundTrip) {
-  JoinMessage join{.world = 4, .pid = 77, .build = BuildId(), .host = "n1", .interface = "10.0.0.1"};
+  JoinMessage join{
+      .world = 4, .pid = 77, .build = BuildId(), .host = "n1", .interface = "10.0.0.1"};
   const auto joined = DecodeJoin(Encode(join));
   ASSERT_TRUE(joined.ok());
   EXPECT_EQ(joined->host, "n1");

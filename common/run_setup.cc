@@ -1,0 +1,111 @@
+#include "common/run_setup.h"
+
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/strings.h"
+
+namespace echelon {
+
+namespace {
+
+std::optional<int> ParseCount(std::string_view text) {
+  int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+// Marks the layers that `text` names ("1,3,5", "last:10", "" = all).
+Status MarkLadderLayers(const std::string& text, ModelConfig& model) {
+  const int n = model.n_layers();
+  const auto bad = [&](std::string_view what) {
+    return InvalidArgument(StrCat("model.ladder_layers \"", text, "\": ", what, " (the model has ",
+                                  n, " layers, 0 to ", n - 1, ")"),
+                           "model.ladder_layers");
+  };
+  for (LayerConfig& layer : model.layers) layer.ladder = text.empty();
+  if (text.empty()) return {};
+  constexpr std::string_view kLast = "last:";
+  if (text.rfind(kLast, 0) == 0) {
+    const auto count = ParseCount(std::string_view(text).substr(kLast.size()));
+    if (!count || *count > n) return bad("not a number of layers");
+    for (int i = n - *count; i < n; ++i) model.layers[i].ladder = true;
+    return {};
+  }
+  for (const std::string& part : Split(text, ',')) {
+    const auto index = ParseCount(part);
+    if (!index || *index >= n) return bad(StrCat("no layer ", part));
+    model.layers[*index].ladder = true;
+  }
+  return {};
+}
+
+// Two characters a layer, repeated until every layer has its own.
+Result<std::string> DesyncPattern(const std::string& text, int n_layers) {
+  if (text.empty() || text.size() % 2 != 0 || text.find_first_not_of("01") != std::string::npos) {
+    return InvalidArgument(StrCat("model.desync_pattern \"", text,
+                                  "\": must be two characters 0 or "
+                                  "1 a layer (attention, MLP; 1 keeps the all-reduce)"),
+                           "model.desync_pattern");
+  }
+  const size_t size = 2 * static_cast<size_t>(n_layers);
+  std::string pattern;
+  while (pattern.size() < size) pattern += text;
+  if (pattern.size() != size) {
+    return InvalidArgument(StrCat("model.desync_pattern has ", text.size() / 2,
+                                  " layers, which does not divide the model's ", n_layers),
+                           "model.desync_pattern");
+  }
+  return pattern;
+}
+
+}  // namespace
+
+Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
+  ParallelLayout layout;
+  layout.tp = static_cast<int>(settings.tp);
+  layout.pp = static_cast<int>(settings.pp);
+  layout.sp = static_cast<int>(settings.sp);
+  if (settings.layers_per_stage.empty()) return layout;
+  for (const std::string& part : Split(settings.layers_per_stage, ',')) {
+    const auto layers = ParseCount(part);
+    if (!layers) {
+      return InvalidArgument(StrCat("layout.layers_per_stage \"", settings.layers_per_stage,
+                                    "\": \"", part, "\" is not a number of layers"),
+                             "layout.layers_per_stage");
+    }
+    layout.layers_per_stage.push_back(*layers);
+  }
+  return layout;
+}
+
+Result<EffectiveModel> ModelFrom(const ModelConfig& checkpoint, const ModelSettings& settings) {
+  EffectiveModel effective{checkpoint, ""};
+  ModelConfig& model = effective.model;
+  if (settings.schedule == "checkpoint") return effective;
+  if (settings.schedule == "standard") {
+    model.schedule = ScheduleKind::kStandard;
+  } else if (settings.schedule == "ladder") {
+    model.schedule = ScheduleKind::kLadder;
+    RETURN_IF_ERROR(MarkLadderLayers(settings.ladder_layers, model));
+  } else if (settings.schedule == "parallel") {
+    model.schedule = ScheduleKind::kParallel;
+  } else if (settings.schedule == "desync") {
+    model.schedule = ScheduleKind::kDesync;
+    ASSIGN_OR_RETURN(model.desync_pattern,
+                     DesyncPattern(settings.desync_pattern, model.n_layers()));
+  } else {
+    return InvalidArgument(StrCat("model.schedule \"", settings.schedule, "\" is not known"),
+                           "model.schedule");
+  }
+  RETURN_IF_ERROR(model.Validate());
+  effective.warning = StrCat("model.schedule = ", settings.schedule,
+                             " replaces the checkpoint's own: this is another model, whose answers "
+                             "mean nothing unless it was trained so");
+  return effective;
+}
+
+}  // namespace echelon

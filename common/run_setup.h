@@ -1,0 +1,24 @@
+#pragma once
+// From settings to what runs: the layout, and the model with any schedule override applied. The
+// same pure functions on the coordinator (which refuses before anything is launched) and on every
+// rank. Settings were checked for form by ParseConfig; here they meet the model.
+
+#include "common/config.h"
+#include "common/model_config.h"
+#include "common/parallel_layout.h"
+#include "common/result.h"
+
+namespace echelon {
+
+// Form only: ParallelLayout::Validate holds it against a model.
+Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings);
+
+// The checkpoint's configuration, or with another schedule where the settings ask for one.
+// `warning`, where not empty, must be shown: the override changes what the model computes.
+struct EffectiveModel {
+  ModelConfig model;
+  std::string warning;
+};
+Result<EffectiveModel> ModelFrom(const ModelConfig& checkpoint, const ModelSettings& settings);
+
+}  // namespace echelon
