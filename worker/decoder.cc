@@ -61,7 +61,9 @@ Status Decoder::Allocate(int rows_max) {
   for (Stream& stream : streams_) {
     ASSIGN_OR_RETURN(stream.residual, NewTensor(rows_max, d));
     stream.outputs.resize(in_flight_max + 1);
-    for (Tensor& output : stream.outputs) ASSIGN_OR_RETURN(output, NewTensor(rows_max, d));
+    for (Tensor& output : stream.outputs) {
+      ASSIGN_OR_RETURN(output, NewTensor(rows_max, d));
+    }
   }
   ASSIGN_OR_RETURN(normed_, NewTensor(rows_max, d));
   ASSIGN_OR_RETURN(second_output_, NewTensor(rows_max, d));

@@ -1,10 +1,10 @@
 #include "worker/weights.h"
 
-#include <cstring>
 #include <initializer_list>
 #include <string>
 
 #include "common/strings.h"
+#include "kernels/quant/quant.h"
 #include "worker/tensor_shards.h"
 
 namespace echelon {
@@ -13,46 +13,13 @@ namespace {
 
 using Roles = std::initializer_list<TensorRole>;
 
-float HalfToFloat(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t exponent = half >> 10 & 0x1F;
-  const uint32_t mantissa = half & 0x3FF;
-  uint32_t bits;
-  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    std::memcpy(&bits, &magnitude, sizeof(bits));
-  } else if (exponent == 31) {
-    bits = 0x7F800000 | mantissa << 13;
-  } else {
-    bits = (exponent + 112) << 23 | mantissa << 13;
-  }
-  bits |= sign;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-// Norms and biases: stored as plain floats of some width, never quantised.
-Status AppendFloats(const TensorInfo& info, const TensorPiece& piece, Range cols,
-                    std::vector<float>& out) {
-  const int64_t skip = cols.begin - piece.stored_col_begin;
-  for (int64_t i = skip; i < skip + cols.size(); ++i) {
-    float value = 0.0f;
-    if (info.format == TensorFormat::kF32) {
-      std::memcpy(&value, piece.bytes.data() + 4 * i, 4);
-    } else if (info.format == TensorFormat::kF16) {
-      uint16_t half;
-      std::memcpy(&half, piece.bytes.data() + 2 * i, 2);
-      value = HalfToFloat(half);
-    } else if (info.format == TensorFormat::kBF16) {
-      std::memcpy(reinterpret_cast<std::byte*>(&value) + 2, piece.bytes.data() + 2 * i, 2);
-    } else {
-      return Unsupported(StrCat("tensor ", info.name, ": a norm or bias in format ",
-                                InfoOf(info.format).name, "; allowed are F32, F16 and BF16"));
-    }
-    out.push_back(value);
-  }
-  return {};
+// A row vector's values within `cols`.
+void AppendFloats(const TensorInfo& info, const TensorPiece& piece, Range cols,
+                  std::vector<float>& out) {
+  std::vector<float> stored(piece.stored_cols);
+  DequantizeRow(info.format, piece.bytes.data(), piece.stored_cols, stored.data());
+  const auto first = stored.begin() + (cols.begin - piece.stored_col_begin);
+  out.insert(out.end(), first, first + cols.size());
 }
 
 class Loader {
@@ -88,7 +55,7 @@ class Loader {
     for (const TensorRole role : roles) {
       ASSIGN_OR_RETURN(const TensorShardRef shard, shards_.Find(role, layer));
       ASSIGN_OR_RETURN(const TensorPiece piece, Read(shard));
-      RETURN_IF_ERROR(AppendFloats(*shard.info, piece, shard.cols, values));
+      AppendFloats(*shard.info, piece, shard.cols, values);
     }
     for (float& value : values) value += add;
     const size_t bytes = values.size() * sizeof(float);
