@@ -1,11 +1,29 @@
 #include "kernels/backend.h"
 
 #include "common/strings.h"
+#include "kernels/reference/reference_backend.h"
 
 namespace echelon {
 
+namespace {
+constexpr int kThreadsMax = 1024;  // of one backend: a guard against typing errors
+}  // namespace
+
 Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
-  return Unsupported(StrCat("backend \"", options.name, "\" is not in this build"));
+  if (options.threads < 1 || options.threads > kThreadsMax) {
+    return InvalidArgument(
+        StrCat("threads is ", options.threads, ": must be between 1 and ", kThreadsMax), "threads");
+  }
+  if (options.name == "reference" || options.name == "auto") {
+    return std::unique_ptr<Backend>(new reference::ReferenceBackend(options.threads));
+  }
+  if (options.name == "cpu" || options.name == "cuda") {
+    return Unsupported(StrCat("backend \"", options.name,
+                              "\" is not in this build: use \"reference\" or \"auto\""));
+  }
+  return InvalidArgument(
+      StrCat("backend \"", options.name, "\" is unknown: use auto, cpu, reference or cuda"),
+      "backend");
 }
 
 }  // namespace echelon

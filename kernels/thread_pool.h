@@ -1,0 +1,71 @@
+#pragma once
+// ThreadPool: the threads of one CPU backend. One host thread calls ParallelFor and works along;
+// the pool's own threads join in while there is work. Between jobs they spin for a few tens of
+// microseconds (the next op of a decode step comes sooner) and then sleep, so that an idle backend
+// uses no processor. The caller waits only for threads that took part of the work: one that the
+// system has not scheduled yet costs nothing, which is what keeps an oversubscribed machine usable.
+// Lives as long as its backend; the destructor joins.
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace echelon {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // the caller included, at least 1
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(begin, end, thread) for disjoint ranges that cover [0, count), each at most `grain`
+  // long, on any thread (0 <= thread < threads(), 0 is the caller). Returns when all are done.
+  // Which thread takes which range is not determined: results must not depend on it.
+  template <typename Body>
+  void ParallelFor(int64_t count, int64_t grain, Body&& body) {
+    if (count <= 0) return;
+    if (workers_.empty() || count <= grain) {
+      for (int64_t begin = 0; begin < count; begin += grain) {
+        body(begin, begin + grain < count ? begin + grain : count, 0);
+      }
+      return;
+    }
+    job_.context = &body;
+    job_.call = [](void* context, int64_t begin, int64_t end, int thread) {
+      (*static_cast<std::remove_reference_t<Body>*>(context))(begin, end, thread);
+    };
+    job_.count = count;
+    job_.grain = grain;
+    RunJob();
+  }
+
+ private:
+  struct Job {
+    void (*call)(void* context, int64_t begin, int64_t end, int thread) = nullptr;
+    void* context = nullptr;
+    int64_t count = 0;
+    int64_t grain = 1;
+  };
+
+  void RunJob();
+  void TakeRanges(int thread);
+  void WorkerLoop(int thread);
+  bool Enter();  // true: this thread is counted in, and must Leave()
+  void Leave();
+
+  static constexpr uint32_t kOpen = 1u << 31;  // of state_; the rest counts threads inside
+
+  Job job_;                                        // written only while the job is closed and empty
+  alignas(64) std::atomic<int64_t> next_{0};       // first element that nobody has taken
+  alignas(64) std::atomic<uint32_t> state_{0};     // kOpen | threads inside the job
+  alignas(64) std::atomic<uint32_t> sequence_{0};  // jobs started; sleepers wait for a change
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace echelon
