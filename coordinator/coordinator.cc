@@ -68,19 +68,25 @@ void Coordinator::HandleClients() {
   }
 }
 
-std::optional<Error> Coordinator::QueueLimit() const {
+int64_t Coordinator::Waiting() const {
   int64_t waiting = scheduler_.waiting();
   for (const auto& [id, entry] : entries_) {
     waiting += entry.stage == Stage::kEncoding || entry.stage == Stage::kHeld ? 1 : 0;
   }
+  return waiting;
+}
+
+std::optional<Error> Coordinator::QueueLimit() const {
+  const int64_t waiting = Waiting();
+  const int64_t tokens = waiting_tokens_ + scheduler_.waiting_tokens();
   const SchedulerSettings& limits = parts_.config.scheduler;
   if (waiting >= limits.queue_requests_max) {
     return ResourceExhausted(StrCat("the queue is full: ", waiting, " requests wait, the limit is ",
                                     limits.queue_requests_max,
                                     " (scheduler.queue_requests_max)"));
   }
-  if (waiting_tokens_ >= limits.queue_tokens_max) {
-    return ResourceExhausted(StrCat("the queue is full: ", waiting_tokens_,
+  if (tokens >= limits.queue_tokens_max) {
+    return ResourceExhausted(StrCat("the queue is full: ", tokens,
                                     " prompt tokens wait, the limit is ", limits.queue_tokens_max,
                                     " (scheduler.queue_tokens_max)"));
   }
@@ -136,7 +142,7 @@ void Coordinator::Submit(const std::string& identity, Request request) {
 }
 
 void Coordinator::TakeEncoded() {
-  for (EncodeResult& result : parts_.encoder.Take()) {
+  for (EncodedPrompt& result : parts_.encoder.Take()) {
     Entry* entry = Find(result.ticket);
     if (entry == nullptr || entry->stage != Stage::kEncoding) continue;  // ended meanwhile
     if (!result.ids.ok()) {

@@ -75,6 +75,7 @@ class Coordinator {
   // coordinator.cc: requests
   void HandleClients();
   void Submit(const std::string& identity, Request request);
+  int64_t Waiting() const;  // requests that have not started
   std::optional<Error> QueueLimit() const;
   int64_t RetryAfterMs() const;
   void TakeEncoded();
@@ -107,7 +108,7 @@ class Coordinator {
   std::deque<int64_t> plan_us_;                       // planning time of the steps in flight
   SequenceId next_id_ = 1;
   int64_t live_ = 0;
-  int64_t waiting_tokens_ = 0;      // prompt tokens of requests that have not started
+  int64_t waiting_tokens_ = 0;      // prompt tokens of held requests
   double request_seconds_ = 1.0;    // moving average of a request's time, for the retry hint
   int64_t last_token_us_ = 0;       // in this epoch; 0 = none yet
   int64_t last_result_us_ = 0;

@@ -197,11 +197,7 @@ void Coordinator::Report() {
   }
   parts_.health.Set(std::move(health));
 
-  int64_t waiting = scheduler_.waiting();
-  for (const auto& [id, entry] : entries_) {
-    waiting += entry.stage == Stage::kEncoding || entry.stage == Stage::kHeld ? 1 : 0;
-  }
-  metrics.SetRequests(scheduler_.running(), waiting);
+  metrics.SetRequests(scheduler_.running(), Waiting());
   const double pages = scheduler_.pages_total();
   metrics.SetKvUsage(pages > 0 ? 1.0 - scheduler_.pages_free() / pages : 0.0);
   metrics.SetClients(parts_.frontend.clients(), parts_.frontend.undelivered_bytes());
@@ -236,10 +232,6 @@ Json Coordinator::StatusJson() const {
     rank.Set("ready", status.ready);
     ranks.Append(std::move(rank));
   }
-  int64_t waiting = scheduler_.waiting();
-  for (const auto& [id, entry] : entries_) {
-    waiting += entry.stage == Stage::kEncoding || entry.stage == Stage::kHeld ? 1 : 0;
-  }
   const bool failed = failure_.has_value();
   const bool lost = group.state() != GroupState::kReady && !last_loss_.empty();
   Json body = Json::MakeObject();
@@ -250,7 +242,7 @@ Json Coordinator::StatusJson() const {
   body.Set("layout", std::move(layout));
   body.Set("schedule", parts_.config.model.schedule);
   body.Set("running", int64_t{scheduler_.running()});
-  body.Set("waiting", waiting);
+  body.Set("waiting", Waiting());
   body.Set("kv_pages_free", int64_t{scheduler_.pages_free()});
   body.Set("kv_pages_total", int64_t{scheduler_.pages_total()});
   body.Set("context_max", int64_t{group.capacity().context_max});

@@ -51,13 +51,13 @@ class InlineEncoder final : public PromptEncoder {
     done_.push_back({job.ticket, EncodePrompt(tokenizer_, template_.get(), job)});
     return true;
   }
-  std::vector<EncodeResult> Take() override { return std::exchange(done_, {}); }
+  std::vector<EncodedPrompt> Take() override { return std::exchange(done_, {}); }
   int wake_fd() const override { return -1; }
 
  private:
   const Tokenizer& tokenizer_;
   std::unique_ptr<ChatTemplate> template_;
-  std::vector<EncodeResult> done_;
+  std::vector<EncodedPrompt> done_;
 };
 
 class ThreadedEncoder final : public PromptEncoder {
@@ -90,7 +90,7 @@ class ThreadedEncoder final : public PromptEncoder {
     changed_.notify_one();
     return true;
   }
-  std::vector<EncodeResult> Take() override {
+  std::vector<EncodedPrompt> Take() override {
     uint64_t count = 0;
     // Emptied before the results are taken: one that comes in between wakes once more.
     if (read(wake_fd_, &count, sizeof count) < 0) return {};
@@ -108,7 +108,7 @@ class ThreadedEncoder final : public PromptEncoder {
       EncodeJob job = std::move(jobs_.front());
       jobs_.pop_front();
       lock.unlock();
-      EncodeResult result{job.ticket, EncodePrompt(tokenizer_, template_.get(), job)};
+      EncodedPrompt result{job.ticket, EncodePrompt(tokenizer_, template_.get(), job)};
       lock.lock();
       done_.push_back(std::move(result));
       const uint64_t one = 1;
@@ -123,7 +123,7 @@ class ThreadedEncoder final : public PromptEncoder {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<EncodeJob> jobs_;        // guarded by mutex_
-  std::vector<EncodeResult> done_;    // guarded by mutex_
+  std::vector<EncodedPrompt> done_;    // guarded by mutex_
   bool stop_ = false;                 // guarded by mutex_
   std::thread thread_;
 };

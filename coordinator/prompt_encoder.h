@@ -22,7 +22,7 @@ struct EncodeJob {
   std::optional<std::string> text;  // a raw prompt
   Json messages;                    // or a conversation
 };
-struct EncodeResult {
+struct EncodedPrompt {
   uint64_t ticket = 0;
   Result<std::vector<int32_t>> ids = std::vector<int32_t>();
 };
@@ -31,7 +31,7 @@ class PromptEncoder {
  public:
   virtual ~PromptEncoder() = default;
   virtual bool Submit(EncodeJob job) = 0;  // false: the queue is full
-  virtual std::vector<EncodeResult> Take() = 0;
+  virtual std::vector<EncodedPrompt> Take() = 0;
   virtual int wake_fd() const = 0;  // readable while Take has something; -1 = never waits
 };
 
