@@ -16,9 +16,9 @@
 namespace echelon {
 
 struct ClientMessage {
-  std::string identity;             // of the connection
-  std::vector<std::string> parts;   // at most kClientPartsKept; the rest is read and dropped
-  size_t part_count = 0;            // as sent
+  std::string identity;            // of the connection
+  std::vector<std::string> parts;  // at most kClientPartsKept; the rest is read and dropped
+  size_t part_count = 0;           // as sent
 };
 inline constexpr size_t kClientPartsKept = 4;
 
@@ -44,8 +44,8 @@ class ClientTransport {
 };
 
 struct ClientTransportOptions {
-  std::string endpoint;             // "tcp://127.0.0.1:5760", port 0 or * = any free one
-  int64_t message_bytes_max = 0;    // of one part; a peer that sends more is disconnected
+  std::string endpoint;           // "tcp://127.0.0.1:5760", port 0 or * = any free one
+  int64_t message_bytes_max = 0;  // of one part; a peer that sends more is disconnected
 };
 Result<std::unique_ptr<ClientTransport>> MakeZmqClientTransport(
     const ClientTransportOptions& options);

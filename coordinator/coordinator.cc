@@ -82,8 +82,7 @@ std::optional<Error> Coordinator::QueueLimit() const {
   const SchedulerSettings& limits = parts_.config.scheduler;
   if (waiting >= limits.queue_requests_max) {
     return ResourceExhausted(StrCat("the queue is full: ", waiting, " requests wait, the limit is ",
-                                    limits.queue_requests_max,
-                                    " (scheduler.queue_requests_max)"));
+                                    limits.queue_requests_max, " (scheduler.queue_requests_max)"));
   }
   if (tokens >= limits.queue_tokens_max) {
     return ResourceExhausted(StrCat("the queue is full: ", tokens,
@@ -95,9 +94,8 @@ std::optional<Error> Coordinator::QueueLimit() const {
 
 // About the time until a place is free: the requests ahead, sequences_max at a time.
 int64_t Coordinator::RetryAfterMs() const {
-  const double rounds =
-      1.0 + static_cast<double>(scheduler_.waiting()) /
-                static_cast<double>(parts_.config.scheduler.sequences_max);
+  const double rounds = 1.0 + static_cast<double>(scheduler_.waiting()) /
+                                  static_cast<double>(parts_.config.scheduler.sequences_max);
   return static_cast<int64_t>(std::clamp(rounds * request_seconds_ * 1000.0, 100.0, 30'000.0));
 }
 
@@ -162,9 +160,8 @@ void Coordinator::Admit(Entry& entry) {
   Sequence& sequence = *entry.sequence;
   const auto prompt = static_cast<int32_t>(entry.prompt.size());
   const int64_t room = std::max<int64_t>(1, int64_t{scheduler_.capacity().context_max} - prompt);
-  const int32_t max_tokens =
-      sequence.request().max_tokens.value_or(static_cast<int32_t>(
-          std::min(parts_.config.scheduler.max_tokens_default, room)));
+  const int32_t max_tokens = sequence.request().max_tokens.value_or(
+      static_cast<int32_t>(std::min(parts_.config.scheduler.max_tokens_default, room)));
   waiting_tokens_ -= prompt;
   entry.stage = Stage::kEncoding;  // off the books until it is scheduled or failed
   sequence.SetPrompt(std::move(entry.prompt), max_tokens);
@@ -173,9 +170,8 @@ void Coordinator::Admit(Entry& entry) {
   entry.stage = Stage::kScheduled;
   scheduler_.Add(&sequence);
   if (sequence.internal()) return;
-  parts_.frontend.Accept(sequence.request().id,
-                         AcceptedBody(sequence, parts_.frontend.facts(),
-                                      parts_.clock.WallUnixMs() / 1000));
+  parts_.frontend.Accept(sequence.request().id, AcceptedBody(sequence, parts_.frontend.facts(),
+                                                             parts_.clock.WallUnixMs() / 1000));
 }
 
 void Coordinator::EndFor(const std::string& request_id, FinishReason reason, const Error* error) {
@@ -227,8 +223,8 @@ void Coordinator::CheckDeadlines() {
     if (entry.deadline_us == 0 || entry.stage == Stage::kEnded || now < entry.deadline_us) continue;
     const Request& request = entry.sequence->request();
     Fail(entry, Error{ErrorCode::kDeadlineExceeded,
-                      StrCat("deadline_ms ", request.deadline_ms, " is over: ",
-                             entry.sequence->generated(), " tokens were generated"),
+                      StrCat("deadline_ms ", request.deadline_ms,
+                             " is over: ", entry.sequence->generated(), " tokens were generated"),
                       "deadline_ms"});
   }
 }

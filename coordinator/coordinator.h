@@ -1,8 +1,8 @@
 #pragma once
 // Coordinator: the state machine of the service. Requests come from the frontend, are tokenized,
-// admitted, planned, sent to the worker group; results are committed to the token log and delivered.
-// Each Tick does what can be done now and never blocks; time, sockets and workers are passed in, so
-// that a simulation can drive all of it from a seed.
+// admitted, planned, sent to the worker group; results are committed to the token log and
+// delivered. Each Tick does what can be done now and never blocks; time, sockets and workers are
+// passed in, so that a simulation can drive all of it from a seed.
 //
 // Thread: one. Lifetime: all parts outlive it.
 
@@ -59,16 +59,16 @@ class Coordinator {
 
  private:
   enum class Stage {
-    kEncoding,   // in the tokenizing thread
-    kHeld,       // tokenized; the group is not ready, so that limits are not known
+    kEncoding,  // in the tokenizing thread
+    kHeld,      // tokenized; the group is not ready, so that limits are not known
     kScheduled,
-    kEnded,      // the log waits for resumes
+    kEnded,  // the log waits for resumes
   };
   struct Entry {
     std::unique_ptr<Sequence> sequence;
     Stage stage = Stage::kEncoding;
-    std::vector<int32_t> prompt;     // while held
-    int64_t deadline_us = 0;         // 0 = none
+    std::vector<int32_t> prompt;  // while held
+    int64_t deadline_us = 0;      // 0 = none
     bool prompt_counted = false;
   };
 
@@ -108,11 +108,11 @@ class Coordinator {
   std::deque<int64_t> plan_us_;                       // planning time of the steps in flight
   SequenceId next_id_ = 1;
   int64_t live_ = 0;
-  int64_t waiting_tokens_ = 0;      // prompt tokens of held requests
-  double request_seconds_ = 1.0;    // moving average of a request's time, for the retry hint
-  int64_t last_token_us_ = 0;       // in this epoch; 0 = none yet
+  int64_t waiting_tokens_ = 0;    // prompt tokens of held requests
+  double request_seconds_ = 1.0;  // moving average of a request's time, for the retry hint
+  int64_t last_token_us_ = 0;     // in this epoch; 0 = none yet
   int64_t last_result_us_ = 0;
-  std::string last_loss_;           // for people
+  std::string last_loss_;  // for people
   bool closed_ = false;
   std::optional<Error> failure_;
 };

@@ -17,7 +17,8 @@ constexpr int64_t kProbeIdleUs = 10'000'000;
 constexpr int64_t kReadyForUs = 45'000'000;
 // A state machine that has not turned for this long is dead.
 constexpr int64_t kAliveForUs = 10'000'000;
-// A relaunch on this machine takes about this long; clients that come back earlier wait in the queue.
+// A relaunch on this machine takes about this long; clients that come back earlier wait in the
+// queue.
 constexpr int64_t kRetryAfterLossMs = 1'000;
 
 double Seconds(int64_t us) { return static_cast<double>(us) / 1e6; }
@@ -42,17 +43,16 @@ void Coordinator::GroupReady() {
   const GroupCapacity& capacity = parts_.group.capacity();
   last_token_us_ = last_result_us_ = 0;
   plan_us_.clear();
-  scheduler_.Start(parts_.group.epoch(),
-                   {static_cast<int32_t>(capacity.kv_pages),
-                    static_cast<int32_t>(capacity.page_tokens),
-                    static_cast<int32_t>(capacity.context_max),
-                    static_cast<int32_t>(capacity.vocab_size)});
+  scheduler_.Start(
+      parts_.group.epoch(),
+      {static_cast<int32_t>(capacity.kv_pages), static_cast<int32_t>(capacity.page_tokens),
+       static_cast<int32_t>(capacity.context_max), static_cast<int32_t>(capacity.vocab_size)});
   ServiceFacts facts = parts_.frontend.facts();
   facts.hosts.clear();
   for (const RankStatus& rank : parts_.group.ranks()) facts.hosts.push_back(rank.host);
   parts_.frontend.SetFacts(std::move(facts));
-  parts_.logger.Info(StrCat("group of epoch ", parts_.group.epoch(), " is ready: ",
-                            capacity.kv_pages, " KV pages of ", capacity.page_tokens,
+  parts_.logger.Info(StrCat("group of epoch ", parts_.group.epoch(),
+                            " is ready: ", capacity.kv_pages, " KV pages of ", capacity.page_tokens,
                             " tokens, context ", capacity.context_max));
   for (auto& [id, entry] : entries_) {
     if (entry.stage == Stage::kHeld) {
@@ -68,7 +68,7 @@ void Coordinator::GroupReady() {
 // Requests that had begun end with an error that says where; those that waited go on waiting.
 void Coordinator::GroupLost(const LostGroup& lost) {
   last_loss_ = lost.error.message;
-  parts_.logger.Error(StrCat("worker group of epoch ", lost.epoch, " lost: ", lost.error.message));
+  parts_.logger.Warn(StrCat("worker group of epoch ", lost.epoch, " lost: ", lost.error.message));
   if (!scheduler_.started()) return;
   Error error = lost.error;
   error.code = ErrorCode::kUnavailable;

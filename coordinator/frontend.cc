@@ -41,14 +41,16 @@ void Frontend::Handle(ClientMessage& message, std::vector<FrontendEvent>& events
   const std::string& type = message.parts[1];
   const std::string& id = message.parts[2];
   if (message.parts[0] != kClientProtocol) {
-    return refuse(IsValidRequestId(id) ? id : "",
-                  StrCat("part 0 must be ", kClientProtocol, ": this service speaks no other version"),
-                  "");
+    return refuse(
+        IsValidRequestId(id) ? id : "",
+        StrCat("part 0 must be ", kClientProtocol, ": this service speaks no other version"), "");
   }
   const bool needs_id = type == "submit" || type == "cancel" || type == "resume";
   if ((needs_id || !id.empty()) && !IsValidRequestId(id)) {
-    return refuse("", StrCat("the request id must be 1 to ", kRequestIdBytesMax,
-                             " bytes of A-Z a-z 0-9 . _ : -"), "id");
+    return refuse(
+        "",
+        StrCat("the request id must be 1 to ", kRequestIdBytesMax, " bytes of A-Z a-z 0-9 . _ : -"),
+        "id");
   }
   if (type == "submit") return HandleSubmit(message, events);
   if (type == "resume") return HandleResume(message);
@@ -105,9 +107,10 @@ void Frontend::HandleResume(const ClientMessage& message) {
   }
   Stream& stream = found->second;
   if (*seq > stream.sequence->generated()) {
-    return Refuse(message.identity, id,
-                  InvalidArgument(StrCat("seq ", *seq, " is past the log's end, ",
-                                         stream.sequence->generated()), "seq"));
+    return Refuse(
+        message.identity, id,
+        InvalidArgument(
+            StrCat("seq ", *seq, " is past the log's end, ", stream.sequence->generated()), "seq"));
   }
   if (!Attach(id, stream, message.identity)) return;
   RestartAt(stream, static_cast<int32_t>(*seq));
@@ -118,7 +121,8 @@ void Frontend::HandleCancel(const ClientMessage& message, std::vector<FrontendEv
   const std::string& id = message.parts[2];
   const auto found = streams_.find(id);
   if (found == streams_.end() || found->second.identity != message.identity) {
-    return Refuse(message.identity, id, NotFound(StrCat("this client has no running request ", id)));
+    return Refuse(message.identity, id,
+                  NotFound(StrCat("this client has no running request ", id)));
   }
   FrontendEvent event;
   event.kind = FrontendEvent::Kind::kCancel;
@@ -131,14 +135,14 @@ void Frontend::Refuse(const std::string& identity, const std::string& id, const 
   Reply(identity, "error", id, ErrorBody(error, retry_after_ms));
 }
 
-void Frontend::SendStatus(const std::string& identity, const std::string& id,
-                          const Json& status) {
+void Frontend::SendStatus(const std::string& identity, const std::string& id, const Json& status) {
   Reply(identity, "status", id, status.Dump());
 }
 
 bool Frontend::Reply(const std::string& identity, std::string_view type, std::string_view id,
                      std::string_view body) {
-  if (transport_.Send(identity, {kClientProtocol, type, id, body}) == SendResult::kSent) return true;
+  if (transport_.Send(identity, {kClientProtocol, type, id, body}) == SendResult::kSent)
+    return true;
   ++counters_.dropped_replies;
   return false;
 }
@@ -176,11 +180,11 @@ void Frontend::Close(const std::string& id) {
 bool Frontend::Attach(const std::string& id, Stream& stream, const std::string& identity) {
   if (stream.identity == identity) return true;
   const auto client = clients_.find(identity);
-  if (client == clients_.end() &&
-      static_cast<int64_t>(clients_.size()) >= settings_.clients_max) {
+  if (client == clients_.end() && static_cast<int64_t>(clients_.size()) >= settings_.clients_max) {
     Refuse(identity, id,
            ResourceExhausted(StrCat("the service has its limit of ", settings_.clients_max,
-                                    " clients with requests (frontend.clients_max)")), 1000);
+                                    " clients with requests (frontend.clients_max)")),
+           1000);
     return false;
   }
   Detach(id, stream);
@@ -218,8 +222,8 @@ void Frontend::CheckReaders(std::vector<FrontendEvent>& events) {
     if (now - stream.detached_since_us < settings_.resume_ttl_ms * 1000) continue;
     Abandon(id, stream,
             Error{ErrorCode::kDeadlineExceeded,
-                  StrCat("the client went away and did not resume within ",
-                         settings_.resume_ttl_ms, " ms (frontend.resume_ttl_ms)")},
+                  StrCat("the client went away and did not resume within ", settings_.resume_ttl_ms,
+                         " ms (frontend.resume_ttl_ms)")},
             events);
   }
 }

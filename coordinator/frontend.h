@@ -1,7 +1,7 @@
 #pragma once
 // Frontend: the clients' side of the service. Checks frames, keeps a stream for each request (who
-// reads it and how far), and delivers the token log: what a client did not take stays in the log and
-// goes out coalesced when it reads again, so that no reader slows another.
+// reads it and how far), and delivers the token log: what a client did not take stays in the log
+// and goes out coalesced when it reads again, so that no reader slows another.
 //
 // Thread: the coordinator's; nothing blocks. Sequences are owned by the coordinator and live until
 // Close() of their stream.
@@ -70,19 +70,19 @@ class Frontend {
  private:
   struct Stream {
     const Sequence* sequence = nullptr;
-    std::string identity;            // who reads; empty = nobody
-    int64_t detached_since_us = 0;   // while nobody reads
-    std::string accepted_body;       // empty until accepted
+    std::string identity;           // who reads; empty = nobody
+    int64_t detached_since_us = 0;  // while nobody reads
+    std::string accepted_body;      // empty until accepted
     bool accepted_sent = false;
-    int32_t next = 0;                // log index to send next
+    int32_t next = 0;  // log index to send next
     bool end_sent = false;
-    int32_t counted = 0;             // log entries in `undelivered`
-    int64_t undelivered = 0;         // bytes of the log that the reader has not taken
-    bool abandoned = false;          // reported once
+    int32_t counted = 0;      // log entries in `undelivered`
+    int64_t undelivered = 0;  // bytes of the log that the reader has not taken
+    bool abandoned = false;   // reported once
   };
   struct Client {
     std::set<std::string> streams;
-    int64_t blocked_since_us = 0;    // 0 = takes what is sent
+    int64_t blocked_since_us = 0;  // 0 = takes what is sent
     int64_t retry_us = 0;
     int64_t retry_wait_us = 0;
   };
@@ -113,9 +113,9 @@ class Frontend {
   ClientTransport& transport_;
   const Clock& clock_;
   ServiceFacts facts_;
-  std::map<std::string, Stream> streams_;    // by request id
-  std::map<std::string, Client> clients_;    // those that read a stream
-  std::set<std::string> dirty_;              // streams with something to send
+  std::map<std::string, Stream> streams_;  // by request id
+  std::map<std::string, Client> clients_;  // those that read a stream
+  std::set<std::string> dirty_;            // streams with something to send
   int64_t undelivered_total_ = 0;
   FrontendCounters counters_;
 };

@@ -17,8 +17,7 @@ constexpr int64_t kRetryUsMax = 100'000;
 
 int64_t EntryBytes(const TokenLogEntry& entry) {
   // An id takes up to 8 characters, a {"id":..,"logprob":..} entry about 40.
-  return 8 + static_cast<int64_t>(entry.text.size()) +
-         40 * static_cast<int64_t>(entry.top.size());
+  return 8 + static_cast<int64_t>(entry.text.size()) + 40 * static_cast<int64_t>(entry.top.size());
 }
 
 }  // namespace
@@ -115,8 +114,8 @@ bool Frontend::Deliver(const std::string& id, Stream& stream) {
 void Frontend::Flush() {
   for (auto it = dirty_.begin(); it != dirty_.end();) {
     const auto found = streams_.find(*it);
-    const bool done = found == streams_.end() || Deliver(*it, found->second) ||
-                      found->second.identity.empty();
+    const bool done =
+        found == streams_.end() || Deliver(*it, found->second) || found->second.identity.empty();
     it = done ? dirty_.erase(it) : std::next(it);
   }
 }

@@ -26,7 +26,8 @@ constexpr const char* kUsage =
     "                           [--exit-with-parent] [--worker PROGRAM] [--version] [--help]\n"
     "  --config FILE       service.yaml; every key is documented in deploy/echelon.yaml\n"
     "  --set key=value     sets one key, over the file: --set model.path=m.gguf --set layout.tp=2\n"
-    "  --announce FILE     writes {\"endpoint\",\"metrics\",\"pid\"} there once the sockets are bound\n"
+    "  --announce FILE     writes {\"endpoint\",\"metrics\",\"pid\"} there once the sockets are "
+    "bound\n"
     "  --exit-with-parent  ends when the process that started it ends\n"
     "  --worker PROGRAM    echelon-worker, if it does not lie beside this program\n";
 
@@ -63,9 +64,9 @@ Result<CommandLine> ParseCommandLine(const std::vector<std::string>& words) {
       }
       line.overrides.emplace_back(value.substr(0, equals), value.substr(equals + 1));
     } else {
-      const std::string near = NearestName(
-          word, {"--config", "--set", "--announce", "--exit-with-parent", "--worker", "--version",
-                 "--help"});
+      const std::string near =
+          NearestName(word, {"--config", "--set", "--announce", "--exit-with-parent", "--worker",
+                             "--version", "--help"});
       return InvalidArgument(StrCat("unknown argument ", word,
                                     near.empty() ? "" : StrCat("; did you mean ", near, "?")));
     }

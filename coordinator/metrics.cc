@@ -20,17 +20,17 @@ using Buckets = Histogram::BucketBoundaries;
 
 // vLLM's (vllm/v1/metrics/buckets.py), so that percentiles compare.
 const Buckets& FirstTokenBuckets() {
-  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,  .75,
+  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
                                   1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
   return buckets;
 }
 const Buckets& InterTokenBuckets() {
-  static const Buckets buckets = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-                                  .75, 1,    2.5, 5,    7.5, 10, 20, 40, 80};
+  static const Buckets buckets = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                  .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
   return buckets;
 }
 const Buckets& RequestBuckets() {
-  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,  20,
+  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                   30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
   return buckets;
 }
@@ -67,12 +67,10 @@ struct Metrics::Impl {
     if (behind > 0) counter.Increment(behind);
   }
 
-  Histogram& queue_time = NewHistogram(
-      "echelon_request_queue_time_seconds", "From acceptance to the first step.",
-      RequestBuckets());
+  Histogram& queue_time = NewHistogram("echelon_request_queue_time_seconds",
+                                       "From acceptance to the first step.", RequestBuckets());
   Histogram& first_token = NewHistogram("echelon_time_to_first_token_seconds",
-                                        "From acceptance to the first token.",
-                                        FirstTokenBuckets());
+                                        "From acceptance to the first token.", FirstTokenBuckets());
   Histogram& inter_token = NewHistogram("echelon_inter_token_latency_seconds",
                                         "Between two tokens of a request.", InterTokenBuckets());
   Histogram& e2e = NewHistogram("echelon_e2e_request_latency_seconds",
@@ -85,20 +83,20 @@ struct Metrics::Impl {
   Gauge& kv_usage = NewGauge("echelon_kv_cache_usage_ratio", "KV pages in use, 0 to 1.");
   Gauge& group_ready = NewGauge("echelon_group_ready", "1 while the worker group takes steps.");
   Gauge& clients = NewGauge("echelon_clients", "Clients that read a stream.");
-  Gauge& undelivered = NewGauge("echelon_undelivered_bytes",
-                                "Generated output that clients have not taken yet.");
+  Gauge& undelivered =
+      NewGauge("echelon_undelivered_bytes", "Generated output that clients have not taken yet.");
   Counter& prompt_tokens = NewCounter("echelon_prompt_tokens_total", "Prompt tokens computed.");
   Counter& generation_tokens =
       NewCounter("echelon_generation_tokens_total", "Tokens generated for clients.");
-  Counter& preemptions = NewCounter("echelon_preemptions_total",
-                                    "Requests set back because KV pages ran out.");
-  Counter& restarts = NewCounter("echelon_group_restarts_total",
-                                 "Relaunches of the worker group after a loss.");
+  Counter& preemptions =
+      NewCounter("echelon_preemptions_total", "Requests set back because KV pages ran out.");
+  Counter& restarts =
+      NewCounter("echelon_group_restarts_total", "Relaunches of the worker group after a loss.");
   Counter& forced = NewCounter("echelon_replay_tokens_forced_total",
                                "Emitted tokens that were fed again, not sampled.");
-  Counter& mismatches = NewCounter(
-      "echelon_replay_logit_mismatch_total",
-      "Replayed positions whose token or logit differed from the log; must stay 0.");
+  Counter& mismatches =
+      NewCounter("echelon_replay_logit_mismatch_total",
+                 "Replayed positions whose token or logit differed from the log; must stay 0.");
   Family<Counter>& finished = prometheus::BuildCounter()
                                   .Name("echelon_request_success_total")
                                   .Help("Requests that ended, by reason.")

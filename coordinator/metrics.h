@@ -1,7 +1,7 @@
 #pragma once
-// Metrics: what Prometheus sees of the service. Names are vLLM's stems under our prefix, with vLLM's
-// buckets, so that dashboards port by replacing the prefix. Labels are bounded: rank and node only
-// on per-rank metrics, never a request.
+// Metrics: what Prometheus sees of the service. Names are vLLM's stems under our prefix, with
+// vLLM's buckets, so that dashboards port by replacing the prefix. Labels are bounded: rank and
+// node only on per-rank metrics, never a request.
 //
 // Thread: every method may be called from any thread.
 

@@ -31,27 +31,33 @@ using SteadyTime = std::chrono::steady_clock::time_point;
 struct Connection {
   int fd = -1;
   std::string in;
-  std::string out;     // what is still to be written
+  std::string out;  // what is still to be written
   bool answering = false;
   SteadyTime deadline;
 };
 
 const char* StatusText(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 400: return "Bad Request";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 431: return "Request Header Fields Too Large";
-    default: return "Service Unavailable";
+    case 200:
+      return "OK";
+    case 400:
+      return "Bad Request";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 431:
+      return "Request Header Fields Too Large";
+    default:
+      return "Service Unavailable";
   }
 }
 
 std::string Response(const HttpAnswer& answer, bool with_body) {
-  std::string out = StrCat("HTTP/1.1 ", answer.status, " ", StatusText(answer.status),
-                           "\r\nContent-Type: ", answer.content_type,
-                           "\r\nContent-Length: ", answer.body.size(),
-                           "\r\nConnection: close\r\n\r\n");
+  std::string out =
+      StrCat("HTTP/1.1 ", answer.status, " ", StatusText(answer.status),
+             "\r\nContent-Type: ", answer.content_type, "\r\nContent-Length: ", answer.body.size(),
+             "\r\nConnection: close\r\n\r\n");
   return with_body ? out + answer.body : out;
 }
 
@@ -89,8 +95,8 @@ class Server final : public MetricsHttp {
       if (fds[0].revents != 0) return;
       size_t i = 2;
       for (auto it = connections_.begin(); it != connections_.end(); ++i) {
-        const bool open = fds[i].revents == 0 ? std::chrono::steady_clock::now() < it->deadline
-                                              : Serve(*it);
+        const bool open =
+            fds[i].revents == 0 ? std::chrono::steady_clock::now() < it->deadline : Serve(*it);
         if (!open) close(it->fd);
         it = open ? std::next(it) : connections_.erase(it);
       }
@@ -184,8 +190,7 @@ Result<std::unique_ptr<MetricsHttp>> StartMetricsHttp(const std::string& address
   if (failed != 0) return refuse(gai_strerror(failed));
   const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   const int on = 1;
-  const bool listening = fd >= 0 &&
-                         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+  const bool listening = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
                          bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 64) == 0;
   const int error = errno;
   freeaddrinfo(found);

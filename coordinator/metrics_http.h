@@ -1,7 +1,7 @@
 #pragma once
-// MetricsHttp: answers GET requests on a thread of its own, so that the service can be watched while
-// its state machine is busy. HTTP/1.1, one request a connection, everything bounded: connections,
-// request bytes, time. Not for clients of the model.
+// MetricsHttp: answers GET requests on a thread of its own, so that the service can be watched
+// while its state machine is busy. HTTP/1.1, one request a connection, everything bounded:
+// connections, request bytes, time. Not for clients of the model.
 
 #include <cstdint>
 #include <functional>
@@ -22,8 +22,8 @@ using HttpHandler = std::function<HttpAnswer(const std::string& path)>;
 
 class MetricsHttp {
  public:
-  virtual ~MetricsHttp() = default;             // ends the thread
-  virtual std::string address() const = 0;      // "127.0.0.1:9760", the real port
+  virtual ~MetricsHttp() = default;         // ends the thread
+  virtual std::string address() const = 0;  // "127.0.0.1:9760", the real port
 };
 
 // `address`: "host:port", host an IPv4 or bracketed IPv6 address, port 0 = any free one.

@@ -13,8 +13,7 @@
 namespace echelon {
 
 Result<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                          const ChatTemplate* chat_template,
-                                          const EncodeJob& job) {
+                                          const ChatTemplate* chat_template, const EncodeJob& job) {
   std::vector<int32_t> ids;
   std::string field = "prompt";
   if (job.text) {
@@ -27,8 +26,8 @@ Result<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
     }
     const auto special = [&](int32_t id) { return id < 0 ? "" : tokenizer.TokenBytes(id); };
     const int32_t end = tokenizer.end_ids().empty() ? -1 : tokenizer.end_ids().front();
-    Result<std::vector<TextSpan>> spans = chat_template->Render(
-        job.messages, true, special(tokenizer.bos_id()), special(end));
+    Result<std::vector<TextSpan>> spans =
+        chat_template->Render(job.messages, true, special(tokenizer.bos_id()), special(end));
     if (!spans.ok()) {
       Error error = spans.error();
       error.code = ErrorCode::kInvalidArgument;
@@ -122,9 +121,9 @@ class ThreadedEncoder final : public PromptEncoder {
   const int wake_fd_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<EncodeJob> jobs_;        // guarded by mutex_
-  std::vector<EncodedPrompt> done_;    // guarded by mutex_
-  bool stop_ = false;                 // guarded by mutex_
+  std::deque<EncodeJob> jobs_;       // guarded by mutex_
+  std::vector<EncodedPrompt> done_;  // guarded by mutex_
+  bool stop_ = false;                // guarded by mutex_
   std::thread thread_;
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 // PromptEncoder: prompts to token ids beside the coordinator's Tick, in one thread with a bounded
-// queue, since a long prompt takes milliseconds. Chat messages are rendered with the model's template.
+// queue, since a long prompt takes milliseconds. Chat messages are rendered with the model's
+// template.
 //
 // Thread: Submit and Take belong to the coordinator's; the work runs in the encoder's own.
 

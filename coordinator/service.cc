@@ -80,10 +80,9 @@ class Service {
 
 Status Service::Start() {
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config_.model.path));
-  const std::string model =
-      config_.model.name.empty()
-          ? std::filesystem::path(config_.model.path).filename().string()
-          : config_.model.name;
+  const std::string model = config_.model.name.empty()
+                                ? std::filesystem::path(config_.model.path).filename().string()
+                                : config_.model.name;
   ASSIGN_OR_RETURN(transport_, MakeZmqClientTransport({config_.frontend.endpoint,
                                                        config_.frontend.message_bytes_max}));
   metrics_ = std::make_unique<Metrics>(BuildId(), model);
@@ -100,11 +99,12 @@ Status Service::Start() {
       config_.frontend,
       SubmitLimits{tokenizer_->vocab_size(), config_.scheduler.deadline_default_ms}, *transport_,
       clock_);
-  frontend_->SetFacts({model, static_cast<int>(config_.layout.tp),
-                       static_cast<int>(config_.layout.pp), static_cast<int>(config_.layout.sp),
+  frontend_->SetFacts({model,
+                       static_cast<int>(config_.layout.tp),
+                       static_cast<int>(config_.layout.pp),
+                       static_cast<int>(config_.layout.sp),
                        {}});
-  encoder_ =
-      MakeThreadedEncoder(*tokenizer_, LoadTemplate(*tokenizer_, logger_), kEncodeJobsMax);
+  encoder_ = MakeThreadedEncoder(*tokenizer_, LoadTemplate(*tokenizer_, logger_), kEncodeJobsMax);
   RETURN_IF_ERROR(StartGroup());
   return options_.announce({transport_->endpoint(), metrics_address});
 }
@@ -131,8 +131,8 @@ bool Service::StopAsked() const {
   return options_.stop_fd >= 0 && poll(&fd, 1, 0) > 0;
 }
 
-// Until something arrives, or a deadline. The sockets' descriptors are edge-triggered: each is asked
-// once more before it is trusted to wake.
+// Until something arrives, or a deadline. The sockets' descriptors are edge-triggered: each is
+// asked once more before it is trusted to wake.
 void Service::Sleep() {
   if (group_->Tick() || transport_->HasInput()) return;
   int64_t wait_us = int64_t{kGroupTickMsMax} * 1000;

@@ -36,8 +36,8 @@ class ZmqClientTransport final : public ClientTransport {
       socket_.bind(options.endpoint);
       endpoint_ = socket_.get(zmq::sockopt::last_endpoint);
     } catch (const zmq::error_t& error) {
-      Error out = InvalidArgument(StrCat("cannot listen for clients on ", options.endpoint, ": ",
-                                         error.what()));
+      Error out = InvalidArgument(
+          StrCat("cannot listen for clients on ", options.endpoint, ": ", error.what()));
       out.field = "frontend.endpoint";
       return out;
     }
