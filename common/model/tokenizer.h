@@ -31,9 +31,12 @@ class Tokenizer {
     return Encode(std::span<const TextSpan>(&span, 1), add_special);
   }
   virtual int32_t vocab_size() const = 0;
-  // The bytes a token stands for when it follows other text; special tokens too.
+  // The bytes a token stands for when it follows other text; special tokens too. "" for an id that
+  // stands for nothing (out of range, or a hole in the vocabulary).
   virtual std::string TokenBytes(int32_t id) const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
+  // Decoding drops one space at the start of a text (tokenizers that put one there to encode).
+  virtual bool DropsLeadingSpace() const { return false; }
   // The whole text of ids, special tokens left out, invalid UTF-8 replaced by U+FFFD.
   virtual std::string Decode(std::span<const int32_t> ids) const = 0;
   virtual int32_t bos_id() const = 0;                          // -1 where there is none
@@ -44,11 +47,13 @@ class Tokenizer {
 // Loads the tokenizer of a .gguf file or of a folder with tokenizer.json.
 Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
 
-// Turns ids into text as they arrive; never emits half a UTF-8 character. One per stream.
+// Turns ids into text as they arrive; never emits half a UTF-8 character. All pushes and the flush
+// joined equal Decode of the same ids. One per stream; `tokenizer` must outlive it.
 class Detokenizer {
  public:
   explicit Detokenizer(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-  // The text that became certain with this token (often all of it, sometimes nothing).
+  // The text that became certain with this token (often all of it, sometimes nothing). "" for a
+  // special token.
   std::string Push(int32_t id);
   // What is left at the end: incomplete bytes as U+FFFD.
   std::string Flush();
@@ -56,7 +61,7 @@ class Detokenizer {
  private:
   const Tokenizer& tokenizer_;
   std::string pending_;
-  bool at_start_ = true;
+  bool at_start_ = true;  // no text yet
 };
 
 }  // namespace echelon
