@@ -16,11 +16,13 @@ std::array<uint32_t, 4> Philox(uint64_t key, std::array<uint32_t, 4> counter) {
   return counter;
 }
 
-float UniformFor(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token_id) {
-  // Four neighbouring token ids share one Philox block.
-  const std::array<uint32_t, 4> block = Philox(seed, {token_id / 4, position, choice, 0});
-  const uint32_t bits = block[token_id % 4] >> 8;  // 24 bits
-  return (static_cast<float>(bits) + 0.5f) * (1.0f / 16777216.0f);
+std::array<uint32_t, 4> UniformBitsFor(uint64_t seed, uint32_t choice, uint32_t position,
+                                       uint32_t quad) {
+  return Philox(seed, {quad, position, choice, 0});
+}
+
+double UniformFor(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token_id) {
+  return UniformFromBits(UniformBitsFor(seed, choice, position, token_id / 4)[token_id % 4]);
 }
 
 }  // namespace echelon

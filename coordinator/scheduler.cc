@@ -99,6 +99,12 @@ void Scheduler::Remove(SequenceId id) {
   if (track.plans_in_flight == 0) tracks_.erase(found);
 }
 
+int64_t Scheduler::waiting_tokens() const {
+  int64_t tokens = 0;
+  for (const auto& [arrival, id] : waiting_) tokens += tracks_.at(id).sequence->prompt_size();
+  return tokens;
+}
+
 bool Scheduler::IsRunning(SequenceId id) const {
   const auto found = tracks_.find(id);
   return found != tracks_.end() && found->second.running;

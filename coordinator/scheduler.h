@@ -89,6 +89,7 @@ class Scheduler {
 
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int64_t waiting_tokens() const;  // prompt tokens of the sequences that wait
   bool IsRunning(SequenceId id) const;
   int32_t in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   int32_t pages_total() const { return blocks_->pages_total(); }

@@ -63,9 +63,14 @@ inline constexpr int kLayersMax = 4096;
 // the file has one. Errors name file and key.
 Result<ModelConfig> ConfigFromGguf(const GgufFile& gguf);
 
-// The configuration that config.json (its text, `file` its name for errors) describes, checked.
-// `stored`: the format of the embedding, to whose precision Gemma rounds its embedding scale.
-Result<ModelConfig> ConfigFromJson(const Json& json, const std::string& file, TensorFormat stored);
+// What of config.json's meaning depends on the tensors beside it.
+struct StoredTensors {
+  TensorFormat embedding = TensorFormat::kBF16;  // Gemma rounds its embedding scale to this
+  bool has_head = true;  // where nothing is said, a model without an LM head has a tied one
+};
+// The configuration that config.json describes, checked; `file` stands in the errors.
+Result<ModelConfig> ConfigFromJson(const Json& json, const std::string& file,
+                                   const StoredTensors& stored);
 
 // sqrt(d_model) as a value of the stored format (bfloat16 and float16 round; others keep float32).
 float EmbeddingScale(int d_model, TensorFormat stored);

@@ -316,6 +316,11 @@ Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
 
 MpiEnvironment::~MpiEnvironment() { MPI_Finalize(); }
 
+void MpiEnvironment::Progress() const {
+  int found = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE);
+}
+
 std::unique_ptr<Communicator> MpiEnvironment::World() const {
   MPI_Comm world;
   MPI_Comm_dup(MPI_COMM_WORLD, &world);

@@ -35,6 +35,7 @@ class MpiEnvironment {
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
 
   std::unique_ptr<Communicator> World() const;  // collective over all ranks
+  void Progress() const;                        // for a rank that waits for something else
   int ranks_on_this_host() const { return ranks_on_this_host_; }
 
  private:

@@ -19,7 +19,7 @@ TEST(Philox, KnownAnswers) {
 }
 
 TEST(UniformFor, DependsOnEveryPartOfItsKey) {
-  const float base = UniformFor(1, 2, 3, 4);
+  const double base = UniformFor(1, 2, 3, 4);
   EXPECT_EQ(base, UniformFor(1, 2, 3, 4));
   EXPECT_NE(base, UniformFor(2, 2, 3, 4));
   EXPECT_NE(base, UniformFor(1, 3, 3, 4));
@@ -31,13 +31,23 @@ TEST(UniformFor, IsUniformAndOpen) {
   constexpr int kDraws = 100'000;
   double sum = 0.0;
   for (int token = 0; token < kDraws; ++token) {
-    const float u = UniformFor(42, 0, 7, token);
-    ASSERT_GT(u, 0.0f);
-    ASSERT_LT(u, 1.0f);
+    const double u = UniformFor(42, 0, 7, token);
+    ASSERT_GT(u, 0.0);
+    ASSERT_LT(u, 1.0);
     sum += u;
   }
   // The mean of n uniforms has deviation 1 / sqrt(12 n) = 0.0009; five of them.
   EXPECT_NEAR(sum / kDraws, 0.5, 0.0046);
+}
+
+TEST(UniformFor, TheExtremesOfItsBitsStayInside) {
+  EXPECT_EQ(UniformFromBits(0), 0x1p-33);
+  EXPECT_EQ(UniformFromBits(~0u), 1.0 - 0x1p-33);
+}
+
+TEST(UniformFor, IsReadFromTheBitsOfItsQuad) {
+  const auto bits = UniformBitsFor(5, 1, 9, 3);
+  for (uint32_t i = 0; i < 4; ++i) EXPECT_EQ(UniformFor(5, 1, 9, 12 + i), UniformFromBits(bits[i]));
 }
 
 }  // namespace

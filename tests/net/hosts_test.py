@@ -1,0 +1,102 @@
+"""A group over two and three hosts (network namespaces joined by a bridge), started by mpirun through an agent: real prompts are answered
+as on one host, each rank runs on the host it was given, a lost host is replaced, and nothing is left on any host.
+
+usage: hosts_test.py          as root
+"""
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import api
+import hosts
+import service
+
+PROMPT = {"prompt": "The three uses of a ladder are", "temperature": 0, "max_tokens": 24}
+
+
+def over_hosts(count, agent, **layout):
+    """Settings of a group with one rank on each of `count` hosts."""
+    return {"model.path": service.SMOL, "worker.threads": 1, "group.launcher": "hostfile",
+            "group.hosts": ",".join(f"{hosts.Hosts.address(host)}:1" for host in range(1, count + 1)),
+            "group.remote_agent": agent, "group.interface": hosts.NETWORK,
+            **{f"layout.{name}": value for name, value in layout.items()}}
+
+
+def ask(running):
+    connection = api.Connection(running.endpoint)
+    answer = connection.ask(f"hosts.{time.monotonic_ns()}", **PROMPT)
+    connection.close()
+    return answer
+
+
+def ask_one_host(**layout):
+    settings = {"model.path": service.SMOL, "worker.threads": 1, **{f"layout.{name}": value for name, value in layout.items()}}
+    with service.Service(settings) as running:
+        return ask(running).token_ids
+
+
+def check_answer(count, agent, **layout):
+    expected = ask_one_host(**layout)
+    with service.Service(over_hosts(count, agent, **layout)) as running:
+        ranks = running.status()["ranks"]
+        assert [rank["host"] for rank in ranks] == [f"host{host}" for host in range(1, count + 1)], ranks
+        answer = ask(running)
+        assert answer.error is None, answer.error
+        assert answer.token_ids == expected, f"{answer.token_ids} instead of {expected}"
+        assert "10.99.0." in running.log(), "the log does not name the chosen interface"
+    print(f"{layout} over {count} hosts: {len(expected)} tokens, the same as on one host", flush=True)
+
+
+def worker_on(host):
+    """The worker's pid on another host, found through its namespace."""
+    inside = os.stat(f"/run/netns/{os.environ['ECHELON_TEST_NAMESPACE'].rsplit('-', 1)[0]}-{host}").st_ino
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.stat(entry / "ns" / "net").st_ino == inside and \
+                    os.path.basename(os.readlink(entry / "exe")) == "echelon-worker":
+                return int(entry.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no worker on host {host}")
+
+
+def check_lost_worker(agent):
+    with service.Service(over_hosts(2, agent, tp=2)) as running:
+        before = ask(running).token_ids
+        epoch = running.status()["epoch"]
+        os.kill(worker_on(2), signal.SIGKILL)
+        end = time.monotonic() + 60
+        while not (running.status().get("state") == "ready" and running.status().get("epoch", 0) > epoch):
+            assert time.monotonic() < end, f"no new group within 60 s:\n{running.log()[-3000:]}"
+            time.sleep(0.1)
+        running.wait_ready()
+        assert ask(running).token_ids == before
+    print("a worker killed on host 2: relaunched, the same answer", flush=True)
+
+
+def inside(agent):
+    """Runs on host 1, coordinator included."""
+    check_answer(2, agent, tp=2)
+    check_answer(3, agent, pp=3)
+    check_lost_worker(agent)
+
+
+def main():
+    if sys.argv[1:2] == ["--inside"]:
+        inside(sys.argv[2])
+        return
+    service.need_model(service.SMOL)
+    with hosts.Hosts(3) as network:
+        command = [*network.on(1), sys.executable, "-B", "-u", __file__, "--inside", str(network.agent)]
+        status = subprocess.run(command, env={**os.environ, "ECHELON_TEST_NAMESPACE": network.name(1)}).returncode
+        if status == 0:
+            network.assert_empty()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Several hosts on one machine: network namespaces joined by a bridge, each with an address and a host name of its own. Needs root.
+
+    with Hosts(3) as hosts:
+        subprocess.run([*hosts.on(1), "hostname"])   # "host1", whose address is 10.99.0.1
+        hosts.agent                                  # what mpirun takes instead of ssh; it reaches every host by its address
+        hosts.link(2, up=False)                      # pulls the cable of host 2
+
+The names carry this process's id: what a killed run left behind is removed by the next one.
+"""
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import service
+
+NETWORK = "10.99.0.0/24"
+PREFIX = "echelon"
+
+
+def ip(*words, check=True):
+    done = subprocess.run(["ip", *words], capture_output=True, text=True)
+    if check and done.returncode != 0:
+        raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def need_namespaces():
+    """Skips the test where this machine does not let us make network namespaces."""
+    if os.geteuid() != 0:
+        service.skip("network namespaces need root")
+    if not shutil.which("ip"):
+        service.skip("no ip command; deploy/setup --with-tests gets it")
+    probe = f"{PREFIX}{os.getpid()}probe"
+    try:
+        ip("netns", "add", probe)
+        ip("-n", probe, "link", "add", "probe0", "type", "bridge")
+    except RuntimeError as error:
+        service.skip(f"no network namespaces here: {error}")
+    finally:
+        ip("netns", "del", probe, check=False)
+
+
+def remove_namespace(name):
+    for pid in ip("netns", "pids", name, check=False).split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    ip("netns", "del", name, check=False)
+
+
+def remove_stale():
+    for line in ip("netns", "list").splitlines():
+        name = line.split()[0]
+        owner = name.removeprefix(f"{PREFIX}-").split("-")[0]
+        if name.startswith(f"{PREFIX}-") and owner.isdigit() and not pathlib.Path(f"/proc/{owner}").exists():
+            remove_namespace(name)
+
+
+class Hosts:
+    def __init__(self, count):
+        self.count = count
+        self.folder = tempfile.TemporaryDirectory(prefix="echelon-hosts-")
+        self.agent = pathlib.Path(self.folder.name) / "agent"
+
+    def name(self, host):
+        return f"{PREFIX}-{os.getpid()}-{host}"
+
+    @staticmethod
+    def address(host):
+        return f"10.99.0.{host}"
+
+    def __enter__(self):
+        need_namespaces()
+        remove_stale()
+        try:
+            self.make()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def make(self):
+        switch = self.name("switch")
+        ip("netns", "add", switch)
+        ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        ip("-n", switch, "link", "set", "br0", "up")
+        for host in range(1, self.count + 1):
+            name = self.name(host)
+            ip("netns", "add", name)
+            ip("-n", switch, "link", "add", f"v{host}", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("-n", switch, "link", "set", f"v{host}", "master", "br0", "up")
+            ip("-n", name, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        # mpirun calls it as "agent ADDRESS WORDS...", the words being for a shell, as with ssh.
+        self.agent.write_text("#!/bin/bash\nhost=${1##*.}; shift\n"
+                              f"exec ip netns exec {PREFIX}-{os.getpid()}-$host unshare --uts "
+                              "bash -c \"hostname host$host; $*\"\n")
+        self.agent.chmod(0o755)
+
+    def on(self, host):
+        """The words that run a command on a host; the command keeps the process id that was started."""
+        return ["ip", "netns", "exec", self.name(host), "unshare", "--uts", "bash", "-c",
+                f"hostname host{host}; exec \"$@\"", "--"]
+
+    def link(self, host, up):
+        ip("-n", self.name("switch"), "link", "set", f"v{host}", "up" if up else "down")
+
+    def pids(self):
+        """Every process on any of the hosts."""
+        return [int(pid) for host in range(1, self.count + 1) for pid in ip("netns", "pids", self.name(host), check=False).split()]
+
+    def assert_empty(self, within_seconds=8):
+        end = time.monotonic() + within_seconds
+        while True:
+            left = self.pids()
+            if not left:
+                return
+            if time.monotonic() > end:
+                raise AssertionError("left on the hosts: " + subprocess.run(
+                    ["ps", "-o", "pid,stat,args", "-p", ",".join(map(str, left))], capture_output=True, text=True).stdout)
+            time.sleep(0.1)
+
+    def remove(self):
+        for host in [*range(1, self.count + 1), "switch"]:
+            remove_namespace(self.name(host))
+        self.folder.cleanup()

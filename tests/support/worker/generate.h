@@ -1,0 +1,49 @@
+#pragma once
+// Generation over a LocalGroup for tests: a scheduler of the plainest kind. Every step takes, for
+// each sequence that is due, the next chunk of its known tokens, or one decode; plans can be posted
+// ahead of their results, and sequences spread over alternating plans, as a pipeline wants it.
+
+#include <cstdint>
+#include <vector>
+
+#include "common/step.h"
+#include "worker/local_group.h"
+
+namespace echelon::testing {
+
+struct Wish {
+  std::vector<int32_t> prompt;
+  std::vector<int32_t> forced;  // tokens generated before, replayed as generated ones
+  int max_tokens = 16;          // drawn, the forced ones not counted
+  int32_t eos = -1;
+  SamplingParams params;
+  int begin_step = 0;  // joins the batch at this step
+};
+
+struct Answer {
+  std::vector<int32_t> tokens;                 // drawn
+  std::vector<float> logits;                   // of the drawn tokens
+  std::vector<std::vector<TokenLogprob>> top;  // params.logprobs
+  std::vector<std::vector<TokenLogprob>> prompt_top;
+  bool operator==(const Answer&) const = default;
+};
+
+struct Pace {
+  int chunk = 64;          // tokens of one sequence's prefill step
+  int plans_ahead = 0;     // posted before the result of the one before is taken
+  int alternate = 1;       // sequence i is in plans n with n % alternate == i % alternate
+  uint64_t page_seed = 0;  // 0: pages in ascending order, else shuffled
+};
+
+// Greedy parameters, for short tests.
+inline SamplingParams Greedy() {
+  SamplingParams params;
+  params.temperature = 0.0f;
+  return params;
+}
+
+// All wishes together; a failed step fails the program with its message. Leaves the group empty.
+std::vector<Answer> Generate(LocalGroup& group, const std::vector<Wish>& wishes, int page_tokens,
+                             const Pace& pace = {});
+
+}  // namespace echelon::testing

@@ -1,0 +1,37 @@
+#pragma once
+// The attention sub-block: this rank's heads of one layer, normed input to partial output.
+
+#include <vector>
+
+#include "common/model_config.h"
+#include "kernels/backend.h"
+#include "worker/rank_part.h"
+#include "worker/weights.h"
+
+namespace echelon {
+
+// Room for the intermediate values of one step, reused by every layer.
+struct AttentionScratch {
+  Tensor qkv;      // (rows_max, (H + 2 KV) * D)
+  Tensor context;  // (rows_max, H * D)
+};
+
+class AttentionBlock {
+ public:
+  // Model, part, backend and cache outlive the block.
+  AttentionBlock(const ModelConfig& model, const RankPart& part, Backend& backend, KvCache& cache);
+
+  // x (T, d_model), normed; out (T, d_model): this rank's heads' share of the output projection, to
+  // be summed over tp. `layer` counts within the stage.
+  void Run(int layer, const LayerWeights& w, Tensor x, const BatchRows& rows,
+           const AttentionScratch& scratch, Tensor out);
+
+ private:
+  const ModelConfig& model_;
+  const RankPart& part_;
+  Backend& backend_;
+  KvCache& cache_;
+  std::vector<std::vector<double>> inverse_frequencies_;  // per layer of the stage
+};
+
+}  // namespace echelon

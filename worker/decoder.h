@@ -1,0 +1,111 @@
+#pragma once
+// Decoder: one pipeline stage of the model, an interpreter of a BlockSchedule. It holds the
+// residual stream of the step at hand and the sub-blocks' outputs whose all-reduces are in flight;
+// weights and KV memory are handed in. One thread; the same calls in the same order on all tp
+// ranks.
+//
+// A step:  Embed or Receive -> Forward -> Send, or Logits (some rows at a time).
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/model_config.h"
+#include "common/result.h"
+#include "kernels/backend.h"
+#include "worker/attention.h"
+#include "worker/block_schedule.h"
+#include "worker/comm/communicator.h"
+#include "worker/mlp.h"
+#include "worker/rank_part.h"
+#include "worker/weights.h"
+
+namespace echelon {
+
+// Rows whose logits are made at once: (kLogitRowsMax, vocabulary part) floats, 64 MiB for a
+// vocabulary of 262,144.
+inline constexpr int kLogitRowsMax = 64;
+
+class Decoder {
+ public:
+  // All references outlive the decoder. rows_max: of one step.
+  static Result<std::unique_ptr<Decoder>> Create(const ModelConfig& model, const RankPart& part,
+                                                 const Weights& weights, Backend& backend,
+                                                 Communicator& tp, KvCache& cache, int rows_max);
+
+  // First stage: the stream begins as the embedding of `ids`.
+  void Embed(std::span<const int32_t> ids);
+  // Later stages: the stream as rank `from` of `link` sent it.
+  void Receive(int64_t rows, Communicator& link, int from);
+  // Runs the stage's sub-blocks; on the last stage nothing is pending afterwards.
+  void Forward(const BatchRows& rows);
+  // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
+  // buffers are free again when the step after the next begins.
+  void Send(Communicator& link, int to);
+  // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows. rows.size()
+  // at most kLogitRowsMax; valid until the next call.
+  Tensor Logits(std::span<const int32_t> rows);
+
+ private:
+  // A sub-block's output on its way into the residual.
+  struct Pending {
+    SubBlockStep step;
+    Tensor output;
+    std::optional<CommHandle>
+        handle;  // of its all-reduce; none where nothing is reduced (any more)
+  };
+  // One step's stream; two, so that one can be sent while the next runs.
+  struct Stream {
+    Tensor residual;              // (rows_max, d_model)
+    std::vector<Tensor> outputs;  // (rows_max, d_model) each: in_flight_max + 1
+    Communicator* sent_over = nullptr;
+    CommHandle sent;
+  };
+
+  Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights, Backend& backend,
+          Communicator& tp, KvCache& cache);
+  Status Allocate(int rows_max);
+  Result<Tensor> NewTensor(int64_t rows, int64_t cols);
+
+  void BeginStep(int64_t rows);
+  Tensor NextOutput();
+  void Run(const SubBlockStep& step, const BatchRows& rows);
+  void RunBlock(const SubBlockStep& step, const BatchRows& rows, Tensor out);
+  void RunMlpInto(const LayerWeights& w, Tensor out);
+  void MergeDownTo(size_t in_flight);
+  void Merge(const Pending& pending);
+  const float* PostNorm(const SubBlockStep& step) const;
+  void Zero(Tensor tensor);
+
+  const ModelConfig& model_;
+  const RankPart& part_;
+  const Weights& weights_;
+  Backend& backend_;
+  Communicator& tp_;
+  AttentionBlock attention_;
+
+  std::vector<SubBlockStep> steps_;     // of this stage
+  std::vector<SubBlockStep> entering_;  // pending when the stage begins
+  int leaving_ = 0;                     // pending that the next stage takes over
+
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  Stream streams_[2];
+  Stream* stream_ = nullptr;  // of the step at hand
+  uint64_t steps_begun_ = 0;
+  uint64_t outputs_begun_ = 0;
+  Tensor residual_;  // (T, d_model): the rows in use
+  std::deque<Pending> pending_;
+
+  Tensor normed_;         // (rows_max, d_model)
+  Tensor second_output_;  // (rows_max, d_model): the MLP's, where one reduce takes both
+  AttentionScratch attention_scratch_;
+  MlpScratch mlp_scratch_;
+  Tensor head_rows_, head_normed_;  // (kLogitRowsMax, d_model)
+  Tensor logits_;                   // (kLogitRowsMax, vocabulary part)
+  std::vector<float> zeros_;        // host; only where the rank's share of something is empty
+};
+
+}  // namespace echelon

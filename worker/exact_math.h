@@ -1,0 +1,70 @@
+#pragma once
+// exp and log of our own, in double, from additions, multiplications and one division in a fixed
+// order: the same bits on every machine and libm, so that a replayed draw is the draw it was. Error
+// below 2 ulp; pure functions, any thread.
+
+#include <bit>
+#include <cstdint>
+
+namespace echelon {
+
+// e^x for x in [-700, 0]; 0 below, and for NaN. (All uses are weights relative to a maximum.)
+inline double ExactExp(double x) {
+  if (!(x >= -700.0)) return 0.0;
+  constexpr double kLog2E = 1.4426950408889634;
+  constexpr double kLn2High = 0x1.62e42fefa3800p-1;  // 42 bits of ln 2: exact times |k| < 2^11
+  constexpr double kLn2Low = 0x1.ef35793c76730p-45;
+  const auto k = static_cast<int64_t>(x * kLog2E - 0.5);  // rounds to nearest for x <= 0
+  const double n = static_cast<double>(k);
+  const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= 0.347
+  // Taylor to r^13 / 13!: the rest is below 0.347^14 / 14! = 4e-18.
+  constexpr double kCoefficients[] = {1.0 / 6227020800.0,
+                                      1.0 / 479001600.0,
+                                      1.0 / 39916800.0,
+                                      1.0 / 3628800.0,
+                                      1.0 / 362880.0,
+                                      1.0 / 40320.0,
+                                      1.0 / 5040.0,
+                                      1.0 / 720.0,
+                                      1.0 / 120.0,
+                                      1.0 / 24.0,
+                                      1.0 / 6.0,
+                                      0.5,
+                                      1.0,
+                                      1.0};
+  double sum = 0.0;
+  for (const double c : kCoefficients) sum = sum * r + c;
+  const auto scale = std::bit_cast<double>(static_cast<uint64_t>(1023 + k) << 52);
+  return sum * scale;
+}
+
+// Natural logarithm of a normal x > 0.
+inline double ExactLog(double x) {
+  constexpr double kLn2High = 0x1.62e42fefa3800p-1;
+  constexpr double kLn2Low = 0x1.ef35793c76730p-45;
+  const auto bits = std::bit_cast<uint64_t>(x);
+  int exponent = static_cast<int>(bits >> 52) - 1023;
+  auto m = std::bit_cast<double>((bits & 0xFFFFFFFFFFFFFull) | 0x3FF0000000000000ull);
+  if (m > 1.4142135623730951) {
+    m *= 0.5;
+    ++exponent;
+  }
+  // log m = 2 artanh(s), s = (m - 1) / (m + 1), |s| <= 0.1716: s^22 / 23 is below 1e-18.
+  const double s = (m - 1.0) / (m + 1.0);
+  const double s2 = s * s;
+  double sum = 0.0;
+  for (int odd = 21; odd >= 1; odd -= 2) sum = sum * s2 + 1.0 / odd;
+  const double n = exponent;
+  return n * kLn2High + (2.0 * s * sum + n * kLn2Low);
+}
+
+// Weights in integers: mass of a token relative to the most likely one. Sums of masses are exact
+// and independent of their order, so neither threads nor tp can change what top_p keeps or a
+// log-probability. 2^24 tokens (the greatest vocabulary) of the greatest mass sum to 2^63.
+inline constexpr int kMassBits = 39;
+// x <= 0: logit minus the maximum. Rounded to nearest; 0 below about -27.7, and for NaN.
+inline uint64_t MassOf(double x) {
+  return static_cast<uint64_t>(ExactExp(x) * (uint64_t{1} << kMassBits) + 0.5);
+}
+
+}  // namespace echelon

@@ -1,0 +1,220 @@
+#include "worker/executor.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common/check.h"
+#include "common/strings.h"
+#include "worker/batch_layout.h"
+#include "worker/decoder.h"
+#include "worker/kv_cache.h"
+#include "worker/output_stage.h"
+#include "worker/rank_part.h"
+#include "worker/timing_report.h"
+#include "worker/token_ring.h"
+
+namespace echelon {
+
+namespace {
+
+// The groups a rank belongs to, each with a queue of its own so that waiting for one message never
+// waits for another kind. Made in the same order on every rank.
+struct Groups {
+  std::unique_ptr<Communicator> tp;        // tensors: all-reduces of the stage
+  std::unique_ptr<Communicator> exchange;  // the sampler's small messages
+  std::unique_ptr<Communicator> links[2];  // stage s sends to s + 1 over links[s % 2]
+  std::unique_ptr<Communicator> tokens;    // last stage -> first stage
+  std::unique_ptr<Communicator> reports;   // the whole world
+
+  Groups(Communicator& world, const RankPosition& at) {
+    const int rank = world.rank();
+    tp = world.Split(at.pp, at.tp);
+    exchange = world.Split(at.pp, at.tp);
+    for (auto& link : links) link = world.Split(at.tp, at.pp);
+    tokens = world.Split(at.tp, at.pp);
+    reports = world.Split(0, rank);
+  }
+  // Of everything a step waits for; the reports wait for nothing.
+  CommStats TakeStats() const {
+    CommStats sum;
+    for (Communicator* comm :
+         {tp.get(), exchange.get(), links[0].get(), links[1].get(), tokens.get()}) {
+      const CommStats stats = comm->TakeStats();
+      sum.exposed_seconds += stats.exposed_seconds;
+      sum.hidden_seconds += stats.hidden_seconds;
+      sum.bytes_sent += stats.bytes_sent;
+      sum.operations += stats.operations;
+    }
+    return sum;
+  }
+};
+
+int ContextMax(const ModelConfig& model, const ExecutorOptions& options) {
+  const int asked = options.context_max;
+  return asked > 0 ? std::min(asked, model.context_max) : model.context_max;
+}
+
+// The same number of pages on all ranks: the least that any can hold.
+Result<KvShape> AgreeOnPages(Result<KvShape> mine, Communicator& world) {
+  const int32_t pages = mine.ok() ? mine->pages : 0;
+  std::vector<int32_t> all(world.size());
+  world.Wait(world.AllGather(&pages, all.data(), sizeof(pages)));
+  if (!mine.ok()) return mine;
+  mine->pages = *std::min_element(all.begin(), all.end());
+  if (mine->pages > 0) return mine;
+  const auto rank = std::find(all.begin(), all.end(), 0) - all.begin();
+  return ResourceExhausted(StrCat("rank ", rank, " has no memory for KV pages: see its error"));
+}
+
+}  // namespace
+
+int ResultRank(const ParallelLayout& layout) { return layout.RankOf({0, layout.pp - 1, 0}); }
+
+class Executor::Impl {
+ public:
+  Impl(const ModelConfig& model, const ExecutorOptions& options, Weights weights, Backend& backend,
+       Communicator& world, const Clock& clock)
+      : model_(model),
+        part_(PartOf(model, options.layout, options.rank)),
+        result_rank_(ResultRank(options.layout)),
+        weights_(std::move(weights)),
+        backend_(backend),
+        clock_(clock),
+        groups_(world, part_.at),
+        token_ring_(*groups_.tokens),
+        timing_report_(*groups_.reports, result_rank_) {}
+
+  Status Prepare(const ExecutorOptions& options, Communicator& world) {
+    KvSettings kv;
+    kv.page_tokens = options.page_tokens;
+    kv.type = options.kv_type;
+    kv.memory_bytes = options.kv_memory_bytes;
+    if (kv.memory_bytes == 0) {
+      kv.memory_bytes = backend_.FreeMemoryBytes() / 4 / std::max(options.ranks_on_host, 1);
+    }
+    kv.sequences_max = options.sequences_max;
+    kv.context_max = ContextMax(model_, options);
+    ASSIGN_OR_RETURN(const KvShape shape, AgreeOnPages(SizeKvCache(model_, part_, kv), world));
+    ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
+    ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
+                                               *cache_, options.step_tokens_max));
+    if (part_.last_stage) {
+      output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
+    }
+    limits_.step_tokens_max = options.step_tokens_max;
+    limits_.sequences_max = options.sequences_max;
+    limits_.pages = shape.pages;
+    limits_.page_tokens = shape.page_tokens;
+    limits_.context_max = kv.context_max;
+    limits_.vocab_size = model_.vocab_size;
+    return {};
+  }
+
+  Result<std::optional<StepResult>> Run(const StepPlan& plan) {
+    RETURN_IF_ERROR(CheckPlan(plan, table_, limits_));
+    const int64_t begin_us = clock_.NowUs();
+    ApplyPlan(plan, table_);
+    BatchLayout batch = MakeBatch(plan, table_, limits_.page_tokens);
+    ResolveTokens(plan, batch);
+    if (output_) output_->Begin(plan, batch);
+
+    if (batch.rows() > 0) RunStage(batch);
+
+    std::optional<StepResult> result;
+    if (output_) result = FinishStep(plan, batch);
+    const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(begin_us));
+    if (part_.rank != result_rank_) return std::optional<StepResult>();
+    result->timings = timings;
+    return result;
+  }
+
+  const PlanLimits& limits() const { return limits_; }
+  uint64_t kv_bytes() const { return cache_->shape().PageBytes() * cache_->shape().pages; }
+  bool is_result_rank() const { return part_.rank == result_rank_; }
+
+ private:
+  void ResolveTokens(const StepPlan& plan, BatchLayout& batch) {
+    if (!part_.first_stage && !part_.last_stage) return;
+    for (const SequenceRows& rows : batch.steps) {
+      int32_t& token = batch.ids[rows.begin];
+      if (token == kTokenFromLastStep) token = token_ring_.TokenOf(rows.id);
+    }
+    if (part_.first_stage) {
+      token_ring_.Expect(plan);
+    } else {
+      token_ring_.Forget(plan.released);
+    }
+  }
+
+  void RunStage(const BatchLayout& batch) {
+    const int stage = part_.at.pp;
+    if (part_.first_stage) {
+      decoder_->Embed(batch.ids);
+    } else {
+      decoder_->Receive(batch.rows(), *groups_.links[(stage - 1) % 2], stage - 1);
+    }
+    decoder_->Forward(batch.batch_rows());
+    if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
+    backend_.Synchronize();  // the batch ends with this step
+  }
+
+  StepResult FinishStep(const StepPlan& plan, const BatchLayout& batch) {
+    StepResult result;
+    result.step_id = plan.step_id;
+    result.epoch = plan.epoch;
+    result.sequences = output_->Finish(plan, batch);
+    std::vector<int32_t> tokens;
+    for (size_t s = 0; s < plan.sequences.size(); ++s) {
+      if (plan.sequences[s].sample) tokens.push_back(result.sequences[s].token);
+    }
+    token_ring_.Deliver(plan, tokens);
+    return result;
+  }
+
+  RankTiming TimingSince(int64_t begin_us) {
+    const CommStats stats = groups_.TakeStats();
+    const double wall = static_cast<double>(clock_.NowUs() - begin_us) * 1e-6;
+    RankTiming timing;
+    timing.rank = part_.rank;
+    timing.compute_seconds = static_cast<float>(std::max(0.0, wall - stats.exposed_seconds));
+    timing.comm_hidden_seconds = static_cast<float>(stats.hidden_seconds);
+    timing.comm_exposed_seconds = static_cast<float>(stats.exposed_seconds);
+    return timing;
+  }
+
+  const ModelConfig model_;
+  const RankPart part_;
+  const int result_rank_;
+  const Weights weights_;
+  Backend& backend_;
+  const Clock& clock_;
+  Groups groups_;
+  TokenRing token_ring_;
+  TimingReport timing_report_;
+  PlanLimits limits_;
+  SequenceTable table_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<OutputStage> output_;  // last stage
+};
+
+Executor::Executor(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Executor::~Executor() = default;
+
+Result<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& model,
+                                                   const ExecutorOptions& options, Weights weights,
+                                                   Backend& backend, Communicator& world,
+                                                   const Clock& clock) {
+  CHECK(world.rank() == options.rank && world.size() == options.layout.world());
+  auto impl = std::make_unique<Impl>(model, options, std::move(weights), backend, world, clock);
+  RETURN_IF_ERROR(impl->Prepare(options, world));
+  return std::unique_ptr<Executor>(new Executor(std::move(impl)));
+}
+
+Result<std::optional<StepResult>> Executor::Run(const StepPlan& plan) { return impl_->Run(plan); }
+int Executor::pages() const { return impl_->limits().pages; }
+int Executor::context_max() const { return impl_->limits().context_max; }
+uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }
+bool Executor::is_result_rank() const { return impl_->is_result_rank(); }
+
+}  // namespace echelon

@@ -1,0 +1,79 @@
+#pragma once
+// LocalGroup: a whole world of ranks as threads of this process, over local communicators, each
+// with a backend of its own. The code of the cluster without its processes: StepPlan in, StepResult
+// out. One thread drives it (Post and Take may be two). The threads end with the object.
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/model/checkpoint.h"
+#include "common/result.h"
+#include "common/step.h"
+#include "kernels/backend.h"
+#include "worker/executor.h"
+
+namespace echelon {
+
+struct LocalGroupOptions {
+  ParallelLayout layout;
+  BackendOptions backend;            // threads: of each rank
+  ExecutorOptions executor;          // layout and rank are filled in
+  uint64_t weight_memory_bytes = 0;  // per rank; 0 = what the backend says is free, shared out
+};
+
+class LocalGroup {
+ public:
+  // `model`: the checkpoint's configuration, perhaps with another schedule. The checkpoint is read
+  // by one rank at a time and not needed any more afterwards. The error is the first rank's.
+  static Result<std::unique_ptr<LocalGroup>> Start(const Checkpoint& checkpoint,
+                                                   const ModelConfig& model,
+                                                   const LocalGroupOptions& options);
+  ~LocalGroup();
+
+  // Hands a plan to every rank; plans run in this order, several may be in flight.
+  void Post(const StepPlan& plan);
+  // The result of the oldest plan whose result was not taken yet; blocks.
+  Result<StepResult> Take();
+  Result<StepResult> Run(const StepPlan& plan) {
+    Post(plan);
+    return Take();
+  }
+
+  int pages() const { return pages_; }
+  int context_max() const { return context_max_; }
+  int ranks() const { return static_cast<int>(threads_.size()); }
+
+ private:
+  LocalGroup() = default;
+  // A rank's thread, from loading to the end.
+  void RunRank(const Checkpoint& checkpoint, const ModelConfig& model,
+               const LocalGroupOptions& options, Communicator& world);
+  // `backend` is made here and outlives the executor.
+  Result<std::unique_ptr<Executor>> StartRank(const Checkpoint& checkpoint,
+                                              const ModelConfig& model,
+                                              const LocalGroupOptions& options, Communicator& world,
+                                              std::unique_ptr<Backend>& backend);
+  void RunPlans(Executor& executor, int rank);
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::deque<StepPlan>> plans_;  // per rank
+  std::deque<Result<StepResult>> results_;
+  std::vector<Status> started_;  // one per rank that has tried
+  bool stopping_ = false;
+  int pages_ = 0;
+  int context_max_ = 0;
+  std::mutex loading_;
+  SystemClock clock_;
+  std::vector<std::unique_ptr<Communicator>> endpoints_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace echelon

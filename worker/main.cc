@@ -1,0 +1,43 @@
+// echelon-worker: one rank. Started by mpirun or srun, usually on the coordinator's behalf.
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "common/control.h"
+#include "worker/control_link.h"
+#include "worker/worker_process.h"
+
+int main(int argc, char** argv) {
+  // No rank outlives its launcher's process on this host; across hosts the lease sees to it.
+  const pid_t parent = getppid();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) return echelon::kExitLostCoordinator;
+  // Sleeping in steps of microseconds between polls: the default slack of 50 us would round them
+  // up.
+  prctl(PR_SET_TIMERSLACK, 1'000);
+
+  echelon::WorkerFlags flags;
+  CLI::App app("One rank of an Echelon worker group; mpirun or srun starts it");
+  app.set_version_flag("--version", echelon::BuildId());
+  app.add_option("--coordinator", flags.coordinator, "the coordinator's socket for workers")
+      ->required();
+  app.add_option("--epoch", flags.epoch, "of the group; 0 = ask the coordinator");
+  app.add_option("--join-timeout-ms", flags.join_timeout_ms,
+                 "how long to wait for the coordinator and the other ranks")
+      ->check(CLI::Range(int64_t{1}, int64_t{86'400'000}));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? echelon::kExitClean : echelon::kExitUsage;
+  }
+  const int status = echelon::RunWorker(flags);
+  if (status != echelon::kExitClean) {
+    std::fflush(nullptr);
+    _exit(status);
+  }
+  return status;
+}

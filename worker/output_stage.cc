@@ -1,0 +1,98 @@
+#include "worker/output_stage.h"
+
+#include <algorithm>
+
+namespace echelon {
+
+void OutputStage::Begin(const StepPlan& plan, const BatchLayout& batch) {
+  for (const SequenceId id : plan.released) sampler_.Forget(id);
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceStep& step = plan.sequences[s];
+    if (step.first) sampler_.Start(step.id, step.params, step.prompt_tokens);
+    SamplingState& state = sampler_.StateOf(step.id);
+    for (int row = batch.steps[s].begin; row < batch.steps[s].end; ++row) {
+      state.Observe(batch.positions[row], batch.ids[row]);
+    }
+  }
+}
+
+void OutputStage::AddWanted(const SequenceStep& step, int sequence, const BatchLayout& batch,
+                            std::vector<Wanted>& wanted) {
+  const SamplingState& state = sampler_.StateOf(step.id);
+  const SequenceRows rows = batch.steps[sequence];
+  const int32_t end = step.start_position + (rows.end - rows.begin);
+  if (state.params().prompt_logprobs >= 0) {
+    // The token at each prompt position but 0 is scored by the row before it.
+    const int32_t scored_end = std::min(end, state.prompt_tokens());
+    for (int32_t p = std::max(step.start_position, 1); p < scored_end; ++p) {
+      const int row = rows.begin + (p - step.start_position);
+      const bool held = p == step.start_position;
+      wanted.push_back({sequence, held ? -1 : row - 1, p - 1, batch.ids[row], false, false});
+    }
+    if (end < state.prompt_tokens()) {
+      wanted.push_back({sequence, rows.end - 1, end - 1, -1, false, true});
+    }
+  }
+  if (step.sample) wanted.push_back({sequence, rows.end - 1, end - 1, -1, true, false});
+}
+
+std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const BatchLayout& batch) {
+  std::vector<SequenceResult> results(plan.sequences.size());
+  std::vector<Wanted> wanted;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    results[s].id = plan.sequences[s].id;
+    AddWanted(plan.sequences[s], static_cast<int>(s), batch, wanted);
+  }
+  const std::span<const Wanted> all(wanted);
+  for (size_t at = 0; at < all.size(); at += kLogitRowsMax) {
+    RunTile(all.subspan(at, std::min<size_t>(kLogitRowsMax, all.size() - at)), plan, results);
+  }
+  return results;
+}
+
+void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
+                          std::vector<SequenceResult>& results) {
+  std::vector<int32_t> rows;
+  for (const Wanted& w : tile) {
+    if (w.row >= 0) rows.push_back(w.row);
+  }
+  size_t vocab = 0;
+  if (!rows.empty()) {
+    const Tensor logits = decoder_.Logits(rows);
+    vocab = static_cast<size_t>(logits.cols);
+    logits_.resize(rows.size() * vocab);
+    backend_.Download(logits.data, logits_.data(), logits_.size() * sizeof(float));
+  }
+  std::vector<SampleRow> asked;
+  std::vector<const Wanted*> asked_for;
+  std::vector<std::pair<SequenceId, std::span<const float>>> held;
+  size_t next = 0;
+  for (const Wanted& w : tile) {
+    const SequenceId id = plan.sequences[w.sequence].id;
+    const std::span<const float> logits =
+        w.row < 0 ? std::span<const float>(sampler_.StateOf(id).held_logits)
+                  : std::span<const float>(logits_).subspan(vocab * next++, vocab);
+    if (w.hold) {
+      held.emplace_back(id, logits);
+    } else {
+      asked.push_back({id, logits, w.position, w.known_next});
+      asked_for.push_back(&w);
+    }
+  }
+  const std::vector<SampleResult> answers = sampler_.Run(asked);
+  for (size_t i = 0; i < answers.size(); ++i) {
+    SequenceResult& result = results[asked_for[i]->sequence];
+    if (!asked_for[i]->sample) {
+      result.prompt_top.push_back(answers[i].top);
+      continue;
+    }
+    result.token = answers[i].token;
+    result.logit = answers[i].logit;
+    result.top = answers[i].top;
+  }
+  for (const auto& [id, logits] : held) {
+    sampler_.StateOf(id).held_logits.assign(logits.begin(), logits.end());
+  }
+}
+
+}  // namespace echelon

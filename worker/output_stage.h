@@ -1,0 +1,49 @@
+#pragma once
+// OutputStage: the end of a step on the last pipeline stage. Chooses the rows whose logits are
+// needed (the last row of a sequence that samples, prompt rows that are scored), makes their logits
+// some rows at a time, and turns them into the step's results. One thread; collective over tp.
+
+#include <cstdint>
+#include <vector>
+
+#include "common/step.h"
+#include "kernels/backend.h"
+#include "worker/batch_layout.h"
+#include "worker/decoder.h"
+#include "worker/sampler.h"
+
+namespace echelon {
+
+class OutputStage {
+ public:
+  // All outlive this object. `exchange`: the last stage's tp ranks, host memory.
+  OutputStage(const RankPart& part, Backend& backend, Decoder& decoder, Communicator& exchange)
+      : backend_(backend), decoder_(decoder), sampler_(part.shard.vocab, exchange) {}
+
+  // Before the step: forgets and starts sequences, counts the tokens of the batch (resolved ids).
+  void Begin(const StepPlan& plan, const BatchLayout& batch);
+  // After the decoder's Forward: one result per sequence of the plan, in its order.
+  std::vector<SequenceResult> Finish(const StepPlan& plan, const BatchLayout& batch);
+
+ private:
+  // What is wanted of one row's logits.
+  struct Wanted {
+    int sequence = 0;  // index into the plan
+    int row = -1;      // of the batch; -1: the logits held since the last chunk
+    int32_t position = 0;
+    int32_t known_next = -1;  // score this prompt token
+    bool sample = false;
+    bool hold = false;  // the token that follows comes with the next chunk
+  };
+  void AddWanted(const SequenceStep& step, int sequence, const BatchLayout& batch,
+                 std::vector<Wanted>& wanted);
+  void RunTile(std::span<const Wanted> tile, const StepPlan& plan,
+               std::vector<SequenceResult>& results);
+
+  Backend& backend_;
+  Decoder& decoder_;
+  Sampler sampler_;
+  std::vector<float> logits_;  // host copy of a tile
+};
+
+}  // namespace echelon

@@ -1,0 +1,172 @@
+#include "worker/sampler.h"
+
+#include <limits>
+
+#include "common/check.h"
+#include "worker/exact_math.h"
+#include "worker/gumbel.h"
+#include "worker/logprobs.h"
+#include "worker/vocab_threshold.h"
+
+namespace echelon {
+
+void Sampler::Start(SequenceId id, const SamplingParams& params, int32_t prompt_tokens) {
+  states_.insert_or_assign(id, SamplingState(params, prompt_tokens));
+}
+
+SamplingState& Sampler::StateOf(SequenceId id) {
+  const auto it = states_.find(id);
+  CHECK_MSG(it != states_.end(), "the sampler was never told of this sequence");
+  return it->second;
+}
+
+std::vector<SampleResult> Sampler::Run(std::span<const SampleRow> rows) {
+  std::vector<SampleResult> results(rows.size());
+  std::vector<Draw> draws;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    CHECK(static_cast<int64_t>(rows[r].logits.size()) == vocab_.size());
+    results[r].token = rows[r].known_next;
+    if (rows[r].known_next < 0) draws.push_back(Prepare(rows[r], results[r]));
+  }
+  TakeArgmax(draws);
+  std::erase_if(draws, [](const Draw& draw) { return draw.state->greedy(); });
+  FindNuclei(draws);
+  TakeGumbelMax(draws);
+  AddLogprobs(rows, results);
+  return results;
+}
+
+Sampler::Draw Sampler::Prepare(const SampleRow& row, SampleResult& result) {
+  Draw draw;
+  draw.row = &row;
+  draw.state = &StateOf(row.id);
+  draw.result = &result;
+  draw.logits = row.logits;
+  if (draw.state->adjusts()) {
+    draw.adjusted.assign(row.logits.begin(), row.logits.end());
+    draw.state->Adjust(vocab_, draw.adjusted);
+    draw.logits = draw.adjusted;  // the vector's memory stays where it is when the Draw moves
+  }
+  return draw;
+}
+
+Sampler::Winner Sampler::WinnerOf(const Draw& draw, double score, int32_t id) const {
+  if (id < 0) return {};
+  return {score, id, draw.row->logits[id - vocab_.begin]};
+}
+
+std::vector<double> Sampler::Settle(const std::vector<Winner>& mine, std::vector<Draw>& draws) {
+  const std::vector<Winner> all = exchange_.Gather(mine);
+  std::vector<double> scores;
+  for (size_t d = 0; d < draws.size(); ++d) {
+    Winner best;
+    for (size_t at = d; at < all.size(); at += draws.size()) {
+      if (Beats({all[at].score, all[at].id}, {best.score, best.id})) best = all[at];
+    }
+    draws[d].result->token = best.id;
+    draws[d].result->logit = best.raw_logit;
+    scores.push_back(best.score);
+  }
+  return scores;
+}
+
+// The most likely token of each row: the answer of a greedy one, the reference point of the others.
+void Sampler::TakeArgmax(std::vector<Draw>& draws) {
+  std::vector<Winner> mine;
+  for (const Draw& draw : draws) {
+    int32_t best = -1;
+    uint32_t best_key = 0;
+    for (size_t i = 0; i < draw.logits.size(); ++i) {
+      const uint32_t key = OrderKey(draw.logits[i]);
+      if (best >= 0 && key <= best_key) continue;
+      best = static_cast<int32_t>(i);
+      best_key = key;
+    }
+    double score = best >= 0 ? draw.logits[best] : 0.0;
+    if (!(score == score)) score = -std::numeric_limits<double>::infinity();  // NaN: the least
+    mine.push_back(
+        WinnerOf(draw, score, best < 0 ? -1 : static_cast<int32_t>(vocab_.begin + best)));
+  }
+  const std::vector<double> maxima = Settle(mine, draws);
+  for (size_t d = 0; d < draws.size(); ++d) draws[d].max = static_cast<float>(maxima[d]);
+}
+
+// top_k, then top_p over what it left.
+void Sampler::FindNuclei(std::vector<Draw>& draws) {
+  std::vector<Draw*> by_count, by_mass;
+  std::vector<ThresholdRow> count_rows, mass_rows;
+  for (Draw& draw : draws) {
+    if (draw.state->params().top_k == 0) continue;
+    ThresholdRow row;
+    row.logits = draw.logits;
+    row.count = static_cast<uint64_t>(draw.state->params().top_k);
+    count_rows.push_back(row);
+    by_count.push_back(&draw);
+  }
+  const std::vector<uint32_t> count_keys = FindThresholds(count_rows, exchange_);
+  for (size_t i = 0; i < by_count.size(); ++i) by_count[i]->key_min = count_keys[i];
+
+  for (Draw& draw : draws) {
+    if (!(draw.state->params().top_p < 1.0f)) continue;
+    ThresholdRow row;
+    row.logits = draw.logits;
+    row.by_mass = true;
+    row.max = draw.max;
+    row.inverse_temperature = 1.0 / draw.state->params().temperature;
+    row.key_min = draw.key_min;
+    row.share = draw.state->params().top_p;
+    mass_rows.push_back(row);
+    by_mass.push_back(&draw);
+  }
+  const std::vector<uint32_t> mass_keys = FindThresholds(mass_rows, exchange_);
+  for (size_t i = 0; i < by_mass.size(); ++i) {
+    by_mass[i]->key_min = std::max(by_mass[i]->key_min, mass_keys[i]);
+  }
+}
+
+void Sampler::TakeGumbelMax(std::vector<Draw>& draws) {
+  std::vector<Winner> mine;
+  for (const Draw& draw : draws) {
+    const SamplingParams& params = draw.state->params();
+    GumbelRow row;
+    row.logits = draw.logits;
+    row.first_id = vocab_.begin;
+    row.max = draw.max;
+    row.inverse_temperature = 1.0 / params.temperature;
+    row.key_min = draw.key_min;
+    // min_p: probability at least min_p times the greatest, that is e^relative >= min_p.
+    if (params.min_p > 0.0f) row.log_min = std::min(0.0, ExactLog(params.min_p));
+    row.seed = params.seed;
+    row.position = static_cast<uint32_t>(draw.row->position) + 1;
+    const GumbelDraw best = DrawFrom(row);
+    mine.push_back(WinnerOf(draw, best.score, best.id));
+  }
+  // Nothing can be drawn where every logit is NaN or -infinity: the argmax stays.
+  std::vector<SampleResult> before;
+  for (const Draw& draw : draws) before.push_back(*draw.result);
+  Settle(mine, draws);
+  for (size_t d = 0; d < draws.size(); ++d) {
+    if (draws[d].result->token < 0) *draws[d].result = before[d];
+  }
+}
+
+void Sampler::AddLogprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results) {
+  std::vector<LogprobRow> wanted;
+  std::vector<size_t> of_row;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const SamplingParams& params = StateOf(rows[r].id).params();
+    const bool scored = rows[r].known_next >= 0;
+    const int best = scored ? params.prompt_logprobs : params.logprobs;
+    if (best < 0) continue;
+    wanted.push_back({rows[r].logits, best, rows[r].known_next});
+    of_row.push_back(r);
+  }
+  const std::vector<Logprobs> found = FindLogprobs(wanted, vocab_, exchange_);
+  for (size_t i = 0; i < found.size(); ++i) {
+    SampleResult& result = results[of_row[i]];
+    if (wanted[i].known >= 0) result.logit = found[i].known_logit;
+    result.top = WithChosen(found[i], result.token, result.logit);
+  }
+}
+
+}  // namespace echelon

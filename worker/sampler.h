@@ -1,0 +1,83 @@
+#pragma once
+// Sampler: logits to tokens and log-probabilities, over a vocabulary spread over the tp ranks of
+// the last stage. Ranks exchange maxima, histograms and candidates, never logits, and every rank
+// ends with the same answer. One thread; collective: all ranks pass the same rows in the same
+// order.
+//
+// The order of operations is vLLM's and Hugging Face's: logit_bias, repetition penalty, frequency
+// and presence penalties, temperature, top_k, top_p over what top_k left, min_p. Ties at a
+// threshold all stay in. Greedy is the exact argmax of the adjusted logits, ties to the lower id.
+// Log-probabilities are the model's own: of the logits before any of that.
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "common/parallel_layout.h"
+#include "common/step.h"
+#include "worker/sampling_state.h"
+#include "worker/vocab_exchange.h"
+
+namespace echelon {
+
+// One row of logits and what is wanted of it.
+struct SampleRow {
+  SequenceId id = 0;
+  std::span<const float> logits;  // this rank's part of the vocabulary
+  int32_t position = 0;           // of the row: the token drawn stands at position + 1
+  // -1: draw the next token. Otherwise the prompt token that follows is known: score it only.
+  int32_t known_next = -1;
+};
+
+struct SampleResult {
+  int32_t token = -1;             // drawn, or the known one
+  float logit = 0.0f;             // its raw logit
+  std::vector<TokenLogprob> top;  // where log-probabilities were asked for
+};
+
+class Sampler {
+ public:
+  // `vocab`: this rank's part. The communicator (host memory) outlives the sampler.
+  Sampler(Range vocab, Communicator& tp) : vocab_(vocab), exchange_(tp) {}
+
+  void Start(SequenceId id, const SamplingParams& params, int32_t prompt_tokens);
+  void Forget(SequenceId id) { states_.erase(id); }
+  // The sequence must have been started.
+  SamplingState& StateOf(SequenceId id);
+
+  std::vector<SampleResult> Run(std::span<const SampleRow> rows);
+
+ private:
+  // A row whose token is to be drawn, and what the phases of Run learn about it.
+  struct Draw {
+    const SampleRow* row = nullptr;
+    const SamplingState* state = nullptr;
+    std::vector<float> adjusted;    // a copy of the logits, only where adjusting changes any
+    std::span<const float> logits;  // adjusted, or the row's own
+    float max = 0.0f;               // of `logits`, over all ranks
+    uint32_t key_min = 0;           // of what top_k and top_p leave
+    SampleResult* result = nullptr;
+  };
+  // This rank's best token of a row by some score; id -1 where it has none.
+  struct Winner {
+    double score = 0.0;
+    int32_t id = -1;
+    float raw_logit = 0.0f;
+  };
+
+  Draw Prepare(const SampleRow& row, SampleResult& result);
+  Winner WinnerOf(const Draw& draw, double score, int32_t id) const;
+  void TakeArgmax(std::vector<Draw>& draws);
+  void FindNuclei(std::vector<Draw>& draws);
+  void TakeGumbelMax(std::vector<Draw>& draws);
+  // Writes the ranks' best winner of each draw to its result; returns its score.
+  std::vector<double> Settle(const std::vector<Winner>& mine, std::vector<Draw>& draws);
+  void AddLogprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results);
+
+  const Range vocab_;
+  VocabExchange exchange_;
+  std::unordered_map<SequenceId, SamplingState> states_;
+};
+
+}  // namespace echelon

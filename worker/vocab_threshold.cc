@@ -1,0 +1,78 @@
+#include "worker/vocab_threshold.h"
+
+#include <algorithm>
+
+#include "worker/exact_math.h"
+
+namespace echelon {
+
+namespace {
+
+constexpr int kDigitBits = 8;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr int kRounds = 32 / kDigitBits;
+
+// A search under way: keys that begin with `prefix` still have to give `target`.
+struct Search {
+  uint32_t prefix = 0;
+  uint64_t target = 0;
+  bool reached = true;
+};
+
+void AddHistogram(const ThresholdRow& row, uint32_t prefix, int round, uint64_t* histogram) {
+  const int shift = 32 - kDigitBits * (round + 1);
+  for (const float logit : row.logits) {
+    const uint32_t key = OrderKey(logit);
+    if (key < row.key_min) continue;
+    if (round > 0 && key >> (shift + kDigitBits) != prefix) continue;
+    const uint64_t sum =
+        row.by_mass ? MassOf((static_cast<double>(logit) - row.max) * row.inverse_temperature) : 1;
+    histogram[key >> shift & (kDigits - 1)] += sum;
+  }
+}
+
+// ceil(share * total) at least 1, in integers: share as a multiple of 2^-30.
+uint64_t ShareOf(float share, uint64_t total) {
+  const auto units = static_cast<uint64_t>(static_cast<double>(share) * (1 << 30) + 0.5);
+  const auto product = static_cast<unsigned __int128>(total) * units;
+  const auto target = static_cast<uint64_t>((product + (1 << 30) - 1) >> 30);
+  return std::clamp<uint64_t>(target, 1, std::max<uint64_t>(total, 1));
+}
+
+// Takes the digit in which the sum from the top reaches the target.
+void Descend(const uint64_t* histogram, Search& search) {
+  int digit = kDigits - 1;
+  for (; digit > 0 && histogram[digit] < search.target; --digit) {
+    search.target -= histogram[digit];
+  }
+  if (histogram[digit] < search.target) search.reached = false;
+  search.prefix = search.prefix << kDigitBits | static_cast<uint32_t>(digit);
+}
+
+}  // namespace
+
+std::vector<uint32_t> FindThresholds(std::span<const ThresholdRow> rows, VocabExchange& exchange) {
+  std::vector<Search> searches(rows.size());
+  std::vector<uint64_t> histograms;
+  for (int round = 0; round < kRounds && !rows.empty(); ++round) {
+    histograms.assign(rows.size() * kDigits, 0);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      AddHistogram(rows[r], searches[r].prefix, round, &histograms[r * kDigits]);
+    }
+    exchange.Sum(histograms);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const uint64_t* histogram = &histograms[r * kDigits];
+      if (round == 0) {
+        uint64_t total = 0;
+        for (int d = 0; d < kDigits; ++d) total += histogram[d];
+        searches[r].target = rows[r].by_mass ? ShareOf(rows[r].share, total) : rows[r].count;
+      }
+      Descend(histogram, searches[r]);
+    }
+  }
+  std::vector<uint32_t> thresholds;
+  for (const Search& search : searches) thresholds.push_back(search.reached ? search.prefix : 0);
+  return thresholds;
+}
+
+}  // namespace echelon

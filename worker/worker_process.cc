@@ -1,0 +1,318 @@
+#include "worker/worker_process.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/control.h"
+#include "common/log.h"
+#include "common/model/checkpoint.h"
+#include "common/network.h"
+#include "common/run_setup.h"
+#include "common/strings.h"
+#include "kernels/backend.h"
+#include "worker/comm/mpi_comm.h"
+#include "worker/control_link.h"
+#include "worker/executor.h"
+#include "worker/plan_channel.h"
+#include "worker/rank_part.h"
+#include "worker/weights.h"
+
+namespace echelon {
+
+namespace {
+
+constexpr int64_t kProgressUs = 100'000;  // between two progress frames
+// The lead turns to MPI this often after a plan: what it sent to busy ranks may still have to move.
+constexpr int64_t kLeadTurnMs = 1;
+constexpr int64_t kLeadIdleTurnMs = 1000;
+constexpr int64_t kLeadBusyUs = 1'000'000;
+
+std::optional<int> FromEnvironment(const char* name) {
+  const char* text = std::getenv(name);
+  if (!text) return std::nullopt;
+  int value = -1;
+  const char* end = text + std::strlen(text);
+  const auto [rest, error] = std::from_chars(text, end, value);
+  if (error != std::errc() || rest != end || value < 0) return std::nullopt;
+  return value;
+}
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+// The life of one rank, a step a method.
+class WorkerProcess {
+ public:
+  WorkerProcess(const Logger& logger, RankIdentity identity, ControlLink& link)
+      : logger_(logger), identity_(identity), link_(link) {}
+
+  Status Configure(const std::string& yaml);
+  Status StartMpi();
+  Status OpenModel();
+  Status CheckAgreement();
+  Status Load();
+  void AnnounceReady();
+  Status Serve();
+
+ private:
+  Status ServeAsLead();
+  Status ServeAsFollower();
+  Status RunPlan(const std::string& bytes);
+
+  const Logger& logger_;
+  const RankIdentity identity_;
+  ControlLink& link_;
+  const SystemClock clock_;
+  ServiceConfig config_;
+  ParallelLayout layout_;
+  std::unique_ptr<MpiEnvironment> mpi_;  // before all that uses it: destroyed last
+  std::unique_ptr<Communicator> world_;
+  std::unique_ptr<PlanChannel> plans_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  ModelConfig model_;
+  std::string weights_fingerprint_;
+  uint64_t weight_bytes_ = 0;
+  std::unique_ptr<Executor> executor_;
+};
+
+Status WorkerProcess::Configure(const std::string& yaml) {
+  ASSIGN_OR_RETURN(config_, ParseConfig(yaml, "the coordinator's configuration"));
+  ASSIGN_OR_RETURN(layout_, LayoutFrom(config_.layout));
+  if (layout_.world() != identity_.world) {
+    return InvalidArgument(StrCat("the layout needs ", layout_.world(), " ranks, ", identity_.world,
+                                  " were launched"));
+  }
+  link_.StartLease(config_.group.heartbeat_interval_ms, config_.group.lease_ms);
+  return {};
+}
+
+Status WorkerProcess::StartMpi() {
+  ASSIGN_OR_RETURN(mpi_, MpiEnvironment::Start());
+  world_ = mpi_->World();
+  if (world_->rank() != identity_.rank || world_->size() != identity_.world) {
+    return InternalError(StrCat("MPI says rank ", world_->rank(), " of ", world_->size(),
+                                ", the launcher's environment rank ", identity_.rank, " of ",
+                                identity_.world, ": start echelon-worker by one launcher alone"));
+  }
+  plans_ = std::make_unique<PlanChannel>(*world_);
+  return {};
+}
+
+Status WorkerProcess::OpenModel() {
+  BackendOptions options;
+  options.name = config_.worker.backend;
+  options.isa = config_.worker.isa;
+  options.threads = config_.worker.threads > 0
+                        ? static_cast<int>(config_.worker.threads)
+                        : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
+  ASSIGN_OR_RETURN(backend_, MakeBackend(options));
+  CheckpointOptions checkpoint_options;
+  checkpoint_options.load_format = config_.model.load_format;
+  checkpoint_options.dummy_seed = static_cast<uint64_t>(config_.model.dummy_seed);
+  ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint(config_.model.path, checkpoint_options));
+  ASSIGN_OR_RETURN(EffectiveModel effective, ModelFrom(checkpoint_->config(), config_.model));
+  if (!effective.warning.empty() && identity_.rank == 0) logger_.Warn(effective.warning);
+  model_ = std::move(effective.model);
+  weights_fingerprint_ = checkpoint_->Fingerprint();
+  return layout_.Validate(model_);
+}
+
+// Before anything is loaded, and again by the coordinator when the ranks are ready: ranks with
+// other weights or other arithmetic would answer nonsense, or hang in messages of other sizes.
+Status WorkerProcess::CheckAgreement() {
+  struct Card {
+    char host[64] = {};
+    char weights[96] = {};
+    char numerics[352] = {};
+  };
+  const auto put = [](auto& field, const std::string& text) {
+    std::memcpy(field, text.data(), std::min(text.size(), sizeof(field) - 1));
+  };
+  Card mine;
+  put(mine.host, HostName());
+  put(mine.weights, weights_fingerprint_);
+  put(mine.numerics, backend_->NumericsFingerprint());
+  std::vector<Card> cards(identity_.world);
+  world_->Wait(world_->AllGather(&mine, cards.data(), sizeof(Card)));
+  for (int rank = 1; rank < identity_.world; ++rank) {
+    const auto differ = [&](const char* what, const char* theirs, const char* first,
+                            const char* remedy) {
+      return InvalidArgument(StrCat("rank ", rank, " on host ", cards[rank].host, " has ", what,
+                                    " ", theirs, ", rank 0 on host ", cards[0].host, " has ", first,
+                                    ": ", remedy));
+    };
+    if (std::strcmp(cards[rank].weights, cards[0].weights) != 0) {
+      return differ("weights", cards[rank].weights, cards[0].weights,
+                    "the model's files differ between these hosts; copy the same ones to both");
+    }
+    if (std::strcmp(cards[rank].numerics, cards[0].numerics) != 0) {
+      return differ("numerics", cards[rank].numerics, cards[0].numerics,
+                    "set worker.backend and worker.isa to what every host has");
+    }
+  }
+  return {};
+}
+
+Status WorkerProcess::Load() {
+  int64_t last_us = 0;
+  const auto progress = [&](uint64_t done, uint64_t total) {
+    const int64_t now_us = clock_.NowUs();
+    if (done != total && now_us - last_us < kProgressUs) return;
+    last_us = now_us;
+    link_.SendProgress({done, total});
+  };
+  const int on_host = mpi_->ranks_on_this_host();
+  ASSIGN_OR_RETURN(Weights weights,
+                   LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank),
+                               backend_->FreeMemoryBytes() / on_host, *backend_, progress));
+  weight_bytes_ = weights.bytes;
+  ExecutorOptions options;
+  options.layout = layout_;
+  options.rank = identity_.rank;
+  options.step_tokens_max = static_cast<int>(config_.scheduler.step_tokens_max);
+  options.sequences_max = static_cast<int>(config_.scheduler.sequences_max);
+  options.context_max = static_cast<int>(config_.model.context_max_tokens);
+  options.page_tokens = static_cast<int>(config_.worker.page_tokens);
+  // auto: half precision, but the reference backend is the specification and keeps every bit.
+  const bool f32 = config_.worker.kv_type == "f32" ||
+                   (config_.worker.kv_type == "auto" && backend_->name() == "reference");
+  options.kv_type = f32 ? KvType::kF32 : KvType::kF16;
+  options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
+  options.ranks_on_host = on_host;
+  ASSIGN_OR_RETURN(
+      executor_, Executor::Create(model_, options, std::move(weights), *backend_, *world_, clock_));
+  return {};
+}
+
+void WorkerProcess::AnnounceReady() {
+  ReadyMessage ready;
+  ready.weights_fingerprint = weights_fingerprint_;
+  ready.numerics_fingerprint = backend_->NumericsFingerprint();
+  ready.backend = backend_->Describe();
+  ready.weight_bytes = weight_bytes_;
+  ready.kv_bytes = executor_->kv_bytes();
+  ready.kv_pages = static_cast<uint32_t>(executor_->pages());
+  ready.page_tokens = static_cast<uint32_t>(config_.worker.page_tokens);
+  ready.context_max = static_cast<uint32_t>(executor_->context_max());
+  ready.vocab_size = static_cast<uint32_t>(model_.vocab_size);
+  link_.SendReady(ready);
+}
+
+Status WorkerProcess::Serve() { return identity_.rank == 0 ? ServeAsLead() : ServeAsFollower(); }
+
+Status WorkerProcess::ServeAsLead() {
+  int64_t last_plan_us = clock_.NowUs();
+  for (;;) {
+    const bool busy = clock_.NowUs() - last_plan_us < kLeadBusyUs;
+    LinkEvent event = link_.NextEvent(busy ? kLeadTurnMs : kLeadIdleTurnMs);
+    if (event.kind == LinkEvent::kNone) {
+      mpi_->Progress();
+      continue;
+    }
+    if (event.kind == LinkEvent::kShutdown) {
+      plans_->PublishEnd();
+      return {};
+    }
+    plans_->Publish(event.plan);
+    RETURN_IF_ERROR(RunPlan(event.plan));
+    last_plan_us = clock_.NowUs();
+  }
+}
+
+Status WorkerProcess::ServeAsFollower() {
+  while (const auto plan = plans_->Next()) RETURN_IF_ERROR(RunPlan(*plan));
+  return {};
+}
+
+Status WorkerProcess::RunPlan(const std::string& bytes) {
+  ASSIGN_OR_RETURN(const StepPlan plan, DecodePlan(bytes));
+  ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor_->Run(plan));
+  if (result) link_.SendResult(*result);
+  return {};
+}
+
+// Joins, loads and serves; the error is this rank's last word.
+Status Live(WorkerProcess& worker, const std::string& config) {
+  RETURN_IF_ERROR(worker.Configure(config));
+  RETURN_IF_ERROR(worker.StartMpi());
+  RETURN_IF_ERROR(worker.OpenModel());
+  RETURN_IF_ERROR(worker.CheckAgreement());
+  RETURN_IF_ERROR(worker.Load());
+  worker.AnnounceReady();
+  return worker.Serve();
+}
+
+}  // namespace
+
+Result<RankIdentity> IdentityFromEnvironment() {
+  static constexpr const char* kNames[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
+                                              {"SLURM_PROCID", "SLURM_NTASKS"},
+                                              {"PMI_RANK", "PMI_SIZE"}};
+  for (const auto& [rank_name, size_name] : kNames) {
+    const auto rank = FromEnvironment(rank_name);
+    const auto world = FromEnvironment(size_name);
+    if (!rank && !world) continue;
+    if (!rank || !world || *rank >= *world) {
+      return InvalidArgument(StrCat(rank_name, " and ", size_name,
+                                    " do not name a rank: start echelon-worker by mpirun or srun"));
+    }
+    return RankIdentity{*rank, *world};
+  }
+  return RankIdentity{};
+}
+
+int RunWorker(const WorkerFlags& flags) {
+  const auto identity = IdentityFromEnvironment();
+  if (!identity.ok()) {
+    Logger("worker").Error(identity.error().message);
+    return kExitUsage;
+  }
+  const Logger logger(StrCat("worker ", identity->rank));
+  LinkOptions options;
+  options.coordinator = flags.coordinator;
+  options.epoch = flags.epoch;
+  options.rank = identity->rank;
+  options.world = identity->world;
+  options.join_timeout_ms = flags.join_timeout_ms;
+  auto link = ControlLink::Connect(options, logger);
+  if (!link.ok()) {
+    logger.Error(link.error().message);
+    return kExitUsage;
+  }
+  const auto config = (*link)->AwaitWelcome();
+  if (!config.ok()) {
+    logger.Error(config.error().message);
+    return config.error().code == ErrorCode::kUnavailable ? kExitLostCoordinator : kExitRefused;
+  }
+  auto worker = std::make_unique<WorkerProcess>(logger, *identity, **link);
+  const Status lived = Live(*worker, *config);
+  if (!lived.ok()) {
+    Error error = lived.error();
+    error.rank = identity->rank;
+    error.host = HostName();
+    logger.Error(error.message);
+    (*link)->SendFailure(error);
+    (*link)->Close();
+    worker.release();  // neither executor nor MPI can be taken down without the other ranks
+    return kExitInternal;
+  }
+  worker.reset();  // MPI_Finalize, while the lease still counts
+  (*link)->Close();
+  return kExitClean;
+}
+
+}  // namespace echelon
