@@ -12,6 +12,13 @@ namespace echelon {
 
 namespace {
 
+// A key for a message of one line: cut, and without what could break the line.
+std::string Quoted(std::string_view key) {
+  std::string out = "\"";
+  for (const char c : key.substr(0, 64)) out.push_back(c >= ' ' && c <= '~' ? c : '?');
+  return out + "\"";
+}
+
 // Builds a Json from nlohmann's SAX events, refusing what Json::Parse promises to refuse.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
@@ -33,13 +40,19 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_array() override { return Close(); }
   bool key(string_t& value) override {
     if (!keys_.back().insert(value).second) {
-      return Fail(StrCat("duplicate key \"", value.substr(0, 64), "\""));
+      return Fail(StrCat("duplicate key ", Quoted(value)));
     }
     pending_key_.back() = std::move(value);
     return true;
   }
   bool parse_error(size_t position, const std::string&,
                    const nlohmann::json::exception&) override {
+    // The innermost member that was being read, to name the field.
+    for (auto key = pending_key_.rbegin(); key != pending_key_.rend(); ++key) {
+      if (key->empty()) continue;
+      return Fail(StrCat("not valid JSON, or a number out of range, at byte ", position, ", in ",
+                         Quoted(*key)));
+    }
     return Fail(StrCat("not valid JSON at byte ", position));
   }
 

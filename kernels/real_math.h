@@ -25,9 +25,6 @@ inline double RealExp(double x) {
   return sum * std::bit_cast<double>(static_cast<uint64_t>(1023 + static_cast<int>(n)) << 52);
 }
 
-// 1 - 2 / (e^2x + 1): absolute error of a few 1e-16, all that 1 + tanh needs.
-inline double RealTanh(double x) { return 1.0 - 2.0 / (RealExp(2.0 * x) + 1.0); }
-
 struct SinCos {
   double sin, cos;
 };

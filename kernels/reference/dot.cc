@@ -18,11 +18,13 @@ DotRowsFunction BestDotRows() {
 
 double Dot(const float* a, const float* b, int64_t n) {
   double l[kLanes] = {};
-  for (int64_t i = 0; i < n; i += kLanes) {
-    for (int j = 0; j < kLanes && i + j < n; ++j) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
       l[j] += static_cast<double>(a[i + j]) * static_cast<double>(b[i + j]);
     }
   }
+  for (int j = 0; i + j < n; ++j) l[j] += static_cast<double>(a[i + j]) * b[i + j];
   return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
 }
 

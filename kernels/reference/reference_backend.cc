@@ -23,10 +23,11 @@ void Normalize(const float* x, const float* weight, float eps, int64_t n, double
 
 double Silu(double x) { return x / (1.0 + RealExp(-x)); }
 
-// The tanh form, as the checkpoints name it ("gelu_pytorch_tanh"): sqrt(2 / pi) = 0.7978845608...
+// 0.5 x (1 + tanh u), the form that checkpoints call "gelu_pytorch_tanh", without its cancellation:
+// (1 + tanh u) / 2 = 1 / (1 + e^-2u); sqrt(2 / pi) = 0.7978845608...
 double GeluTanh(double x) {
-  const double inner = 0.79788456080286535588 * (x + 0.044715 * x * x * x);
-  return 0.5 * x * (1.0 + RealTanh(inner));
+  const double u = 0.79788456080286535588 * (x + 0.044715 * x * x * x);
+  return x / (1.0 + RealExp(-2.0 * u));
 }
 
 void RotateHead(const RopeTable& rope, int32_t position, int dim, float* head) {

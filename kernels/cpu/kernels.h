@@ -1,0 +1,84 @@
+#pragma once
+// The table of what is compiled once per instruction set (kernels_avx2.cc, kernels_avx512.cc).
+// Plain functions over raw pointers, on ranges that the caller hands to threads: no allocation, no
+// library code, so that nothing compiled for a newer processor leaks into the rest of the program.
+// Every table gives the same bits: the bodies are written once (*_inl.h) over 16 logical lanes.
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/panels.h"
+
+namespace echelon::cpu {
+
+// Activations as int8 with a scale for 32: x = scale * code. One row after the other.
+struct QuantisedRows {
+  int64_t groups = 0;
+  int8_t* codes = nullptr;  // (T, groups * 32); zero outside the inputs
+  float* scales = nullptr;  // (T, groups)
+  float* sums = nullptr;    // (T, groups) scale * sum of codes: what a minimum is multiplied with
+  int32_t* half_sums = nullptr;  // (T, groups, 2) sums of 16 codes: what an offset is
+};
+
+struct MatMulArgs {
+  const float* x = nullptr;  // (T, K), for float panels
+  int64_t x_stride = 0;
+  QuantisedRows quantised;      // the same, for quantised panels
+  int64_t tokens = 0;           // T
+  const float* bias = nullptr;  // (N) of the stacked weight, or null
+  float* out = nullptr;         // (T, N)
+  int64_t out_stride = 0;
+};
+
+// Keys and values of 16 positions of one KV head, element type by KvType.
+struct KvTile {
+  const void* keys = nullptr;    // (D, 16): a lane owns a position
+  const void* values = nullptr;  // (16, value_stride)
+};
+
+inline constexpr int kSplitTiles = kAttentionSplit / 16;
+inline constexpr int kHeadsAtOnce = 4;  // query heads that share one pass over keys and values
+
+// Up to kHeadsAtOnce query heads of one token against the positions of one split.
+struct SplitArgs {
+  KvType type = KvType::kF16;
+  KvTile tiles[kSplitTiles];
+  int value_stride = 0;    // D rounded up to 16
+  int head_dim = 0;        // D
+  int begin = 0, end = 0;  // positions of the split that are seen, end > begin
+  float scale = 0.0f;
+  int heads = 0;
+  const float* q[kHeadsAtOnce];  // (D)
+  float* sums[kHeadsAtOnce];     // (value_stride) out: sum of exp(score - best) * value
+  float best[kHeadsAtOnce];      // out: largest score
+  float total[kHeadsAtOnce];     // out: sum of exp(score - best)
+};
+
+struct CpuKernels {
+  const char* isa;
+
+  // Rows [begin, end) of x (T, cols); column 0 is element `lead` of the first group.
+  void (*quantise)(const float* x, int64_t stride, int64_t cols, int lead, int64_t begin,
+                   int64_t end, const QuantisedRows& out);
+  // Panels [begin, end) of one part, all tokens.
+  void (*matmul)(const MatMulArgs& args, const PanelPart& part, int64_t begin, int64_t end);
+  // One row of n values each.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  void (*add_residual)(float* residual, const float* delta, float keep, const float* post_norm,
+                       float eps, int64_t n);
+  void (*gated)(const float* gate, const float* up, GatedKind kind, int64_t n, float* out);
+  // Rotates one head by cos and sin (D / 2).
+  void (*rotate)(float* head, const float* cos, const float* sin, int head_dim, bool interleaved);
+  // One position's key into its lane of a tile (D, 16), and value into its row, zero-filled.
+  void (*store_key)(KvType type, const float* key, int head_dim, void* lane);
+  void (*store_value)(KvType type, const float* value, int head_dim, void* row);
+  void (*attend_split)(SplitArgs& args);
+  // Adds a later split to (sums, best, total).
+  void (*merge_split)(float* sums, float* best, float* total, const float* other_sums,
+                      float other_best, float other_total, int n);
+};
+
+const CpuKernels& KernelsAvx2();
+const CpuKernels& KernelsAvx512();
+
+}  // namespace echelon::cpu

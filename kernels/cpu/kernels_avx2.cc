@@ -1,0 +1,26 @@
+#include "kernels/cpu/attention_inl.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/matmul_inl.h"
+#include "kernels/cpu/rows_inl.h"
+#include "kernels/cpu/vec_avx2.h"
+
+namespace echelon::cpu {
+
+const CpuKernels& KernelsAvx2() {
+  static constexpr CpuKernels kKernels = {
+      .isa = Avx2::kName,
+      .quantise = QuantiseRows<Avx2>,
+      .matmul = MatMulPanels<Avx2, LanesAvx2>,
+      .rms_norm = RmsNormRow<Avx2>,
+      .add_residual = AddResidualRow<Avx2>,
+      .gated = GatedRow<Avx2>,
+      .rotate = RotateHead,
+      .store_key = StoreKey<Avx2>,
+      .store_value = StoreValue<Avx2>,
+      .attend_split = AttendSplit<Avx2>,
+      .merge_split = MergeSplit<Avx2>,
+  };
+  return kKernels;
+}
+
+}  // namespace echelon::cpu

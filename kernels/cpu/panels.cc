@@ -1,0 +1,212 @@
+#include "kernels/cpu/panels.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "common/strings.h"
+#include "kernels/quant/half.h"
+#include "kernels/quant/quant.h"
+#include "kernels/shape_check.h"
+
+namespace echelon::cpu {
+
+static_assert(kGroup == kCodeGroup);
+
+namespace {
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+int CodeBytes(const QuantFormat& quant) { return kGroup * kPanelRows * quant.code_bits / 8; }
+int ScaleBytes(const QuantFormat& quant) { return quant.half_scales ? 2 : 4; }
+
+// Sizes and offsets of a part; its data is placed later.
+PanelPart Plan(const HostMatrix& matrix) {
+  PanelPart part;
+  part.format = matrix.format;
+  part.rows = matrix.rows;
+  part.panels = (matrix.rows + kPanelRows - 1) / kPanelRows;
+  part.cols = matrix.col_end - matrix.col_begin;
+  const QuantFormat* quant = FindQuantFormat(matrix.format);
+  part.quantised = quant != nullptr;
+  if (quant == nullptr) {
+    part.panel_bytes =
+        RoundUp(part.cols * kPanelRows * InfoOf(matrix.format).block_bytes, kHostAlignment);
+    return part;
+  }
+  part.offset = quant->offset;
+  part.groups = (matrix.col_end + kGroup - 1) / kGroup - matrix.col_begin / kGroup;
+  const int64_t scale_bytes = static_cast<int64_t>(kPanelRows) * ScaleBytes(*quant);
+  part.scale_at = part.groups * CodeBytes(*quant);
+  part.min_at = part.scale_at + part.groups * scale_bytes * (quant->split_scales ? 2 : 1);
+  part.panel_bytes =
+      RoundUp(part.min_at + (quant->has_min ? part.groups * scale_bytes : 0), kHostAlignment);
+  return part;
+}
+
+void StoreScale(float value, bool half, int64_t index, std::byte* scales) {
+  if (half) {
+    StoreU16(FloatToHalf(value), scales + 2 * index);  // it was float16 in the file: exact
+  } else {
+    std::memcpy(scales + 4 * index, &value, sizeof(value));
+  }
+}
+
+float LoadScale(bool half, int64_t index, const std::byte* scales) {
+  if (half) return HalfToFloat(LoadU16(scales + 2 * index));
+  float value;
+  std::memcpy(&value, scales + 4 * index, sizeof(value));
+  return value;
+}
+
+// Where the code of column k (of a group), row r lies; 4-bit: columns 16.. are the high half.
+int64_t CodeAt(int bits, int k, int r) {
+  const int quad = (bits == 4 ? k % 16 : k) / 4;
+  return 64 * quad + 4 * r + k % 4;
+}
+
+void StoreGroup(const QuantFormat& quant, const PanelPart& part, const CodeGroup& group, int64_t g,
+                int r, std::byte* panel) {
+  std::byte* codes = panel + g * CodeBytes(quant);
+  for (int k = 0; k < kGroup; ++k) {
+    const bool high = quant.code_bits == 4 && k >= 16;
+    codes[CodeAt(quant.code_bits, k, r)] |=
+        static_cast<std::byte>(high ? group.codes[k] << 4 : group.codes[k]);
+  }
+  const int per_group = quant.split_scales ? 2 : 1;
+  for (int i = 0; i < per_group; ++i) {
+    StoreScale(group.scale[i], quant.half_scales, (g * per_group + i) * kPanelRows + r,
+               panel + part.scale_at);
+  }
+  if (quant.has_min) {
+    StoreScale(group.min, quant.half_scales, g * kPanelRows + r, panel + part.min_at);
+  }
+}
+
+void PackQuantisedRow(const HostMatrix& matrix, const PanelPart& part, int64_t row, int r,
+                      std::byte* panel) {
+  const QuantFormat& quant = *FindQuantFormat(matrix.format);
+  const TensorFormatInfo& info = InfoOf(matrix.format);
+  const int per_block = info.block_elements / kGroup;
+  const int64_t first_group = matrix.col_begin / kGroup;
+  CodeGroup groups[8];
+  int64_t unpacked = -1;
+  for (int64_t g = 0; g < part.groups; ++g) {
+    const int64_t block = (first_group + g) / per_block;
+    if (block != unpacked) {
+      quant.unpack(matrix.data + row * matrix.row_bytes + block * info.block_bytes, groups);
+      unpacked = block;
+    }
+    StoreGroup(quant, part, groups[(first_group + g) % per_block], g, r, panel);
+  }
+}
+
+void PackFloatRow(const HostMatrix& matrix, const PanelPart& part, int64_t row, int r,
+                  std::byte* panel) {
+  const int size = InfoOf(matrix.format).block_bytes;
+  const std::byte* from = matrix.data + row * matrix.row_bytes + matrix.col_begin * size;
+  for (int64_t k = 0; k < part.cols; ++k) {
+    std::memcpy(panel + (k * kPanelRows + r) * size, from + k * size, size);
+  }
+}
+
+void PackPanel(const HostMatrix& matrix, const PanelPart& part, int64_t p, std::byte* panel) {
+  std::memset(panel, 0, static_cast<size_t>(part.panel_bytes));
+  const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, part.rows - p * kPanelRows));
+  for (int r = 0; r < rows; ++r) {
+    if (part.quantised) {
+      PackQuantisedRow(matrix, part, p * kPanelRows + r, r, panel);
+    } else {
+      PackFloatRow(matrix, part, p * kPanelRows + r, r, panel);
+    }
+  }
+}
+
+void ReadQuantisedRow(const PanelPart& part, const std::byte* panel, int r, int lead, float* out) {
+  const QuantFormat& quant = *FindQuantFormat(part.format);
+  const int per_group = quant.split_scales ? 2 : 1;
+  for (int64_t column = 0; column < part.cols; ++column) {
+    const int64_t g = (column + lead) / kGroup;
+    const int k = static_cast<int>((column + lead) % kGroup);
+    const auto byte =
+        static_cast<uint8_t>(panel[g * CodeBytes(quant) + CodeAt(quant.code_bits, k, r)]);
+    const int code = quant.code_bits == 4 ? (k < 16 ? byte & 0xf : byte >> 4) : byte;
+    const int64_t scale = (g * per_group + (quant.split_scales ? k / 16 : 0)) * kPanelRows + r;
+    float value = LoadScale(quant.half_scales, scale, panel + part.scale_at) *
+                  static_cast<float>(code - part.offset);
+    if (quant.has_min) {
+      value += LoadScale(quant.half_scales, g * kPanelRows + r, panel + part.min_at);
+    }
+    out[column] = value;
+  }
+}
+
+void ReadFloatRow(const PanelPart& part, const std::byte* panel, int r, float* out) {
+  const int size = InfoOf(part.format).block_bytes;
+  for (int64_t k = 0; k < part.cols; ++k) {
+    DequantizeRow(part.format, panel + (k * kPanelRows + r) * size, 1, out + k);
+  }
+}
+}  // namespace
+
+CpuWeight::CpuWeight(std::vector<PanelPart> parts, int lead, HostBlock data)
+    : parts_(std::move(parts)), lead_(lead), data_(std::move(data)) {
+  for (const PanelPart& part : parts_) {
+    rows_ += part.rows;
+    panels_ += part.panels;
+    any_quantised_ |= part.quantised;
+  }
+}
+
+void CpuWeight::ReadRow(int64_t r, float* out) const {
+  for (const PanelPart& part : parts_) {
+    const int64_t row = r - part.row_begin;
+    if (row < 0 || row >= part.rows) continue;
+    const std::byte* panel = part.data + row / kPanelRows * part.panel_bytes;
+    const int lane = static_cast<int>(row % kPanelRows);
+    if (part.quantised) {
+      ReadQuantisedRow(part, panel, lane, lead_, out);
+    } else {
+      ReadFloatRow(part, panel, lane, out);
+    }
+    return;
+  }
+  CHECK_MSG(false, "row outside the weight");
+}
+
+Result<std::unique_ptr<Weight>> PackCpuWeight(std::span<const HostMatrix> matrices,
+                                              ThreadPool& pool) {
+  CheckParts(matrices);
+  std::vector<PanelPart> parts;
+  int lead = -1;
+  int64_t rows = 0;
+  size_t bytes = 0;
+  for (const HostMatrix& matrix : matrices) {
+    PanelPart part = Plan(matrix);
+    part.row_begin = rows;
+    rows += part.rows;
+    bytes += static_cast<size_t>(part.panels * part.panel_bytes);
+    if (part.quantised) {
+      const int part_lead = static_cast<int>(matrix.col_begin % kGroup);
+      CHECK_MSG(lead < 0 || lead == part_lead, "stacked parts are cut at different columns");
+      lead = part_lead;
+    }
+    parts.push_back(part);
+  }
+  ASSIGN_OR_RETURN(HostBlock data, AllocateHost(bytes, "a weight"));
+  std::byte* at = data.data();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const PanelPart part = parts[i];
+    const HostMatrix& matrix = matrices[i];
+    parts[i].data = at;
+    pool.ParallelFor(part.panels, 4, [&](int64_t begin, int64_t end, int) {
+      for (int64_t p = begin; p < end; ++p) PackPanel(matrix, part, p, at + p * part.panel_bytes);
+    });
+    at += part.panels * part.panel_bytes;
+  }
+  return std::unique_ptr<Weight>(
+      new CpuWeight(std::move(parts), std::max(lead, 0), std::move(data)));
+}
+
+}  // namespace echelon::cpu

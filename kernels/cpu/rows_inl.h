@@ -1,0 +1,126 @@
+#pragma once
+// Ops on single rows, and the quantisation of activations.
+
+#include <cstdint>
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/math_inl.h"
+
+namespace echelon::cpu {
+namespace {
+
+// Calls body(i, n) for the 16-lane pieces of [0, count), n = 16 but for the last.
+template <typename Body>
+inline void ForPieces(int64_t count, Body body) {
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) body(i, 16);
+  if (i < count) body(i, static_cast<int>(count - i));
+}
+
+template <typename V>
+typename V::F LoadPiece(const float* p, int n) {
+  return n == 16 ? V::Load(p) : V::LoadN(p, n);
+}
+template <typename V>
+void StorePiece(float* p, typename V::F v, int n) {
+  n == 16 ? V::Store(p, v) : V::StoreN(p, v, n);
+}
+
+// 1 / sqrt(mean(x^2) + eps): lane j sums elements j, j + 16, ...
+template <typename V>
+float InverseRoot(const float* x, float eps, int64_t n) {
+  auto squares = V::Zero();
+  ForPieces(n, [&](int64_t i, int count) {
+    const auto v = LoadPiece<V>(x + i, count);
+    squares = V::Fma(v, v, squares);
+  });
+  return 1.0f / __builtin_sqrtf(V::SumLanes(squares) / static_cast<float>(n) + eps);
+}
+
+template <typename V>
+void RmsNormRow(const float* x, const float* weight, float eps, int64_t n, float* out) {
+  const auto factor = V::Set(InverseRoot<V>(x, eps, n));
+  ForPieces(n, [&](int64_t i, int count) {
+    const auto scaled = V::Mul(LoadPiece<V>(x + i, count), factor);
+    StorePiece<V>(out + i, V::Mul(scaled, LoadPiece<V>(weight + i, count)), count);
+  });
+}
+
+template <typename V>
+void AddResidualRow(float* residual, const float* delta, float keep, const float* post_norm,
+                    float eps, int64_t n) {
+  const auto kept = V::Set(keep);
+  const auto factor = V::Set(post_norm != nullptr ? InverseRoot<V>(delta, eps, n) : 1.0f);
+  ForPieces(n, [&](int64_t i, int count) {
+    auto change = LoadPiece<V>(delta + i, count);
+    if (post_norm != nullptr) {
+      change = V::Mul(V::Mul(change, factor), LoadPiece<V>(post_norm + i, count));
+    }
+    StorePiece<V>(residual + i, V::Fma(LoadPiece<V>(residual + i, count), kept, change), count);
+  });
+}
+
+template <typename V>
+void GatedRow(const float* gate, const float* up, GatedKind kind, int64_t n, float* out) {
+  ForPieces(n, [&](int64_t i, int count) {
+    const auto g = LoadPiece<V>(gate + i, count);
+    const auto activated = kind == GatedKind::kSilu ? Silu<V>(g) : GeluTanh<V>(g);
+    StorePiece<V>(out + i, V::Mul(activated, LoadPiece<V>(up + i, count)), count);
+  });
+}
+
+// One group of 32: scale = largest magnitude / 127, codes to the nearest, ties to even.
+template <typename V>
+void QuantiseGroup(const float* x, int8_t* codes, float* scale, float* sum, int32_t* half_sums) {
+  const auto a = V::Load(x), b = V::Load(x + 16);
+  const float most = V::MaxLanes(V::Max(V::Abs(a), V::Abs(b)));
+  // Below 1e-30 the inverse would leave float's range: such a group counts as zero.
+  const auto inverse = V::Set(most < 1e-30f ? 0.0f : 127.0f / most);
+  *scale = most < 1e-30f ? 0.0f : most / 127.0f;
+  const auto qa = V::Round(V::Mul(a, inverse)), qb = V::Round(V::Mul(b, inverse));
+  V::StoreInt8(codes, qa);
+  V::StoreInt8(codes + 16, qb);
+  // Whole numbers below 2^24: float sums of them are exact.
+  const float sum_a = V::SumLanes(qa), sum_b = V::SumLanes(qb);
+  half_sums[0] = static_cast<int32_t>(sum_a);
+  half_sums[1] = static_cast<int32_t>(sum_b);
+  *sum = *scale * (sum_a + sum_b);
+}
+
+template <typename V>
+void QuantiseRows(const float* x, int64_t stride, int64_t cols, int lead, int64_t begin,
+                  int64_t end, const QuantisedRows& out) {
+  for (int64_t t = begin; t < end; ++t) {
+    for (int64_t g = 0; g < out.groups; ++g) {
+      const int64_t first = g * kGroup - lead;  // the column of the group's first element
+      const float* group = x + t * stride + first;
+      float filled[kGroup];
+      if (first < 0 || first + kGroup > cols) {
+        for (int64_t k = 0; k < kGroup; ++k) {
+          filled[k] = first + k >= 0 && first + k < cols ? x[t * stride + first + k] : 0.0f;
+        }
+        group = filled;
+      }
+      const int64_t at = t * out.groups + g;
+      QuantiseGroup<V>(group, out.codes + at * kGroup, out.scales + at, out.sums + at,
+                       out.half_sums + 2 * at);
+    }
+  }
+}
+
+// (a, b) -> (a cos - b sin, b cos + a sin), the second product rounded first.
+inline void RotateHead(float* head, const float* cos, const float* sin, int head_dim,
+                       bool interleaved) {
+  const int half = head_dim / 2;
+  const int step = interleaved ? 2 : 1;
+  float* first = head;
+  float* second = interleaved ? head + 1 : head + half;
+  for (int i = 0; i < half; ++i) {
+    const float a = first[i * step], b = second[i * step];
+    first[i * step] = __builtin_fmaf(a, cos[i], -(b * sin[i]));
+    second[i * step] = __builtin_fmaf(b, cos[i], a * sin[i]);
+  }
+}
+
+}  // namespace
+}  // namespace echelon::cpu
