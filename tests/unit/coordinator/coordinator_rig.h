@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/json.h"
+#include "common/strings.h"
 #include "coordinator/coordinator.h"
 #include "tests/support/coordinator_fakes.h"
 
@@ -57,11 +58,11 @@ class Rig {
       const Json body = ParseBody(sent);
       std::string text = sent.type;
       if (sent.type == "tokens") {
-        text += ":" + std::to_string(body.Find("seq")->as_int()) + "+" +
-                std::to_string(body.Find("token_ids")->as_array().size());
+        text = StrCat("tokens:", body.Find("seq")->as_int(), "+",
+                      body.Find("token_ids")->as_array().size());
       }
-      if (sent.type == "done") text += ":" + body.Find("finish_reason")->as_string();
-      if (sent.type == "error") text += ":" + body.Find("code")->as_string();
+      if (sent.type == "done") text = StrCat("done:", body.Find("finish_reason")->as_string());
+      if (sent.type == "error") text = StrCat("error:", body.Find("code")->as_string());
       out.push_back(text);
       last = body;
     }
