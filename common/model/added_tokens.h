@@ -9,25 +9,10 @@
 #include <string_view>
 #include <vector>
 
-#include "common/model/split_regex.h"
+#include "common/model/marked_text.h"
 #include "common/model/tokenizer_data.h"
 
 namespace echelon {
-
-// A text of which some bytes came from a stranger.
-struct MarkedText {
-  std::string text;
-  std::string untrusted;  // empty: all is trusted. Else a 1 or 0 for each byte of the text
-  MarkedText Sub(TextRange range) const {
-    const size_t count = range.end - range.begin;
-    return {text.substr(range.begin, count),
-            untrusted.empty() ? "" : untrusted.substr(range.begin, count)};
-  }
-  bool Trusted(size_t begin, size_t end) const {
-    return untrusted.empty() ||
-           std::string_view(untrusted).substr(begin, end - begin).find('\1') == std::string::npos;
-  }
-};
 
 class AddedTokens {
  public:

@@ -11,14 +11,10 @@
 #include <string_view>
 #include <vector>
 
+#include "common/model/marked_text.h"
 #include "common/result.h"
 
 namespace echelon {
-
-struct TextRange {
-  size_t begin = 0;
-  size_t end = 0;
-};
 
 class SplitRegex {
  public:
