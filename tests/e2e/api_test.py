@@ -22,16 +22,15 @@ PROMPT = "Once upon a time there was a ladder"
 CONTEXT = 8192  # of the checkpoint
 
 
-def ended(running, seconds=20):
+def ended(running, seconds=10):
     """Waits until nothing runs; every KV page must be free then."""
     end = time.monotonic() + seconds
     while True:
         with Client(running.endpoint) as client:
             status = client.status()
-        if status.running == 0 and status.waiting == 0:
-            assert status.kv_pages_free == status.kv_pages_total > 0, status
+        if status.running == status.waiting == 0 and status.kv_pages_free == status.kv_pages_total > 0:
             return
-        assert time.monotonic() < end, f"still running: {status}"
+        assert time.monotonic() < end, f"not idle, or pages are held: {status}"
         time.sleep(0.1)
 
 
@@ -129,15 +128,17 @@ def test_deadline(running):
 
 def test_chat_stop_and_logprobs(running):
     with Client(running.endpoint) as client:
-        question = [{"role": "user", "content": "What is the capital of France?"}]
+        question = [{"role": "user", "content": "Name three uses of a ladder."}]
         answer = client.generate(messages=question, temperature=0, max_tokens=32, logprobs=True, top_logprobs=3)
-        assert answer.text == "The capital of France is Paris.", answer.text
-        assert answer.done.finish_reason == "stop" and len(answer.logprobs) == len(answer.token_ids)
+        assert len(answer.text.split()) > 5 and len(answer.logprobs) == len(answer.token_ids)
         for row, chosen in zip(answer.logprobs, answer.token_ids):
             values = [entry.logprob for entry in row[:3]]
-            assert values == sorted(values, reverse=True) and chosen in [entry.id for entry in row]
-        stopped = client.generate(messages=question, temperature=0, max_tokens=32, stop=" is Par")
-        assert stopped.text == "The capital of France" and stopped.done.finish_reason == "stop", stopped
+            assert values == sorted(values, reverse=True) and row[0].id == chosen, (row, chosen)  # greedy: the best one
+        # A stop text across token borders: nothing of it is shown, the rest is unchanged.
+        cut = len(answer.text) // 2
+        stop = answer.text[cut:cut + 9]
+        stopped = client.generate(messages=question, temperature=0, max_tokens=32, stop=stop)
+        assert stopped.text == answer.text[:answer.text.index(stop)] and stopped.done.finish_reason == "stop", (stop, stopped)
         whole = client.generate(messages=question, temperature=0, max_tokens=32, stream=False)
         assert whole.text == answer.text
         scored = client.generate(prompt=whole.done.prompt_ids, max_tokens=0, prompt_logprobs=0)

@@ -68,10 +68,11 @@ def test_generate_text_and_messages(_):
     done = echelon("generate", "--model", MODEL, "--prompt", "1, 2, 3, 4,", "--max-tokens", 6, "--temperature", 0)
     assert " 5, 6" in done.stdout, done.stdout
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump([{"role": "user", "content": "What is the capital of France?"}], file)
+        json.dump([{"role": "user", "content": "Name three uses of a ladder."}], file)
         file.flush()
-        answer = last_json(echelon("generate", "--model", MODEL, "--pp", 2, "--messages", file.name, "--temperature", 0, "--json"))
-    assert answer["text"] == "The capital of France is Paris." and answer["finish_reason"] == "stop"
+        answer = last_json(echelon("generate", "--model", MODEL, "--pp", 2, "--messages", file.name, "--temperature", 0,
+                                   "--max-tokens", 16, "--json"))
+    assert len(answer["token_ids"]) == 16 and answer["finish_reason"] == "length" and len(answer["text"].split()) > 4
     assert answer["layout"] == {"tp": 1, "pp": 2, "sp": 1} and answer["logprobs"] == []
 
 
@@ -82,18 +83,32 @@ def test_connect_and_seeds(running):
     again, other = last_json(echelon(*ask, "--seed", seed)), last_json(echelon(*ask, "--seed", int(seed) ^ 1))
     assert again["token_ids"] == last_json(first)["token_ids"] != other["token_ids"]
     assert again["prompt_ids"] == [1, 9690, 198] and again["layout"]["tp"] == 2
-    text = echelon("run", "--connect", running.endpoint, "--temperature", 0, "What is the capital of France?")
-    assert text.stdout.strip() == "The capital of France is Paris."
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump([{"role": "user", "content": "Name three uses of a ladder."}], file)
+        file.flush()
+        greedy = ["--connect", running.endpoint, "--temperature", 0, "--max-tokens", 16]
+        text = last_json(echelon("generate", *greedy, "--messages", file.name, "--json"))["text"]
+    assert echelon("run", *greedy, "Name three uses of a ladder.").stdout == text + "\n"
     status = last_json(echelon("status", "--connect", running.endpoint, "--json"))
     assert status["state"] == "ready" and status["kv_pages_free"] == status["kv_pages_total"]
 
 
 def test_chat_remembers(running):
-    talk = "My name is Ada. Say hello.\nWhat is my name?\n"
-    done = subprocess.run([ECHELON, "chat", "--connect", running.endpoint, "--temperature", "0", "--max-tokens", "40"], input=talk,
-                          capture_output=True, text=True, timeout=120)
+    """The second answer is the one that the whole conversation gets."""
+    greedy = ["--connect", running.endpoint, "--temperature", "0", "--max-tokens", "16"]
+    questions = ["My name is Ada. Say hello.", "What is my name?"]
+    done = subprocess.run([ECHELON, "chat", *greedy], input="\n".join(questions) + "\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "Ada" in done.stdout.strip().split("\n")[-1], done.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        messages, shown = [], ""
+        for question in questions:
+            messages.append({"role": "user", "content": question})
+            file = pathlib.Path(folder) / "messages.json"
+            file.write_text(json.dumps(messages))
+            answer = last_json(echelon("generate", *greedy, "--messages", file, "--json"))["text"]
+            messages.append({"role": "assistant", "content": answer})
+            shown += answer + "\n"
+    assert done.stdout == shown, (done.stdout, shown)
 
 
 def test_perplexity_and_tokens(running):
