@@ -22,8 +22,16 @@ MODEL = str(service.SMOL)
 
 
 def ours():
-    """Processes of the build under test, as {pid: command}: what a command must not leave behind."""
-    return {pid: command for pid, command in service.children_of(1).items() if str(service.BIN) in command.split(" ")[0]}
+    """Living processes of the build under test, as {pid: command}: what a command must not leave behind."""
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")  # empty for a zombie
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            continue
+        if folder.name.isdigit() and words[0].decode(errors="replace").startswith(str(service.BIN)):
+            found[int(folder.name)] = b" ".join(words).decode(errors="replace")
+    return found
 
 
 def echelon(*arguments, status=0, **options):
