@@ -90,9 +90,9 @@ Error CoordinatorProcess::Ended(int status) const {
   if (!log_to_stderr_) {
     std::string log = ReadFile(folder_ + "/log");
     if (log.size() > kLogTailBytes) log.erase(0, log.size() - kLogTailBytes);
-    // The last line that says error, or simply the last line.
+    // The programs' last line is their clear error.
     for (const std::string& line : Split(log, '\n')) {
-      if (line.find("error") != std::string::npos) reason = line;
+      if (!line.empty()) reason = line;
     }
   }
   return InternalError(StrCat("the local group ended before it was ready: ", reason));

@@ -70,7 +70,9 @@ class GroupChaosTest : public ::testing::Test {
   void Stop() {
     driver_->group().Shutdown();
     EXPECT_TRUE(driver_->UntilState(GroupState::kStopped, 10'000));
+    driver_.reset();
     ExpectGone();
+    EXPECT_EQ(FilesOf(getpid()), std::vector<std::string>{}) << "files left behind";
   }
 
   TinyModel model_;

@@ -156,4 +156,17 @@ bool IsAlive(pid_t pid) {
 
 pid_t ParentOf(pid_t pid) { return std::atoi(StatField(pid, 4).c_str()); }
 
+std::vector<std::string> FilesOf(pid_t pid) {
+  std::vector<std::string> found;
+  for (const char* folder : {"/tmp", "/dev/shm"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind(StrCat("echelon-group-", pid, "."), 0) == 0) {
+        found.push_back(entry.path().string());
+      }
+    }
+  }
+  return found;
+}
+
 }  // namespace echelon::testing

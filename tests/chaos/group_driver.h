@@ -66,4 +66,7 @@ bool IsAlive(pid_t pid);
 // The launcher: the parent of a rank.
 pid_t ParentOf(pid_t pid);
 
+// What groups of the coordinator `pid` hold in /tmp and /dev/shm.
+std::vector<std::string> FilesOf(pid_t pid);
+
 }  // namespace echelon::testing
