@@ -51,9 +51,6 @@ void Coordinator::GroupReady() {
   facts.hosts.clear();
   for (const RankStatus& rank : parts_.group.ranks()) facts.hosts.push_back(rank.host);
   parts_.frontend.SetFacts(std::move(facts));
-  parts_.logger.Info(StrCat("group of epoch ", parts_.group.epoch(),
-                            " is ready: ", capacity.kv_pages, " KV pages of ", capacity.page_tokens,
-                            " tokens, context ", capacity.context_max));
   for (auto& [id, entry] : entries_) {
     if (entry.stage == Stage::kHeld) {
       Admit(entry);

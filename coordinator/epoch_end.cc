@@ -9,7 +9,8 @@ namespace echelon {
 
 namespace {
 constexpr int64_t kAskUs = 3'000'000;        // MPI_Finalize over a few hosts takes well under 1 s
-constexpr int64_t kTermUs = 2'000'000;       // mpirun needs 1.1 s to end its ranks
+constexpr int64_t kWaitUs = 300'000;         // mpirun needs some 30 ms
+constexpr int64_t kTermUs = 2'000'000;       // mpirun needs up to 1.1 s to end its ranks
 constexpr int64_t kKillAgainUs = 500'000;    // for what was forked meanwhile
 constexpr int64_t kLookUs = 20'000;          // a look walks /proc: about 1 ms
 constexpr int64_t kLeaseMarginUs = 500'000;  // a rank looks at its lease every 100 ms
@@ -19,7 +20,7 @@ void EpochEnd::Begin(int64_t now_us, uint64_t epoch, bool ask) {
   epoch_ = epoch;
   began_us_ = now_us;
   last_look_us_ = 0;
-  Enter(ask ? Phase::kAsk : Phase::kTerm, now_us);
+  Enter(ask ? Phase::kAsk : Phase::kWait, now_us);
 }
 
 void EpochEnd::Enter(Phase phase, int64_t now_us) {
@@ -44,11 +45,10 @@ bool EpochEnd::Tick(int64_t now_us) {
   }
   if (first_look) EveryoneGone(now_us);  // tells every rank to end
   const int64_t in_phase_us = now_us - phase_us_;
-  if (phase_ == Phase::kAsk && in_phase_us >= kAskUs)
-    Enter(Phase::kTerm, now_us);
-  else if (phase_ == Phase::kTerm && in_phase_us >= kTermUs)
-    Enter(Phase::kKill, now_us);
-  else if (phase_ == Phase::kKill && now_us - last_kill_us_ >= kKillAgainUs) {
+  if (phase_ == Phase::kAsk && in_phase_us >= kAskUs) Enter(Phase::kTerm, now_us);
+  if (phase_ == Phase::kWait && in_phase_us >= kWaitUs) Enter(Phase::kTerm, now_us);
+  if (phase_ == Phase::kTerm && in_phase_us >= kTermUs) Enter(Phase::kKill, now_us);
+  if (phase_ == Phase::kKill && now_us - last_kill_us_ >= kKillAgainUs) {
     processes_.Signal(SIGKILL);
     last_kill_us_ = now_us;
   }

@@ -1,8 +1,10 @@
 #pragma once
 // EpochEnd: brings the processes of an epoch to their end, wherever they run, before another epoch
-// may start: ask (when there is time) -> SIGTERM to the launcher -> 2 s -> SIGKILL to all that is
-// left here -> for ranks elsewhere, until their connection is closed or their lease has run out.
-// Driven by Tick; the ranks' heartbeats must have stopped, or their leases would never end.
+// may start. Here: ask (when there is time), or else wait a moment for the launcher, which usually
+// noticed too and is about to end in peace (mpirun crashes on a SIGTERM while it does) -> SIGTERM
+// -> 2 s -> SIGKILL to all that is left. Elsewhere: until each rank's connection is closed or its
+// lease has run out. Driven by Tick; the ranks' heartbeats must have stopped, or their leases would
+// never end.
 
 #include <cstdint>
 
@@ -30,7 +32,7 @@ class EpochEnd {
   bool Tick(int64_t now_us);
 
  private:
-  enum class Phase { kAsk, kTerm, kKill, kDone };
+  enum class Phase { kAsk, kWait, kTerm, kKill, kDone };
   void Enter(Phase phase, int64_t now_us);
   bool EveryoneGone(int64_t now_us);
 

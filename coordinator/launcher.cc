@@ -80,12 +80,15 @@ Result<std::vector<HostSlots>> ReadHosts(const std::string& hosts) {
 // What Open MPI is to use. Pinned, because Debian's build would otherwise pick UCX or libfabric
 // where it finds them; single-copy (CMA) is refused in many containers. TCP's eager limit of 4 MiB
 // holds any decode step, so that a message moves without either side waiting for the other's turn.
-Pairs McaParameters(const GroupSettings& settings) {
+Pairs McaParameters(const LaunchRequest& request) {
+  const GroupSettings& settings = request.settings;
   const bool one_host = settings.launcher == "local";
   Pairs parameters = {{"pml", "ob1"},
                       {"btl", one_host ? "self,vader" : "self,vader,tcp"},
                       {"btl_vader_single_copy_mechanism", "none"},
                       {"mpi_yield_when_idle", "1"},
+                      // mpirun ends the others when one rank died: now, not after a second.
+                      {"odls_base_sigkill_timeout", "0"},
                       // Without keepalives mpirun does not see a dead link for minutes.
                       {"oob_tcp_keepalive_time", "2"},
                       {"oob_tcp_keepalive_intvl", "1"},
@@ -94,6 +97,12 @@ Pairs McaParameters(const GroupSettings& settings) {
     parameters.emplace_back("btl_tcp_eager_limit", "4194304");
     parameters.emplace_back("btl_tcp_sndbuf", "4194304");
     parameters.emplace_back("btl_tcp_rcvbuf", "4194304");
+  }
+  if (one_host && !request.session_folder.empty()) {
+    parameters.emplace_back("orte_tmpdir_base", request.session_folder);
+  }
+  if (one_host && !request.memory_folder.empty()) {
+    parameters.emplace_back("btl_vader_backing_directory", request.memory_folder);
   }
   if (!settings.interface.empty()) {
     // Both, or one of them picks docker0 and hangs.
@@ -113,7 +122,7 @@ Words Mpirun(const LaunchRequest& request) {
                  "--map-by",        "slot",      "-x",
                  kMarkerVariable};
   if (request.root) words.push_back("--allow-run-as-root");
-  for (const auto& [name, value] : McaParameters(request.settings)) {
+  for (const auto& [name, value] : McaParameters(request)) {
     Append(words, {"--mca", name, value});
   }
   return words;
@@ -172,7 +181,7 @@ Result<LaunchCommand> MakeLaunchCommand(const LaunchRequest& request) {
                          std::to_string(request.epoch)});
   command.environment.emplace_back(kMarkerVariable, request.marker);
   if (request.settings.launcher == "slurm") {
-    for (const auto& [name, value] : McaParameters(request.settings)) {
+    for (const auto& [name, value] : McaParameters(request)) {
       command.environment.emplace_back("OMPI_MCA_" + name, value);
     }
   }

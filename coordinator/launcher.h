@@ -17,8 +17,10 @@ struct LaunchRequest {
   std::string worker_program;
   std::string endpoint;  // the coordinator's socket as the ranks reach it
   uint64_t epoch = 1;
-  std::string marker;  // value of kMarkerVariable in every process of the epoch
-  bool root = false;   // Open MPI wants to be told
+  std::string marker;          // value of kMarkerVariable in every process of the epoch
+  bool root = false;           // Open MPI wants to be told
+  std::string session_folder;  // local: for the launcher's sockets; "" = its own choice
+  std::string memory_folder;   // local: for the ranks' shared memory; "" = its own choice
 };
 
 // Set in the environment of every process of an epoch: "<coordinator pid>.<its start

@@ -95,6 +95,7 @@ class Scheduler {
   int32_t pages_total() const { return blocks_->pages_total(); }
   int32_t pages_free() const { return blocks_->pages_free(); }
   const SchedulerCapacity& capacity() const { return capacity_; }
+  uint64_t PageHash(int32_t page) const { return blocks_->HashOf(page); }
   const SchedulerCounters& counters() const { return counters_; }
   // Sequences that were running when Stop() was called or are running now: the ones a loss touches.
   std::vector<SequenceId> StartedIds() const;

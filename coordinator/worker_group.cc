@@ -78,6 +78,12 @@ Status ManagedGroup::Launch() {
   request.epoch = epoch_;
   request.marker = marker_prefix_ + std::to_string(epoch_);
   request.root = geteuid() == 0;
+  if (settings_.launcher == "local") {
+    scratch_.reset();  // of the epoch before: all its processes are gone
+    scratch_ = std::make_unique<EpochScratch>(request.marker);
+    request.session_folder = scratch_->sessions();
+    request.memory_folder = scratch_->shared_memory();
+  }
   ASSIGN_OR_RETURN(const LaunchCommand command, MakeLaunchCommand(request));
   RETURN_IF_ERROR(processes_->Launch(command, request.marker));
   ++counters_.launches;

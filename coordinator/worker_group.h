@@ -9,6 +9,7 @@
 
 #include "coordinator/control_socket.h"
 #include "coordinator/epoch_end.h"
+#include "coordinator/epoch_scratch.h"
 #include "coordinator/group.h"
 #include "coordinator/group_processes.h"
 #include "coordinator/rank_table.h"
@@ -92,6 +93,7 @@ class ManagedGroup final : public WorkerGroup {
   GroupState state_ = GroupState::kStarting;
   uint64_t epoch_ = 0;
   std::string marker_prefix_;
+  std::unique_ptr<EpochScratch> scratch_;  // of a local launcher
   bool stopping_ = false;
   bool ever_ready_ = false;
   std::optional<Loss> loss_;

@@ -32,7 +32,7 @@ class ZmqClientTransport final : public ClientTransport {
       socket_.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeoutMs);
       socket_.set(zmq::sockopt::handshake_ivl, kHandshakeMs);
       socket_.set(zmq::sockopt::linger, 500);  // ms: last errors leave before the program ends
-      socket_.set(zmq::sockopt::ipv6, true);
+      socket_.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
       socket_.bind(options.endpoint);
       endpoint_ = socket_.get(zmq::sockopt::last_endpoint);
     } catch (const zmq::error_t& error) {

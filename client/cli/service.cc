@@ -90,12 +90,12 @@ Error CoordinatorProcess::Ended(int status) const {
   if (!log_to_stderr_) {
     std::string log = ReadFile(folder_ + "/log");
     if (log.size() > kLogTailBytes) log.erase(0, log.size() - kLogTailBytes);
-    // The last line that says error, or simply the last line.
+    // The programs' last line is their clear error.
     for (const std::string& line : Split(log, '\n')) {
-      if (line.find("error") != std::string::npos) reason = line;
+      if (!line.empty()) reason = line;
     }
   }
-  return InternalError(StrCat("the local group ended before it was ready: ", reason));
+  return InternalError(StrCat("the local group ended: ", reason));
 }
 
 Result<Announcement> CoordinatorProcess::WaitAnnounced(Interrupts& interrupts) {
@@ -155,6 +155,12 @@ Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
   ASSIGN_OR_RETURN(service->coordinator_, CoordinatorProcess::Start(config, options.verbose));
   ASSIGN_OR_RETURN(service->client_, service->coordinator_->WaitReady(interrupts));
   return service;
+}
+
+Status Service::Check() {
+  if (!coordinator_) return Status();
+  const auto ended = coordinator_->Poll();
+  return ended ? Status(coordinator_->Ended(*ended)) : Status();
 }
 
 Status Service::Close() {

@@ -5,29 +5,16 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "common/model/marked_text.h"
 #include "common/model/split_regex.h"
 #include "common/model/tokenizer_data.h"
 
 namespace echelon {
-
-// A text of which some bytes came from a stranger.
-struct MarkedText {
-  std::string text;
-  std::string untrusted;  // empty: all is trusted. Else a 1 or 0 for each byte of the text
-  MarkedText Sub(TextRange range) const {
-    const size_t count = range.end - range.begin;
-    return {text.substr(range.begin, count),
-            untrusted.empty() ? "" : untrusted.substr(range.begin, count)};
-  }
-  bool Trusted(size_t begin, size_t end) const {
-    return untrusted.empty() ||
-           std::string_view(untrusted).substr(begin, end - begin).find('\1') == std::string::npos;
-  }
-};
 
 class AddedTokens {
  public:
@@ -55,6 +42,9 @@ class AddedTokens {
   // Index and length of the longest token that begins at `position`, or -1.
   std::pair<int32_t, size_t> LongestAt(const MarkedText& text, size_t position) const;
 
+  bool WordAround(std::string_view text, size_t begin, size_t end) const;
+
+  std::unique_ptr<SplitRegex> word_;  // where a token wants to be a single word
   std::vector<Node> nodes_{1};
   std::vector<Entry> tokens_;
 };

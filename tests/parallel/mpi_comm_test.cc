@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "tests/support/comm_contract.h"
 
 namespace echelon {
 namespace {
@@ -43,6 +44,11 @@ class MpiCommTest : public ::testing::Test {
  protected:
   std::unique_ptr<Communicator> comm_ = g_environment->World();
 };
+
+TEST_F(MpiCommTest, KeepsTheContract) {
+  for (const std::string& broken : testing::CheckCommunicatorContract(*comm_))
+    ADD_FAILURE() << broken;
+}
 
 // Sizes on both sides of one shot / two shots, of vader's (4 KiB) and TCP's (64 KiB) eager limits,
 // and fewer elements than ranks.

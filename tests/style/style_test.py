@@ -102,7 +102,7 @@ def check_size(path):
 
 def check_functions(path):
     """A function begins at a line in column 0 that ends with "{" and ends at the "}" in column 0."""
-    if path.suffix not in {".cc", ".cu"}:
+    if path.suffix not in {".cc", ".cu"} or path.parts[0] == "tests":  # a table of cases may be long
         return
     start = None
     for number, line in enumerate(lines_of(path), 1):

@@ -78,8 +78,10 @@ def _done(body: Dict[str, Any]) -> types.Done:
 def _status(body: Dict[str, Any]) -> types.Status:
     ranks = [_pick(types.RankProgress, rank, host="", backend="", bytes_done=0, bytes_total=0, joined=False, ready=False)
              for rank in body.get("ranks") or []]
-    return _pick(types.Status, {**body, "layout": _pick(types.Layout, body["layout"]), "ranks": ranks}, version="", model="",
-                 epoch=0, schedule="", running=0, waiting=0, kv_pages_free=0, kv_pages_total=0, context_max=0, message="")
+    status: types.Status = _pick(types.Status, {**body, "layout": _pick(types.Layout, body["layout"]), "ranks": ranks},
+                                 version="", model="", epoch=0, schedule="", running=0, waiting=0, kv_pages_free=0,
+                                 kv_pages_total=0, context_max=0, message="")
+    return status
 
 
 @dataclasses.dataclass

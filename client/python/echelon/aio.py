@@ -171,7 +171,7 @@ class AsyncClient:
             await asyncio.sleep(_POLL_S)
             return
         started = time.monotonic()
-        ready = dict(await self._poller.poll(_POLL_S * 1000))
+        ready = dict(await self._poller.poll(int(_POLL_S * 1000)))
         if self._socket in ready:
             arrivals = self._core.on_message(await self._socket.recv_multipart())
             async with self._arrived:

@@ -136,7 +136,7 @@ class Client:
     def _pump(self, timeout_s: float) -> None:
         assert self._socket is not None
         started = time.monotonic()
-        ready = dict(self._poller.poll(timeout_s * 1000))
+        ready = dict(self._poller.poll(int(timeout_s * 1000)))
         if self._socket in ready:
             for request_id, arrival in self._core.on_message(self._socket.recv_multipart()):
                 if arrival is not None:

@@ -84,6 +84,7 @@ TEST_F(WorkerGroupTest, RefusesAnotherBuildAndGivesUp) {
   ASSERT_TRUE(Until([&] { return (frame = ranks_[1]->Receive()).has_value(); }));
   EXPECT_EQ(frame->first.type, ControlType::kRefuse);
   EXPECT_THAT(DecodeRefuse(frame->second)->reason, HasSubstr("install the same build"));
+  Pass(1000);
   EXPECT_THAT(script_.signals, Contains(SIGTERM));
 }
 

@@ -1,0 +1,234 @@
+// A real group under mpirun, with real signals: whatever dies or hangs is noticed within its
+// deadline, the next epoch answers the same tokens, and no process is left behind.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "common/strings.h"
+#include "tests/chaos/group_driver.h"
+#include "tests/support/test_models.h"
+
+namespace echelon::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::vector<int32_t> kPrompt = {1, 17, 42, 99, 7, 250};
+constexpr int kTokens = 24;
+constexpr int64_t kReadyMs = 30'000;  // launch, join and load on a busy machine
+
+int64_t NowMs() { return SystemClock().NowUs() / 1000; }
+
+class GroupChaosTest : public ::testing::Test {
+ protected:
+  // Ready, and its answer before anything went wrong.
+  void Start(const ServiceConfig& config) {
+    driver_ = std::make_unique<GroupDriver>(config);
+    ASSERT_TRUE(driver_->ok());
+    ASSERT_TRUE(driver_->UntilState(GroupState::kReady, kReadyMs));
+    expected_ = driver_->Generate(kPrompt, kTokens);
+    ASSERT_EQ(expected_.size(), static_cast<size_t>(kTokens));
+    Note();
+  }
+  void Note() {
+    for (const pid_t pid : driver_->RankPids()) {
+      seen_.push_back(pid);
+      seen_.push_back(ParentOf(pid));
+    }
+  }
+  // `strike` happens after the third token of an answer; the loss must be noticed within
+  // `deadline_ms`, and everything be well again afterwards.
+  void StrikeAndRecover(const std::function<void()>& strike, int64_t deadline_ms) {
+    const uint64_t epoch = driver_->group().epoch();
+    int64_t struck_ms = 0;
+    const auto cut = driver_->Generate(kPrompt, 400, [&](int tokens) {
+      if (tokens == 3) {
+        strike();
+        struck_ms = NowMs();
+      }
+    });
+    ASSERT_LT(cut.size(), 400u) << "the strike did nothing";
+    EXPECT_LE(NowMs() - struck_ms, deadline_ms);
+    for (size_t i = 0; i < cut.size() && i < expected_.size(); ++i) EXPECT_EQ(cut[i], expected_[i]);
+    const auto lost = driver_->TakeLost();
+    ASSERT_EQ(lost.size(), 1u);
+    EXPECT_EQ(lost[0].epoch, epoch);
+    ASSERT_TRUE(driver_->UntilState(GroupState::kReady, kReadyMs));
+    EXPECT_EQ(driver_->group().epoch(), epoch + 1);
+    ExpectGone();
+    EXPECT_EQ(driver_->Generate(kPrompt, kTokens), expected_)
+        << "another answer after the relaunch";
+    Note();
+    last_error_ = lost[0].error;
+  }
+  void ExpectGone() {
+    for (const pid_t pid : seen_) EXPECT_FALSE(IsAlive(pid)) << "left behind: " << pid;
+    seen_.clear();
+  }
+  void Stop() {
+    driver_->group().Shutdown();
+    EXPECT_TRUE(driver_->UntilState(GroupState::kStopped, 10'000));
+    driver_.reset();
+    ExpectGone();
+    EXPECT_EQ(FilesOf(getpid()), std::vector<std::string>{}) << "files left behind";
+  }
+
+  TinyModel model_;
+  std::unique_ptr<GroupDriver> driver_;
+  std::vector<int32_t> expected_;
+  std::vector<pid_t> seen_;
+  Error last_error_;
+};
+
+TEST_F(GroupChaosTest, KillEachRank) {
+  Start(ChaosConfig(model_.path()));
+  for (int rank : {0, 1}) {
+    StrikeAndRecover([&] { kill(driver_->RankPids()[rank], SIGKILL); }, 500);
+    EXPECT_EQ(last_error_.rank, rank);
+    EXPECT_THAT(last_error_.message, HasSubstr("died"));
+  }
+  Stop();
+}
+
+TEST_F(GroupChaosTest, KillTheLauncher) {
+  Start(ChaosConfig(model_.path()));
+  StrikeAndRecover([&] { kill(ParentOf(driver_->RankPids()[0]), SIGKILL); }, 500);
+  Stop();
+}
+
+TEST_F(GroupChaosTest, StopEachRank) {
+  const ServiceConfig config = ChaosConfig(model_.path());
+  Start(config);
+  for (int rank : {0, 1}) {
+    StrikeAndRecover([&] { kill(driver_->RankPids()[rank], SIGSTOP); },
+                     config.group.heartbeat_timeout_ms + 1000);
+    EXPECT_EQ(last_error_.rank, rank);
+    EXPECT_THAT(last_error_.message, HasSubstr("no heartbeat"));
+  }
+  Stop();
+}
+
+TEST_F(GroupChaosTest, AShortPauseNeedsNoRelaunch) {
+  const ServiceConfig config = ChaosConfig(model_.path());
+  Start(config);
+  const pid_t pid = driver_->RankPids()[1];
+  const auto answer = driver_->Generate(kPrompt, kTokens, [&](int tokens) {
+    if (tokens != 3) return;
+    kill(pid, SIGSTOP);
+    driver_->Until([] { return false; }, config.group.heartbeat_timeout_ms / 2);
+    kill(pid, SIGCONT);
+  });
+  EXPECT_EQ(answer, expected_);
+  EXPECT_EQ(driver_->group().epoch(), 1u);
+  EXPECT_TRUE(driver_->TakeLost().empty());
+  Stop();
+}
+
+TEST_F(GroupChaosTest, KillWhileLoadingAndWhileRelaunching) {
+  driver_ = std::make_unique<GroupDriver>(ChaosConfig(model_.path()));
+  ASSERT_TRUE(driver_->ok());
+  for (int strike = 0; strike < 3; ++strike) {
+    const uint64_t epoch = driver_->group().epoch();
+    ASSERT_TRUE(driver_->Until(
+        [&] {
+          return driver_->group().ranks()[strike % 2].joined && driver_->group().epoch() == epoch;
+        },
+        kReadyMs));
+    Note();
+    kill(driver_->RankPids()[strike % 2], SIGKILL);
+    ASSERT_TRUE(driver_->Until([&] { return driver_->group().epoch() > epoch; }, kReadyMs));
+  }
+  ASSERT_TRUE(driver_->UntilState(GroupState::kReady, kReadyMs));
+  EXPECT_EQ(driver_->Generate(kPrompt, kTokens).size(), static_cast<size_t>(kTokens));
+  Stop();
+}
+
+TEST_F(GroupChaosTest, GivesUpWhenTheBudgetIsSpent) {
+  ServiceConfig config = ChaosConfig(model_.path());
+  config.group.relaunches_max = 1;
+  Start(config);
+  StrikeAndRecover([&] { kill(driver_->RankPids()[1], SIGKILL); }, 500);
+  kill(driver_->RankPids()[0], SIGKILL);
+  ASSERT_TRUE(driver_->UntilState(GroupState::kFailed, 5000));
+  EXPECT_THAT(driver_->group().failure()->message, HasSubstr("group.relaunches_max = 1"));
+  driver_.reset();
+  ExpectGone();
+}
+
+TEST_F(GroupChaosTest, AMissingModelIsOneClearErrorAndNoRelaunch) {
+  ServiceConfig config = ChaosConfig("/no/such/model");
+  config.model.load_format = "auto";
+  driver_ = std::make_unique<GroupDriver>(config);
+  ASSERT_TRUE(driver_->ok());
+  ASSERT_TRUE(
+      driver_->Until([&] { return driver_->group().state() == GroupState::kFailed; }, kReadyMs));
+  EXPECT_THAT(driver_->group().failure()->message, HasSubstr("/no/such/model"));
+  EXPECT_EQ(driver_->group().counters().relaunches, 0u);
+}
+
+// The group's owner dies: nothing of it may live longer than the lease.
+TEST_F(GroupChaosTest, NobodyOutlivesTheCoordinator) {
+  const ServiceConfig config = ChaosConfig(model_.path());
+  int pids[2];
+  ASSERT_EQ(pipe(pids), 0);
+  const pid_t owner = fork();
+  if (owner == 0) {
+    GroupDriver driver(config);
+    if (!driver.ok() || !driver.UntilState(GroupState::kReady, kReadyMs)) _exit(1);
+    for (const pid_t pid : driver.RankPids()) {
+      const pid_t both[2] = {pid, ParentOf(pid)};
+      if (write(pids[1], both, sizeof(both)) != sizeof(both)) _exit(1);
+    }
+    driver.Until([] { return false; }, 60'000);
+    _exit(0);
+  }
+  close(pids[1]);
+  std::vector<pid_t> left(4);
+  const size_t bytes = left.size() * sizeof(pid_t);
+  size_t got = 0;
+  for (ssize_t n; got < bytes; got += n) {
+    n = read(pids[0], reinterpret_cast<char*>(left.data()) + got, bytes - got);
+    ASSERT_GT(n, 0);
+  }
+  close(pids[0]);
+  for (const pid_t pid : left) ASSERT_TRUE(IsAlive(pid));
+  kill(owner, SIGKILL);
+  waitpid(owner, nullptr, 0);
+  const int64_t deadline_ms = NowMs() + config.group.lease_ms + 1000;
+  const auto alive = [&] {
+    for (const pid_t pid : left)
+      if (IsAlive(pid)) return true;
+    return false;
+  };
+  while (alive() && NowMs() < deadline_ms) usleep(20'000);
+  for (const pid_t pid : left) EXPECT_FALSE(IsAlive(pid)) << pid;
+}
+
+// Three stages and a real checkpoint: the same tokens as one rank alone.
+TEST_F(GroupChaosTest, ARealModelOnSeveralRanks) {
+  const std::string path = TestModelPath(kSmolModel);
+  if (path.empty()) GTEST_SKIP() << kSmolModel << " is not in ECHELON_TEST_MODELS";
+  ServiceConfig config;
+  config.model.path = path;
+  config.worker.kv_memory_bytes = 64 << 20;
+  const std::vector<int32_t> prompt = {504, 3575, 282, 4649, 314};  // "The capital of France is"
+  std::vector<std::vector<int32_t>> answers;
+  for (const auto& [tp, pp] : {std::pair{1, 1}, {2, 1}, {1, 2}}) {
+    config.layout.tp = tp;
+    config.layout.pp = pp;
+    GroupDriver driver(config);
+    ASSERT_TRUE(driver.ok());
+    ASSERT_TRUE(driver.UntilState(GroupState::kReady, 60'000));
+    answers.push_back(driver.Generate(prompt, 6));
+    EXPECT_EQ(answers.back().size(), 6u);
+    driver.group().Shutdown();
+    EXPECT_TRUE(driver.UntilState(GroupState::kStopped, 10'000));
+  }
+  EXPECT_EQ(answers[1], answers[0]);
+  EXPECT_EQ(answers[2], answers[0]);
+}
+
+}  // namespace
+}  // namespace echelon::testing

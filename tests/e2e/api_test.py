@@ -1,0 +1,341 @@
+"""The client API against the real service: resubmission, resume, cancel, deadline, limits, bad input, a slow reader.
+
+usage: api_test.py [CASE...]        needs the SmolLM2 checkpoint; tp=2, so two ranks and the real ring
+"""
+import asyncio
+import json
+import pathlib
+import sys
+import time
+import traceback
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent / "client" / "python")]
+
+import zmq
+
+import echelon
+import service
+from echelon import Accepted, AsyncClient, Client, Done, Tokens
+
+PROMPT = "Once upon a time there was a ladder"
+CONTEXT = 8192  # of the checkpoint
+
+
+def ended(running, seconds=10):
+    """Waits until nothing runs; every KV page must be free then."""
+    end = time.monotonic() + seconds
+    while True:
+        with Client(running.endpoint) as client:
+            status = client.status()
+        if status.running == status.waiting == 0 and status.kv_pages_free == status.kv_pages_total > 0:
+            return
+        assert time.monotonic() < end, f"not idle, or pages are held: {status}"
+        time.sleep(0.1)
+
+
+def refused(kind, call, field=None, words=()):
+    try:
+        call()
+    except kind as error:
+        assert field is None or error.param == field, f"param is {error.param!r}, not {field!r}: {error}"
+        for word in words:
+            assert word in error.message, f"{word!r} is not in {error.message!r}"
+        return error
+    raise AssertionError(f"not refused with {kind.__name__}")
+
+
+def test_resubmission_is_idempotent(running):
+    request = dict(prompt=PROMPT, max_tokens=12, temperature=0.8, seed=5)
+    with Client(running.endpoint) as client, Client(running.endpoint) as other:
+        first = client.generate(request_id="same", **request)
+        again = client.generate(request_id="same", **request)
+        elsewhere = other.generate(request_id="same", **request)
+        for answer in (again, elsewhere):
+            assert (answer.token_ids, answer.text, answer.done) == (first.token_ids, first.text, first.done)
+        refused(echelon.InvalidArgument, lambda: client.generate(request_id="same", prompt="another"))
+        # While it still runs: the second submission takes the stream over, from its start.
+        stream = client.stream(request_id="long", prompt=PROMPT, max_tokens=40, temperature=0, ignore_eos=True)
+        assert isinstance(next(stream), Accepted) and isinstance(next(stream), Tokens)
+        whole = other.generate(request_id="long", prompt=PROMPT, max_tokens=40, temperature=0, ignore_eos=True)
+        assert len(whole.token_ids) == 40
+        assert client.generate(prompt=PROMPT, max_tokens=40, temperature=0, ignore_eos=True).token_ids == whole.token_ids
+
+
+def test_resume_after_a_break(running):
+    request = dict(prompt=PROMPT, max_tokens=48, temperature=0.7, seed=11, ignore_eos=True, logprobs=1)
+    with Client(running.endpoint) as client:
+        whole = client.generate(**request)
+    ids, text, rows = [], "", []
+    first = Client(running.endpoint)
+    stream = first.stream(request_id="broken", **request)
+    for event in stream:
+        if isinstance(event, Tokens):
+            ids, text, rows = ids + event.token_ids, text + event.text, rows + event.logprobs
+            if len(ids) >= 5:
+                break
+    first.close()  # gone without a word
+    with Client(running.endpoint) as second:
+        rest = second.resume("broken", len(ids)).collect()
+        assert ids + rest.token_ids == whole.token_ids
+        assert text + rest.text == whole.text
+        assert rows + rest.logprobs == whole.logprobs
+        # Any index of the log may be asked for, also after the end; past it is an error that says so.
+        assert second.resume("broken", 0).collect().token_ids == whole.token_ids
+        assert second.resume("broken", 48).collect().token_ids == []
+        refused(echelon.InvalidArgument, lambda: second.resume("broken", 49).collect(), "seq", ["48"])
+        refused(echelon.NotFound, lambda: second.resume("never-seen", 0).collect())
+
+
+def test_the_client_reopens_a_broken_connection(running):
+    with Client(running.endpoint) as client:
+        whole = client.generate(prompt=PROMPT, max_tokens=32, temperature=0, ignore_eos=True)
+        ids, broken = [], False
+        for event in client.stream(prompt=PROMPT, max_tokens=32, temperature=0, ignore_eos=True):
+            if isinstance(event, Tokens):
+                ids += event.token_ids
+                if not broken and len(ids) >= 4:
+                    broken = True
+                    client._reopen()
+        assert broken and ids == whole.token_ids
+
+
+def test_cancel(running):
+    with Client(running.endpoint) as client, Client(running.endpoint) as other:
+        stream = client.stream(request_id="mine", prompt=PROMPT, max_tokens=2000, ignore_eos=True)
+        assert isinstance(next(stream), Accepted)
+        count = len(next(stream).token_ids)
+        # Another connection has no right to it.
+        other._core.streams["mine"] = echelon._core._Stream(None)
+        other._core.cancel("mine")
+        other._send()
+        refused(echelon.NotFound, lambda: other._next("mine"))
+        stream.cancel()
+        for event in stream:
+            count += len(event.token_ids) if isinstance(event, Tokens) else 0
+        assert event.finish_reason == "cancelled" and event.seq == count < 2000
+        refused(echelon.NotFound, lambda: client.resume("unknown", 0).collect())
+    ended(running)
+
+
+def test_deadline(running):
+    with Client(running.endpoint) as client:
+        started = time.monotonic()
+        refused(echelon.DeadlineExceeded, lambda: client.generate(prompt=PROMPT, max_tokens=4000, ignore_eos=True, deadline_ms=400))
+        assert 0.3 < time.monotonic() - started < 5
+    ended(running)
+
+
+def test_chat_stop_and_logprobs(running):
+    with Client(running.endpoint) as client:
+        question = [{"role": "user", "content": "Name three uses of a ladder."}]
+        answer = client.generate(messages=question, temperature=0, max_tokens=32, logprobs=True, top_logprobs=3)
+        assert len(answer.text.split()) > 5 and len(answer.logprobs) == len(answer.token_ids)
+        for row, chosen in zip(answer.logprobs, answer.token_ids):
+            values = [entry.logprob for entry in row[:3]]
+            assert values == sorted(values, reverse=True) and row[0].id == chosen, (row, chosen)  # greedy: the best one
+        # A stop text across token borders: nothing of it is shown, the rest is unchanged.
+        cut = len(answer.text) // 2
+        stop = answer.text[cut:cut + 9]
+        stopped = client.generate(messages=question, temperature=0, max_tokens=32, stop=stop)
+        assert stopped.text == answer.text[:answer.text.index(stop)] and stopped.done.finish_reason == "stop", (stop, stopped)
+        whole = client.generate(messages=question, temperature=0, max_tokens=32, stream=False)
+        assert whole.text == answer.text
+        scored = client.generate(prompt=whole.done.prompt_ids, max_tokens=0, prompt_logprobs=0)
+        assert scored.token_ids == [] and scored.done.prompt_logprobs[0] is None
+        assert [row[0].id for row in scored.done.prompt_logprobs[1:]] == whole.done.prompt_ids[1:]
+
+
+def test_bad_input_names_field_and_limit(running):
+    with Client(running.endpoint) as client:
+        def bad(field, *words, kind=echelon.InvalidArgument, **fields):
+            body = {"prompt": "x", "max_tokens": 1, **fields}
+            body = {name: value for name, value in body.items() if value is not ...}
+            request_id = client._core.submit(body, "")
+            client._send()
+            refused(kind, lambda: client._next(request_id), field, words)
+
+        bad("prompt", prompt=...)
+        bad("prompt", prompt="")
+        bad("prompt", prompt=[])
+        bad("prompt", prompt=7)
+        bad("prompt", "49151", prompt=[49152])
+        bad("prompt", prompt=[-1])
+        bad("prompt", messages=[{"role": "user", "content": "x"}])
+        bad("messages[0].content", prompt=..., messages=[{"role": "user"}])
+        bad("prompt", str(CONTEXT), prompt=[1] * (CONTEXT + 1))
+        bad("max_tokens", "-1", max_tokens=-1)
+        bad("max_tokens", max_tokens=1.5)
+        bad("max_tokens", max_tokens="many")
+        bad("temperature", "100", temperature=101)
+        bad("temperature", temperature=-0.1)
+        bad("temperature", temperature="hot")
+        bad("top_p", "1", top_p=0)
+        bad("top_k", top_k=-2)
+        bad("min_p", min_p=2)
+        bad("repetition_penalty", repetition_penalty=0)
+        bad("presence_penalty", presence_penalty=-101)
+        bad("seed", seed=-1)
+        bad("stop", "16", stop=["x"] * 17)
+        bad("stop", "256", stop="x" * 257)
+        bad("stop_token_ids", "64", stop_token_ids=[1] * 65)
+        bad("logit_bias", logit_bias={"x": 1})
+        bad("logit_bias", "100", logit_bias={"1": 101})
+        bad("logprobs", "20", logprobs=21)
+        bad("prompt_logprobs", "20", prompt_logprobs=21)
+        bad("n", n=2)
+        bad("deadline_ms", deadline_ms=0)
+        bad("ignore_eos", ignore_eos="yes")
+        assert client.generate(prompt="x", max_tokens=1).done.seq == 1  # the connection is as good as before
+
+
+def test_malformed_frames_harm_nobody(running):
+    context = zmq.Context()
+    with Client(running.endpoint) as witness:
+        stream = witness.stream(prompt=PROMPT, max_tokens=40, temperature=0, ignore_eos=True)
+        next(stream)
+        hostile = context.socket(zmq.DEALER)
+        hostile.linger = 0
+        hostile.connect(running.endpoint)
+        good = [b"echelon/1", b"submit", b"id", b"{}"]
+        for parts in ([b""], [b"echelon/1"], [b"x"] * 40, good[:3], good + [b"more"], [b"echelon/9", *good[1:]],
+                      [good[0], b"explode", *good[2:]], [*good[:2], b"", good[3]], [*good[:2], b"a b", good[3]],
+                      [*good[:2], b"x" * 65, good[3]], [*good[:3], b"{"], [*good[:3], b"[]"], [*good[:3], b"\xff\xfe"],
+                      [*good[:3], b'{"prompt":"a","prompt":"b"}'], [*good[:3], b'{"prompt":"x","temperature":NaN}'],
+                      [*good[:3], b"[" * 100_000], [*good[:1], b"resume", b"id", b'{"seq":-1}'],
+                      [*good[:1], b"cancel", b"id", b"{}"], [*good[:1], b"\xff\x00", b"\xff", b""]):
+            hostile.send_multipart(parts)
+        codes = set()
+        while hostile.poll(1500):
+            answer = hostile.recv_multipart()
+            assert answer[:2] == [b"echelon/1", b"error"], answer
+            codes.add(json.loads(answer[3])["code"])
+        assert codes <= {"invalid_argument", "not_found", "unsupported"} and "invalid_argument" in codes, codes
+        hostile.close()
+        assert len(stream.collect().token_ids) == 40
+    context.term()
+
+
+def test_an_oversized_message_drops_only_its_sender(running):
+    context = zmq.Context()
+    with Client(running.endpoint) as witness:
+        stream = witness.stream(prompt=PROMPT, max_tokens=30, temperature=0, ignore_eos=True)
+        next(stream)
+        hostile = context.socket(zmq.DEALER)
+        hostile.linger = 0
+        hostile.connect(running.endpoint)
+        hostile.send_multipart([b"echelon/1", b"submit", b"big", b" " * (5 << 20)])
+        assert not hostile.poll(500) or hostile.recv_multipart()[1] == b"error"
+        hostile.close()
+        assert len(stream.collect().token_ids) == 30
+    context.term()
+
+
+def test_a_slow_reader_slows_nobody(running):
+    """One client asks for much and reads nothing; another's requests are as fast as ever, and in the end the first gets all."""
+    with Client(running.endpoint) as quick:
+        quick.generate(prompt=PROMPT, max_tokens=24, temperature=0, ignore_eos=True)
+        slow = Client(running.endpoint)
+        streams = [slow.stream(prompt=PROMPT, max_tokens=200, temperature=0, ignore_eos=True, logprobs=20) for _ in range(4)]
+        for _ in range(3):
+            assert len(quick.generate(prompt=PROMPT, max_tokens=24, temperature=0, ignore_eos=True).token_ids) == 24
+        time.sleep(1)
+        answers = [stream.collect() for stream in streams]
+        assert all(len(answer.token_ids) == len(answer.logprobs) == 200 for answer in answers)
+        assert all(answer.token_ids == answers[0].token_ids for answer in answers)
+        slow.close()
+    ended(running)
+
+
+def test_a_full_queue_answers_at_once(_):
+    """A service of its own: one sequence at a time, two may wait."""
+    limits = {"scheduler.queue_requests_max": 2, "scheduler.sequences_max": 1}
+    with service.Service({"model.path": service.SMOL, **limits}) as small, Client(small.endpoint) as client:
+        streams = [client.stream(prompt=PROMPT, max_tokens=300, ignore_eos=True) for _ in range(6)]
+        errors = []
+        for stream in streams:
+            started = time.monotonic()
+            try:
+                assert isinstance(next(stream), Accepted)
+            except echelon.ResourceExhausted as error:
+                errors.append(error)
+                assert error.retryable and error.retry_after_ms > 0, vars(error)
+                assert time.monotonic() - started < 2
+        assert 3 <= len(errors) <= 4, errors  # one may have begun to run before the last came
+        for stream in streams:
+            stream.cancel()
+        ended(small)
+
+
+async def hammer(endpoint, expected):
+    """The 32 clients of the concurrency case live in one event loop."""
+    import random
+    chance = random.Random(2024)
+    outcomes = {"whole": 0, "cancelled": 0}
+
+    async def one_client(number, requests):
+        async with AsyncClient(endpoint, connect_timeout_s=30) as client:
+            for _ in range(requests):
+                request, whole = chance.choice(expected)
+                cancel_after = chance.choice([None, None, None, 0, 1, 3, 7])
+                stream = await client.stream(**request)
+                ids, text = [], ""
+                async for event in stream:
+                    if isinstance(event, Tokens):
+                        ids, text = ids + event.token_ids, text + event.text
+                    if isinstance(event, Done):
+                        text += event.text
+                        reason = event.finish_reason
+                    elif cancel_after is not None and len(ids) >= cancel_after:
+                        cancel_after = None
+                        await stream.cancel()
+                if reason == "cancelled":
+                    outcomes["cancelled"] += 1
+                    assert whole.token_ids[:len(ids)] == ids and whole.text.startswith(text.rstrip("\ufffd")), (ids, whole.token_ids)
+                else:
+                    outcomes["whole"] += 1
+                    assert (ids, text, reason) == (whole.token_ids, whole.text, whole.done.finish_reason), (ids, whole.token_ids)
+
+    counts = [200 // 32 + (1 if i < 200 % 32 else 0) for i in range(32)]
+    await asyncio.gather(*(one_client(i, count) for i, count in enumerate(counts)))
+    return outcomes
+
+
+def test_200_requests_from_32_clients_with_random_cancels(running):
+    """Every stream equals the same request's answer when it was alone, bit for bit; a cancelled one is its beginning."""
+    requests = [dict(prompt=prompt, max_tokens=length, temperature=temperature, seed=seed, ignore_eos=ignore)
+                for prompt, length, temperature, seed, ignore in [
+                    (PROMPT, 24, 0, 1, True), (PROMPT, 16, 1.0, 2, True), ("def fibonacci(n):\n", 20, 0, 3, False),
+                    ("The capital of France is", 8, 0.7, 4, False), ("1 2 3 4 5 6 7", 12, 0, 5, True),
+                    ("Wände, 漢字 and 🦜:", 16, 1.2, 6, True), ("a " * 150, 10, 0, 7, True), ("Dear", 1, 0, 8, True)]]
+    with Client(running.endpoint) as client:
+        expected = [(request, client.generate(**request)) for request in requests]
+    started = time.monotonic()
+    outcomes = asyncio.run(asyncio.wait_for(hammer(running.endpoint, expected), 300))
+    print(f"     {outcomes} in {time.monotonic() - started:.1f} s")
+    assert sum(outcomes.values()) == 200 and min(outcomes.values()) >= 20
+    ended(running)
+
+
+def main():
+    service.need_model(service.SMOL)
+    wanted = sys.argv[1:]
+    cases = [(name, case) for name, case in globals().items()
+             if name.startswith("test_") and (not wanted or any(word in name for word in wanted))]
+    failed = 0
+    with service.Service({"model.path": service.SMOL, "layout.tp": 2}) as running:
+        for name, case in cases:
+            started = time.monotonic()
+            try:
+                case(running)
+                print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
+            except Exception:
+                failed += 1
+                print(f"FAIL {name}", flush=True)
+                traceback.print_exc()
+    # Leaving the service checked that it ended with 0 and that no process of it is left.
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The program `echelon` against real groups: shapes, exit statuses, nothing left behind.
+
+usage: cli_test.py [CASE...]        needs the SmolLM2 checkpoint
+"""
+import json
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+
+import service
+
+ECHELON = str(service.BIN / "echelon")
+MODEL = str(service.SMOL)
+
+
+def ours():
+    """Living processes of the build under test, as {pid: command}: what a command must not leave behind."""
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")  # empty for a zombie
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            continue
+        if folder.name.isdigit() and words[0].decode(errors="replace").startswith(str(service.BIN)):
+            found[int(folder.name)] = b" ".join(words).decode(errors="replace")
+    return found
+
+
+def echelon(*arguments, status=0, **options):
+    before = ours()
+    done = subprocess.run([ECHELON, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, **options)
+    assert done.returncode == status, f"exit status {done.returncode}, not {status}:\n{done.stderr[-3000:]}"
+    left = {pid: command for pid, command in ours().items() if pid not in before}
+    assert not left, f"left behind: {left}"
+    return done
+
+
+def last_json(done):
+    return json.loads(done.stdout.rstrip("\n").split("\n")[-1])
+
+
+def check_shape(answer):
+    for name in ("prompt_ids", "token_ids"):
+        assert answer[name] and all(type(i) is int for i in answer[name]), answer
+    assert type(answer["text"]) is str and answer["finish_reason"] in ("stop", "length", "cancelled")
+    assert type(answer["timings"]["ttft_s"]) in (int, float) and answer["timings"]["ttft_s"] > 0
+    assert answer["timings"]["decode_tokens_per_s"] > 0
+    for row in answer["logprobs"]:
+        assert all(type(entry["id"]) is int and entry["logprob"] <= 0 for entry in row)
+
+
+def test_generate_json(_):
+    done = echelon("generate", "--model", MODEL, "--tp", 2, "--prompt", "The capital of France is", "--max-tokens", 6,
+                   "--temperature", 0, "--logprobs", 2, "--prompt-logprobs", 1, "--json")
+    answer = last_json(done)
+    check_shape(answer)
+    assert done.stdout.count("\n") == 1  # the object alone
+    assert answer["layout"] == {"tp": 2, "pp": 1, "sp": 1} and answer["finish_reason"] == "length"
+    assert len(answer["token_ids"]) == len(answer["logprobs"]) == 6 and "Paris" in answer["text"]
+    assert answer["prompt_logprobs"][0] is None and len(answer["prompt_logprobs"]) == len(answer["prompt_ids"])
+    for row, following in zip(answer["prompt_logprobs"][1:], answer["prompt_ids"][1:]):
+        assert following in [entry["id"] for entry in row]
+    for word in ("rank 0", "rank 1", "ready", "seed", "time to first token", "hidden", "exposed"):
+        assert word in done.stderr, f"{word!r} is not in stderr:\n{done.stderr}"
+
+
+def test_generate_text_and_messages(_):
+    done = echelon("generate", "--model", MODEL, "--prompt", "1, 2, 3, 4,", "--max-tokens", 6, "--temperature", 0)
+    assert " 5, 6" in done.stdout, done.stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump([{"role": "user", "content": "Name three uses of a ladder."}], file)
+        file.flush()
+        answer = last_json(echelon("generate", "--model", MODEL, "--pp", 2, "--messages", file.name, "--temperature", 0,
+                                   "--max-tokens", 16, "--json"))
+    assert len(answer["token_ids"]) == 16 and answer["finish_reason"] == "length" and len(answer["text"].split()) > 4
+    assert answer["layout"] == {"tp": 1, "pp": 2, "sp": 1} and answer["logprobs"] == []
+
+
+def test_connect_and_seeds(running):
+    ask = ["generate", "--connect", running.endpoint, "--prompt-ids", "1,9690,198", "--max-tokens", 8, "--json"]
+    first = echelon(*ask)
+    seed = [line for line in first.stderr.split("\n") if line.startswith("seed ")][0].split()[1]
+    again, other = last_json(echelon(*ask, "--seed", seed)), last_json(echelon(*ask, "--seed", int(seed) ^ 1))
+    assert again["token_ids"] == last_json(first)["token_ids"] != other["token_ids"]
+    assert again["prompt_ids"] == [1, 9690, 198] and again["layout"]["tp"] == 2
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump([{"role": "user", "content": "Name three uses of a ladder."}], file)
+        file.flush()
+        greedy = ["--connect", running.endpoint, "--temperature", 0, "--max-tokens", 16]
+        text = last_json(echelon("generate", *greedy, "--messages", file.name, "--json"))["text"]
+    assert echelon("run", *greedy, "Name three uses of a ladder.").stdout == text + "\n"
+    status = last_json(echelon("status", "--connect", running.endpoint, "--json"))
+    assert status["state"] == "ready" and status["kv_pages_free"] == status["kv_pages_total"]
+
+
+def test_chat_remembers(running):
+    """The second answer is the one that the whole conversation gets."""
+    greedy = ["--connect", running.endpoint, "--temperature", "0", "--max-tokens", "16"]
+    questions = ["My name is Ada. Say hello.", "What is my name?"]
+    done = subprocess.run([ECHELON, "chat", *greedy], input="\n".join(questions) + "\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        messages, shown = [], ""
+        for question in questions:
+            messages.append({"role": "user", "content": question})
+            file = pathlib.Path(folder) / "messages.json"
+            file.write_text(json.dumps(messages))
+            answer = last_json(echelon("generate", *greedy, "--messages", file, "--json"))["text"]
+            messages.append({"role": "assistant", "content": answer})
+            shown += answer + "\n"
+    assert done.stdout == shown, (done.stdout, shown)
+
+
+def test_perplexity_and_tokens(running):
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write("The ladder stood against the wall. " * 20)
+        file.flush()
+        out = last_json(echelon("perplexity", "--model", MODEL, "--connect", running.endpoint, "--file", file.name, "--chars", 300,
+                                "--window", 32, "--json"))
+        ids = last_json(echelon("tokenize", "--model", MODEL, "--text", ("The ladder stood against the wall. " * 20)[:300], "--json"))["ids"]
+    windows = [ids[i:i + 32] for i in range(0, len(ids), 32)]
+    assert out["predicted"] == sum(len(window) - 1 for window in windows), out
+    assert 1 < out["perplexity"] < 50, out
+
+
+def test_exit_statuses(_):
+    for words, expected in [(["--tp", "10"], "9"), (["--pp", "31"], "30"), (["--sp", "2"], "sequence parallelism"),
+                            (["--tp", "0"], "--tp"), (["--temperature", "nan"], "--temperature"), (["--wat"], "--wat"),
+                            (["--set", "layout.tq=2"], "layout.tp")]:
+        done = echelon("generate", "--model", MODEL, "--prompt", "x", *words, status=2)
+        assert expected in done.stderr.strip().split("\n")[-1], done.stderr
+        assert done.stdout == ""
+    for words, expected in [(["--model", "/no/such.gguf"], "/no/such.gguf"), (["--model", "/etc/passwd"], "/etc/passwd"),
+                            (["--connect", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1")]:
+        done = echelon("generate", *words, "--prompt", "x", status=1)
+        assert expected in done.stderr.strip().split("\n")[-1], done.stderr
+    done = echelon("generate", "--model", MODEL, "--prompt-ids", "49152", status=1)
+    assert "prompt" in done.stderr.strip().split("\n")[-1] and "49151" in done.stderr.strip().split("\n")[-1]
+
+
+def test_another_schedule_is_a_loud_warning(_):
+    done = echelon("generate", "--model", MODEL, "--prompt", "x", "--max-tokens", 2, "--schedule", "ladder", "--ladder-layers", "last:10")
+    assert "WARNING" in done.stderr and "ladder" in done.stderr
+    done = echelon("generate", "--model", MODEL, "--prompt", "x", "--max-tokens", 2, "--schedule", "standard")
+    assert "WARNING" not in done.stderr
+
+
+def test_an_interrupt_leaves_nothing(_):
+    """While it loads and while it generates; from the keyboard, so that the whole foreground group is hit."""
+    for wait_for in ("rank", "seed"):
+        before = ours()
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execv(ECHELON, [ECHELON, "generate", "--model", MODEL, "--tp", "2", "--prompt", "x", "--max-tokens", "5000", "--ignore-eos"])
+        seen = b""
+        while wait_for.encode() not in seen:
+            seen += os.read(terminal, 4096)
+        time.sleep(0.3)
+        os.write(terminal, b"\x03")
+        end = time.monotonic() + 30
+        try:
+            while os.read(terminal, 4096):
+                assert time.monotonic() < end
+        except OSError:
+            pass  # the terminal's other side is closed
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.close(terminal)
+        assert status == 1, status
+        left = {p: command for p, command in ours().items() if p not in before}
+        assert not left, f"left behind after a Ctrl-C at {wait_for!r}: {left}"
+
+
+def test_a_killed_command_leaves_nothing(_):
+    before = ours()
+    process = subprocess.Popen([ECHELON, "generate", "--model", MODEL, "--tp", "2", "--prompt", "x", "--max-tokens", "5000", "--ignore-eos"],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdout.read(20)  # the answer has begun
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 20
+    while any(pid not in before for pid in ours()):
+        assert time.monotonic() < end, f"left behind: {ours()}"
+        time.sleep(0.2)
+
+
+def test_a_dead_coordinator_ends_the_command_at_once(_):
+    before = ours()
+    process = subprocess.Popen([ECHELON, "generate", "--model", MODEL, "--tp", "2", "--prompt", "x", "--max-tokens", "5000", "--ignore-eos"],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.read(20)  # the answer has begun
+    coordinator = [pid for pid, command in ours().items() if pid not in before and "echelon-coordinator" in command.split(" ")[0]]
+    os.kill(coordinator[0], signal.SIGKILL)
+    started = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1 and time.monotonic() - started < 10
+    assert "the local group ended" in stderr.strip().split("\n")[-1], stderr
+    left = {pid: command for pid, command in ours().items() if pid not in before}
+    assert not left, f"left behind: {left}"
+
+
+def test_serve_and_check_config(_):
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "service.yaml"
+        config.write_text(f"model:\n  path: {MODEL}\nfrontend:\n  endpoint: tcp://127.0.0.1:0\nmetrics:\n  address: 127.0.0.1:0\n")
+        shown = echelon("check-config", config, "--set", "layout.pp=2").stdout
+        assert "pp: 2" in shown and MODEL in shown
+        config.with_name("wrong.yaml").write_text("model:\n  pat: x\n")
+        done = echelon("check-config", config.with_name("wrong.yaml"), status=1)
+        assert "path" in done.stderr.strip().split("\n")[-1]
+        before = ours()
+        process = subprocess.Popen([ECHELON, "serve", str(config)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("serving at "):
+                break
+        endpoint = lines[-1].split()[2].rstrip(",;")
+        assert echelon("generate", "--connect", endpoint, "--prompt", "x", "--max-tokens", 2).returncode == 0
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(30) == 0, "".join(lines) + rest
+        assert not [pid for pid in ours() if pid not in before]
+
+
+def main():
+    service.need_model(service.SMOL)
+    wanted = sys.argv[1:]
+    cases = [(name, case) for name, case in globals().items()
+             if name.startswith("test_") and (not wanted or any(word in name for word in wanted))]
+    failed = 0
+    with service.Service({"model.path": service.SMOL, "layout.tp": 2}) as running:
+        for name, case in cases:
+            started = time.monotonic()
+            try:
+                case(running)
+                print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
+            except Exception:
+                failed += 1
+                print(f"FAIL {name}", flush=True)
+                traceback.print_exc()
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+#include "worker/kv_cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace echelon {
+namespace {
+
+ModelConfig Model() {
+  ModelConfig model;
+  model.d_model = 64;
+  model.n_heads = 8;
+  model.n_kv_heads = 4;
+  model.head_dim = 8;
+  model.d_ff = 128;
+  model.vocab_size = 256;
+  model.layers.resize(6);
+  return model;
+}
+
+TEST(SizeKvCache, FillsTheMemoryWithWholePages) {
+  ParallelLayout layout;
+  layout.tp = 2;
+  layout.pp = 2;
+  const RankPart part = PartOf(Model(), layout, 0);
+  KvSettings settings;
+  settings.page_tokens = 16;
+  settings.type = KvType::kF16;
+  settings.context_max = 4096;
+  // A page of this rank: keys and values, 3 layers, 16 tokens, 2 KV heads of 8, 2 bytes.
+  const uint64_t page_bytes = 2ull * part.n_layers() * 16 * 2 * 8 * 2;
+  settings.memory_bytes = 100 * page_bytes + page_bytes - 1;
+  const KvShape shape = SizeKvCache(Model(), part, settings).value();
+  EXPECT_EQ(shape.PageBytes(), page_bytes);
+  EXPECT_EQ(shape.pages, 100);
+  EXPECT_EQ(shape.kv_heads, 2);
+  EXPECT_EQ(shape.layers, part.n_layers());
+}
+
+TEST(SizeKvCache, TakesNoMoreThanTheSequencesCanUse) {
+  KvSettings settings;
+  settings.page_tokens = 16;
+  settings.context_max = 100;  // 7 pages
+  settings.sequences_max = 5;
+  settings.memory_bytes = uint64_t{1} << 40;
+  EXPECT_EQ(SizeKvCache(Model(), PartOf(Model(), {}, 0), settings)->pages, 35);
+}
+
+TEST(SizeKvCache, SaysWhatOnePageNeeds) {
+  KvSettings settings;
+  settings.context_max = 100;
+  settings.memory_bytes = 1000;
+  const auto result = SizeKvCache(Model(), PartOf(Model(), {}, 0), settings);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(result.error().message, ::testing::HasSubstr("worker.kv_memory_bytes"));
+}
+
+}  // namespace
+}  // namespace echelon

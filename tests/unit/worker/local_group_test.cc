@@ -1,0 +1,105 @@
+#include "worker/local_group.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/model_builder.h"
+#include "tests/support/worker/generate.h"
+
+namespace echelon {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kPageTokens = 4;
+
+class LocalGroupTest : public ::testing::Test {
+ protected:
+  LocalGroupTest() {
+    options_.backend.name = "reference";
+    options_.executor.page_tokens = kPageTokens;
+    options_.executor.context_max = 32;
+    options_.executor.sequences_max = 4;
+    options_.layout.tp = 2;
+    options_.layout.pp = 2;
+  }
+  Result<std::unique_ptr<LocalGroup>> Start() {
+    return LocalGroup::Start(*checkpoint_, checkpoint_->config(), options_);
+  }
+  std::string StartError() {
+    const auto group = Start();
+    return group.ok() ? "started" : group.error().message;
+  }
+
+  ScratchFolder folder_;
+  std::unique_ptr<Checkpoint> checkpoint_ = TinyDummy({}, folder_.path());
+  LocalGroupOptions options_;
+};
+
+TEST_F(LocalGroupTest, ABadPlanIsAnErrorAndTheGroupGoesOn) {
+  const auto group = Start().value();
+  testing::Wish wish;
+  wish.prompt = {1, 2, 3, 4, 5};
+  wish.params = testing::Greedy();
+  const auto before = testing::Generate(*group, {wish}, kPageTokens);
+  StepPlan bad;
+  bad.sequences.resize(1);
+  bad.sequences[0].id = 77;
+  bad.sequences[0].tokens = {1};
+  const auto refused = group->Run(bad);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(refused.error().message, HasSubstr("sequence 77: is not known"));
+  EXPECT_EQ(testing::Generate(*group, {wish}, kPageTokens), before);
+}
+
+TEST_F(LocalGroupTest, EveryRankReportsItsTimings) {
+  const auto group = Start().value();
+  std::vector<int> reports(4, 0);
+  for (uint64_t step = 0; step < 3; ++step) {
+    StepPlan plan;
+    plan.step_id = step;
+    plan.sequences.resize(1);
+    SequenceStep& s = plan.sequences[0];
+    s.id = 1;
+    s.start_position = static_cast<int32_t>(step);
+    s.tokens = {5};
+    s.first = step == 0;
+    s.prompt_tokens = 3;
+    if (s.first) s.new_pages = {0};
+    const StepResult result = group->Run(plan).value();
+    EXPECT_EQ(result.step_id, step);
+    for (const RankTiming& timing : result.timings) {
+      ++reports[timing.rank];
+      EXPECT_GT(timing.compute_seconds + timing.comm_exposed_seconds, 0.0f);
+    }
+  }
+  // The result rank (stage 1, tp 0) reports at once, the others one step later.
+  EXPECT_EQ(reports, (std::vector{2, 2, 3, 2}));
+}
+
+TEST_F(LocalGroupTest, AModelThatDoesNotFitSaysWhichRankNeedsWhat) {
+  options_.weight_memory_bytes = 1000;
+  EXPECT_THAT(StartError(), HasSubstr("weights need"));
+  options_.weight_memory_bytes = 0;
+  options_.executor.kv_memory_bytes = 10;
+  EXPECT_THAT(StartError(), HasSubstr("one KV page of 4 tokens needs"));
+}
+
+TEST_F(LocalGroupTest, ALayoutThatCannotWorkIsRefused) {
+  options_.layout.tp = 5;  // 4 heads
+  EXPECT_THAT(StartError(), HasSubstr("tp = 5"));
+  options_.layout.tp = 1;
+  options_.layout.pp = 3;  // 2 layers
+  EXPECT_THAT(StartError(), HasSubstr("pp = 3"));
+}
+
+TEST_F(LocalGroupTest, PagesAreThoseOfTheRankWithTheLeast) {
+  options_.layout.pp = 1;
+  options_.executor.kv_memory_bytes = 1 << 14;
+  // tp = 2 of 2 KV heads: a page is 2 x 2 layers x 4 tokens x 1 head x 16 x 2 bytes = 512.
+  EXPECT_EQ(Start().value()->pages(), 32);
+}
+
+}  // namespace
+}  // namespace echelon
