@@ -110,7 +110,9 @@ void AddModel(std::vector<ConfigRow>& rows) {
   add.Text("ladder_layers", &S::ladder_layers,
            "Layers that run as a ladder: \"1,3,5\" or \"last:10\"; empty: all of them.",
            LadderLayersProblem);
-  add.Text("desync_pattern", &S::desync_pattern, "Which reduces the desync schedule drops.");
+  add.Text("desync_pattern", &S::desync_pattern,
+           "Two characters a layer (attention, MLP), repeated over the layers: 1 keeps the reduce, "
+           "0 drops it; the model's last reduce is always kept.");
 }
 
 void AddLayout(std::vector<ConfigRow>& rows) {

@@ -62,6 +62,21 @@ Result<std::string> DesyncPattern(const std::string& text, int n_layers) {
   return pattern;
 }
 
+// A key that the schedule does not read would be silently ignored.
+Status CheckScheduleKeys(const ModelSettings& settings) {
+  if (settings.schedule != "ladder" && !settings.ladder_layers.empty()) {
+    return InvalidArgument(StrCat("model.ladder_layers \"", settings.ladder_layers,
+                                  "\": only with model.schedule ladder, it is ", settings.schedule),
+                           "model.ladder_layers");
+  }
+  if (settings.schedule != "desync" && !settings.desync_pattern.empty()) {
+    return InvalidArgument(StrCat("model.desync_pattern \"", settings.desync_pattern,
+                                  "\": only with model.schedule desync, it is ", settings.schedule),
+                           "model.desync_pattern");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
@@ -85,6 +100,7 @@ Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
 Result<EffectiveModel> ModelFrom(const ModelConfig& checkpoint, const ModelSettings& settings) {
   EffectiveModel effective{checkpoint, ""};
   ModelConfig& model = effective.model;
+  RETURN_IF_ERROR(CheckScheduleKeys(settings));
   if (settings.schedule == "checkpoint") return effective;
   if (settings.schedule == "standard") {
     model.schedule = ScheduleKind::kStandard;
@@ -102,6 +118,15 @@ Result<EffectiveModel> ModelFrom(const ModelConfig& checkpoint, const ModelSetti
                            "model.schedule");
   }
   RETURN_IF_ERROR(model.Validate());
+  const bool reduces_outputs =
+      model.schedule == ScheduleKind::kStandard || model.schedule == ScheduleKind::kLadder;
+  if (model.post_norms && !reduces_outputs) {
+    Error error = Unsupported(StrCat("model.schedule \"", settings.schedule, "\": ", model.family,
+                                     " norms each block's reduced output, which this schedule ",
+                                     "does not have; use standard or ladder"));
+    error.field = "model.schedule";
+    return error;
+  }
   effective.warning = StrCat("model.schedule = ", settings.schedule,
                              " replaces the checkpoint's own: this is another model, whose answers "
                              "mean nothing unless it was trained so");

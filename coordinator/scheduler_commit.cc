@@ -13,9 +13,9 @@ namespace {
 
 constexpr int32_t kRanksMax = 1 << 16;
 
-// Prompt rows of [begin, begin + rows) that have a successor in the prompt.
-int32_t PromptRows(int32_t begin, int32_t rows, int32_t prompt_tokens) {
-  return std::max(0, std::min(begin + rows, prompt_tokens - 1) - begin);
+// Prompt tokens at [begin, begin + rows) but the prompt's first: each has a log-probability.
+int32_t ScoredTokens(int32_t begin, int32_t rows, int32_t prompt_tokens) {
+  return std::max(0, std::min(begin + rows, prompt_tokens) - std::max(begin, 1));
 }
 
 // One page's content, continued from the page before (0 for the first).
@@ -57,7 +57,7 @@ Status Scheduler::CheckResult(const StepResult& result) const {
     const int32_t rows =
         sequence->request().params.prompt_logprobs < 0
             ? 0
-            : PromptRows(items[i].row_begin, items[i].rows, sequence->prompt_size());
+            : ScoredTokens(items[i].row_begin, items[i].rows, sequence->prompt_size());
     if (static_cast<int32_t>(got.prompt_top.size()) != rows) {
       return InternalError(StrCat("step ", result.step_id, " brought ", got.prompt_top.size(),
                                   " prompt_logprobs entries; ", rows, " were asked for"));

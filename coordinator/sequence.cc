@@ -85,8 +85,8 @@ void Sequence::AddPromptLogprobs(int32_t row_begin,
                                  const std::vector<std::vector<TokenLogprob>>& tops) {
   // A replayed row brings the same entry again; only what is new is kept.
   for (size_t i = 0; i < tops.size(); ++i) {
-    const size_t row = row_begin + i;
-    if (row == prompt_top_.size()) prompt_top_.push_back(tops[i]);
+    const size_t position = std::max(row_begin, 1) + i;
+    if (position == prompt_top_.size() + 1) prompt_top_.push_back(tops[i]);
   }
 }
 

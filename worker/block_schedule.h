@@ -11,14 +11,13 @@
 // ladder layer after a standard one so reads the standard layer's residual from before its MLP.
 //
 // Desync (the same authors): a dropped all-reduce leaves each rank with its own residual; a kept
-// one sums output + residual / tp, which brings the ranks' residuals together again.
+// one sums output + residual / tp, which brings the ranks' residuals together again. The model's
+// last is always kept, so that the ranks agree on the logits.
 
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "common/model_config.h"
-#include "common/result.h"
 
 namespace echelon {
 
@@ -43,19 +42,5 @@ struct BlockSchedule {
 // The whole model's schedule; a pipeline stage runs the steps of its layers. `kind` is the
 // checkpoint's own or an explicit override.
 BlockSchedule MakeSchedule(const ModelConfig& model);
-
-// A schedule other than the checkpoint's: an experiment that changes the model.
-struct ScheduleOverride {
-  std::string_view schedule = "checkpoint";  // checkpoint | standard | ladder | parallel | desync
-  // schedule ladder: layer indices "1,3,5", or "last:10"; "" = all layers.
-  std::string_view ladder_layers;
-  // schedule desync: '1' keeps and '0' drops an all-reduce, in the order attention, MLP of layer 0,
-  // attention, MLP of layer 1, ... A shorter pattern repeats ("10" keeps every attention's); its
-  // length must divide 2 * layers. The model's last all-reduce is always kept, so that the ranks
-  // agree on the logits.
-  std::string_view desync_pattern;
-};
-// The model with that schedule. Errors name the flag and what is allowed.
-Result<ModelConfig> OverrideSchedule(ModelConfig model, const ScheduleOverride& change);
 
 }  // namespace echelon

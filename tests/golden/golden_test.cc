@@ -9,10 +9,10 @@
 #include <sstream>
 
 #include "common/json.h"
+#include "common/run_setup.h"
 #include "common/strings.h"
 #include "tests/support/test_models.h"
 #include "tests/support/worker/generate.h"
-#include "worker/block_schedule.h"
 
 namespace echelon {
 namespace {
@@ -44,10 +44,10 @@ ModelConfig WithSchedule(const ModelConfig& model, const Json& spec) {
     for (const int32_t layer : Ids(*listed)) words.push_back(StrCat(layer));
     layers = Join(words, ",");
   }
-  ScheduleOverride change;
-  change.schedule = schedule->as_string();
-  change.ladder_layers = layers;
-  return OverrideSchedule(model, change).value();
+  ModelSettings settings;
+  settings.schedule = schedule->as_string();
+  settings.ladder_layers = layers;
+  return ModelFrom(model, settings).value().model;
 }
 
 struct Case {

@@ -6,11 +6,11 @@
 #include <cmath>
 
 #include "common/random.h"
+#include "common/run_setup.h"
 #include "common/strings.h"
 #include "tests/support/model_builder.h"
 #include "tests/support/worker/generate.h"
 #include "tests/support/worker/naive_model.h"
-#include "worker/block_schedule.h"
 
 namespace echelon {
 namespace {
@@ -34,7 +34,7 @@ constexpr double kTolerance = 5e-6;
 
 struct Setting {
   TinyModel tiny;
-  ScheduleOverride schedule;
+  ModelSettings schedule;
   std::string name;
 };
 void PrintTo(const Setting& s, std::ostream* out) { *out << s.name; }
@@ -51,24 +51,32 @@ TinyModel Family(const std::string& family, int heads, int kv_heads, int layers 
   return tiny;
 }
 
+ModelSettings Schedule(const char* schedule, const char* ladder_layers, const char* pattern) {
+  ModelSettings settings;
+  settings.schedule = schedule;
+  settings.ladder_layers = ladder_layers;
+  settings.desync_pattern = pattern;
+  return settings;
+}
+
 std::vector<Setting> Settings() {
   std::vector<Setting> all;
-  const auto add = [&](TinyModel tiny, ScheduleOverride schedule, std::string name) {
+  const auto add = [&](TinyModel tiny, ModelSettings schedule, std::string name) {
     all.push_back({std::move(tiny), schedule, std::move(name)});
   };
   add(Family("llama", 4, 2), {}, "llama_standard");
   add(Family("llama", 9, 3), {}, "llama_nine_heads");
-  add(Family("llama", 5, 5), {"ladder", "", ""}, "llama_ladder");
-  add(Family("llama", 4, 2, 5), {"ladder", "1,2,4", ""}, "llama_partial_ladder");
-  add(Family("llama", 4, 2), {"ladder", "last:1", ""}, "llama_last_ladder");
-  add(Family("llama", 6, 3), {"parallel", "", ""}, "llama_parallel");
-  add(Family("llama", 4, 2), {"desync", "", "10"}, "llama_desync_attention_kept");
-  add(Family("llama", 6, 2, 4), {"desync", "", "0110"}, "llama_desync_mixed");
+  add(Family("llama", 5, 5), Schedule("ladder", "", ""), "llama_ladder");
+  add(Family("llama", 4, 2, 5), Schedule("ladder", "1,2,4", ""), "llama_partial_ladder");
+  add(Family("llama", 4, 2), Schedule("ladder", "last:1", ""), "llama_last_ladder");
+  add(Family("llama", 6, 3), Schedule("parallel", "", ""), "llama_parallel");
+  add(Family("llama", 4, 2), Schedule("desync", "", "10"), "llama_desync_attention_kept");
+  add(Family("llama", 6, 2, 4), Schedule("desync", "", "0110"), "llama_desync_mixed");
   add(Family("mistral", 4, 4), {}, "mistral_window");
   add(Family("qwen2", 4, 1), {}, "qwen2_biases");
   add(Family("qwen3", 4, 2), {}, "qwen3_head_norms");
   add(Family("gemma3", 4, 1), {}, "gemma3_post_norms");
-  add(Family("gemma3", 4, 1, 4), {"ladder", "", ""}, "gemma3_ladder");
+  add(Family("gemma3", 4, 1, 4), Schedule("ladder", "", ""), "gemma3_ladder");
   return all;
 }
 
@@ -84,7 +92,7 @@ class Layouts : public ::testing::TestWithParam<Setting> {
  protected:
   Layouts()
       : checkpoint_(TinyDummy(GetParam().tiny, folder_.path())),
-        model_(OverrideSchedule(checkpoint_->config(), GetParam().schedule).value()) {}
+        model_(ModelFrom(checkpoint_->config(), GetParam().schedule).value().model) {}
 
   std::unique_ptr<LocalGroup> Group(int tp, int pp, int threads = 1) {
     LocalGroupOptions options;
@@ -162,7 +170,7 @@ TEST_P(Layouts, TheTwinTellsSchedulesApart) {
   const NaiveModel twin(*checkpoint_, model_);
   if (model_.schedule != ScheduleKind::kStandard) {
     const ModelConfig standard =
-        OverrideSchedule(checkpoint_->config(), {"standard", "", ""}).value();
+        ModelFrom(checkpoint_->config(), Schedule("standard", "", "")).value().model;
     const int tp = model_.schedule == ScheduleKind::kDesync ? 2 : 1;
     const double away = distance(NaiveModel(*checkpoint_, standard).LogProbabilities(ids),
                                  twin.LogProbabilities(ids, tp));

@@ -211,8 +211,9 @@ class FakeGroup final : public WorkerGroup {
       if (state.params.logprobs >= 0) out.top = {{next.id, -0.5f}};
     }
     if (state.params.prompt_logprobs >= 0) {
-      for (int32_t row = step.start_position; row < state.fed; ++row) {
-        if (row + 1 < state.prompt_tokens) out.prompt_top.push_back({{row + 1, -1.0f}});
+      const int32_t end = std::min(state.fed, state.prompt_tokens);
+      for (int32_t position = std::max(step.start_position, 1); position < end; ++position) {
+        out.prompt_top.push_back({{position, -1.0f}});
       }
     }
     return out;

@@ -1,6 +1,5 @@
 #include "worker/comm/backoff.h"
 
-#include <sched.h>
 #include <time.h>
 
 #include <algorithm>
@@ -9,8 +8,7 @@ namespace echelon {
 
 namespace {
 
-constexpr int64_t kSpinNs = 20'000;      // about one TCP loopback latency (14 us)
-constexpr int64_t kYieldNs = 1'000'000;  // a neighbour's sub-block on a shared core
+constexpr int64_t kSleepMinNs = 5'000;
 constexpr int64_t kSleepMaxNs = 4'000'000;
 
 int64_t NowNs() {
@@ -21,16 +19,12 @@ int64_t NowNs() {
 
 }  // namespace
 
-Backoff::Backoff() : begin_ns_(NowNs()) {}
+Backoff::Backoff(int64_t spin_ns) : spin_ns_(spin_ns), begin_ns_(NowNs()) {}
 
 void Backoff::Pause() {
   const int64_t waited = NowNs() - begin_ns_;
-  if (waited < kSpinNs) return;
-  if (waited < kYieldNs) {
-    sched_yield();
-    return;
-  }
-  const timespec nap{0, std::min(kSleepMaxNs, waited / 16)};
+  if (waited < spin_ns_) return;
+  const timespec nap{0, std::clamp(waited / 16, kSleepMinNs, kSleepMaxNs)};
   nanosleep(&nap, nullptr);
 }
 

@@ -1,6 +1,7 @@
 #include "worker/comm/mpi_comm.h"
 
 #include <mpi.h>
+#include <sched.h>
 
 #include <chrono>
 #include <climits>
@@ -48,7 +49,7 @@ struct Operation {
 
 class MpiCommunicator final : public Communicator {
  public:
-  explicit MpiCommunicator(MPI_Comm comm) : comm_(comm) {
+  MpiCommunicator(MPI_Comm comm, int64_t spin_ns) : comm_(comm), spin_ns_(spin_ns) {
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
     one_shot_bytes_max_ = OneShotBytesMax(size_);
@@ -86,6 +87,7 @@ class MpiCommunicator final : public Communicator {
   void Advance();
 
   MPI_Comm comm_;
+  const int64_t spin_ns_;
   int rank_ = 0;
   int size_ = 1;
   int64_t one_shot_bytes_max_ = 0;
@@ -268,7 +270,7 @@ void MpiCommunicator::Wait(CommHandle handle) {
   if (queue_.empty() || queue_.front().ticket > handle.ticket) return;
   const double begin = NowSeconds();
   stats_.hidden_seconds += begin - in_flight_since_;
-  Backoff backoff;
+  Backoff backoff(spin_ns_);
   for (;;) {
     Advance();
     if (queue_.empty() || queue_.front().ticket > handle.ticket) break;
@@ -287,7 +289,7 @@ void MpiCommunicator::Poll() {
 std::unique_ptr<Communicator> MpiCommunicator::Split(int color, int key) {
   MPI_Comm part;
   MPI_Comm_split(comm_, color, key, &part);
-  return std::make_unique<MpiCommunicator>(part);
+  return std::make_unique<MpiCommunicator>(part, spin_ns_);
 }
 
 }  // namespace
@@ -311,6 +313,10 @@ Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Start() {
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
   MPI_Comm_size(host, &environment->ranks_on_this_host_);
   MPI_Comm_free(&host);
+  cpu_set_t cores;
+  const bool known = sched_getaffinity(0, sizeof(cores), &cores) == 0;
+  const bool own_core = known && environment->ranks_on_this_host_ <= CPU_COUNT(&cores);
+  environment->spin_ns_ = own_core ? kSpinNs : kSpinSharedNs;
   return environment;
 }
 
@@ -324,7 +330,7 @@ void MpiEnvironment::Progress() const {
 std::unique_ptr<Communicator> MpiEnvironment::World() const {
   MPI_Comm world;
   MPI_Comm_dup(MPI_COMM_WORLD, &world);
-  return std::make_unique<MpiCommunicator>(world);
+  return std::make_unique<MpiCommunicator>(world, spin_ns_);
 }
 
 }  // namespace echelon

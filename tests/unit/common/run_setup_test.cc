@@ -83,5 +83,32 @@ TEST(ModelFrom, RepeatsDesyncPatternOverTheLayers) {
   }
 }
 
+TEST(ModelFrom, RefusesKeysThatTheScheduleDoesNotRead) {
+  const auto field = [](const ModelSettings& settings) {
+    const auto effective = ModelFrom(FourLayers(), settings);
+    return effective.ok() ? std::string("accepted") : effective.error().field;
+  };
+  ModelSettings settings;
+  settings.ladder_layers = "1";
+  EXPECT_EQ(field(settings), "model.ladder_layers");
+  settings.schedule = "ladder";
+  EXPECT_EQ(field(settings), "accepted");
+  settings.desync_pattern = "10";
+  EXPECT_EQ(field(settings), "model.desync_pattern");
+}
+
+TEST(ModelFrom, PostNormsNeedAReducedOutput) {
+  ModelConfig model = FourLayers();
+  model.post_norms = true;
+  ModelSettings settings;
+  settings.schedule = "ladder";
+  EXPECT_TRUE(ModelFrom(model, settings).ok());
+  settings.schedule = "parallel";
+  EXPECT_EQ(ModelFrom(model, settings).error().code, ErrorCode::kUnsupported);
+  settings.schedule = "desync";
+  settings.desync_pattern = "10";
+  EXPECT_EQ(ModelFrom(model, settings).error().code, ErrorCode::kUnsupported);
+}
+
 }  // namespace
 }  // namespace echelon

@@ -1,18 +1,31 @@
 #include "worker/block_schedule.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "common/run_setup.h"
 
 namespace echelon {
 namespace {
 
-using ::testing::HasSubstr;
-
 ModelConfig Layers(int n) {
   ModelConfig model;
   model.family = "llama";
+  model.d_model = model.d_ff = 64;
+  model.n_heads = model.n_kv_heads = 4;
+  model.head_dim = 16;
+  model.vocab_size = model.context_max = 256;
+  model.attention_scale = 0.25f;
   model.layers.resize(n);
   return model;
+}
+
+ModelConfig With(const ModelConfig& model, const char* schedule, const char* ladder_layers,
+                 const char* desync_pattern) {
+  ModelSettings settings;
+  settings.schedule = schedule;
+  settings.ladder_layers = ladder_layers;
+  settings.desync_pattern = desync_pattern;
+  return ModelFrom(model, settings).value().model;
 }
 
 std::vector<int> InFlight(const ModelConfig& model) {
@@ -42,9 +55,9 @@ TEST(MakeSchedule, StandardWaitsForEveryReduceAtOnce) {
   }
 }
 
-TEST(OverrideSchedule, LadderIsAllLayersAListOrTheLast) {
-  const auto ladder = [](std::string_view layers) {
-    return InFlight(OverrideSchedule(Layers(4), {"ladder", layers, ""}).value());
+TEST(MakeSchedule, LadderIsAllLayersAListOrTheLast) {
+  const auto ladder = [](const char* layers) {
+    return InFlight(With(Layers(4), "ladder", layers, ""));
   };
   EXPECT_EQ(ladder(""), (std::vector{1, 1, 1, 1, 1, 1, 1, 1}));
   EXPECT_EQ(ladder("1,3"), (std::vector{0, 0, 1, 1, 0, 0, 1, 1}));
@@ -52,53 +65,28 @@ TEST(OverrideSchedule, LadderIsAllLayersAListOrTheLast) {
   EXPECT_EQ(ladder("last:4"), ladder(""));
 }
 
-TEST(OverrideSchedule, ParallelIsOneStepALayer) {
-  const auto steps = MakeSchedule(OverrideSchedule(Layers(3), {"parallel", "", ""}).value()).steps;
+TEST(MakeSchedule, ParallelIsOneStepALayer) {
+  const auto steps = MakeSchedule(With(Layers(3), "parallel", "", "")).steps;
   ASSERT_EQ(steps.size(), 3u);
   for (const SubBlockStep& step : steps) EXPECT_EQ(step.kind, BlockKind::kBoth);
 }
 
-TEST(OverrideSchedule, ADesyncPatternRepeatsAndTheLastReduceStays) {
-  const auto desync = [](std::string_view pattern) {
-    return Reduces(OverrideSchedule(Layers(3), {"desync", "", pattern}).value());
+TEST(MakeSchedule, ADesyncPatternRepeatsAndTheLastReduceStays) {
+  const auto desync = [](const char* pattern) {
+    return Reduces(With(Layers(3), "desync", "", pattern));
   };
-  EXPECT_EQ(desync("1"), "rrrrrr");
+  EXPECT_EQ(desync("11"), "rrrrrr");
   EXPECT_EQ(desync("10"), "r-r-rr");
-  EXPECT_EQ(desync("011"), "-rr-rr");
   EXPECT_EQ(desync("000000"), "-----r");
 }
 
-TEST(OverrideSchedule, TheCheckpointsOwnIsLeftAlone) {
+TEST(MakeSchedule, TheCheckpointsOwnLadderLayersCount) {
   ModelConfig model = Layers(2);
   model.schedule = ScheduleKind::kLadder;
   model.layers[1].ladder = true;
-  EXPECT_EQ(InFlight(OverrideSchedule(model, {}).value()), (std::vector{0, 0, 1, 1}));
-  EXPECT_EQ(InFlight(OverrideSchedule(model, {"standard", "", ""}).value()),
-            (std::vector{0, 0, 0, 0}));
-}
-
-TEST(OverrideSchedule, ErrorsNameTheFlagAndWhatIsAllowed) {
-  const auto error = [](const ScheduleOverride& change) {
-    const auto result = OverrideSchedule(Layers(4), change);
-    return result.ok() ? std::string("ok") : result.error().message;
-  };
-  EXPECT_THAT(error({"spiral", "", ""}), HasSubstr("schedule \"spiral\""));
-  for (const char* layers : {"4", "-1", "1,,2", "1, 2", "last:0", "last:5", "last:", "x", "1,"}) {
-    EXPECT_THAT(error({"ladder", layers, ""}), HasSubstr("layer indices 0 to 3")) << layers;
-  }
-  for (const char* pattern : {"", "2", "101", "10101010 ", "111111111"}) {
-    EXPECT_THAT(error({"desync", "", pattern}), HasSubstr("desync_pattern")) << pattern;
-  }
-  EXPECT_THAT(error({"standard", "1", ""}), HasSubstr("only with schedule \"ladder\""));
-  EXPECT_THAT(error({"ladder", "", "1"}), HasSubstr("only with schedule \"desync\""));
-}
-
-TEST(OverrideSchedule, PostNormsNeedAReducedOutput) {
-  ModelConfig model = Layers(2);
-  model.post_norms = true;
-  EXPECT_TRUE(OverrideSchedule(model, {"ladder", "", ""}).ok());
-  EXPECT_EQ(OverrideSchedule(model, {"parallel", "", ""}).error().code, ErrorCode::kUnsupported);
-  EXPECT_EQ(OverrideSchedule(model, {"desync", "", "1"}).error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(InFlight(model), (std::vector{0, 0, 1, 1}));
+  model.schedule = ScheduleKind::kStandard;
+  EXPECT_EQ(InFlight(model), (std::vector{0, 0, 0, 0}));
 }
 
 }  // namespace
