@@ -131,6 +131,9 @@ Metrics::Metrics(const std::string& version, const std::string& model)
   for (const char* reason : {"stop", "length", "cancelled", "error"}) {
     impl_->finished.Add({{"finished_reason", reason}});  // a series that is 0 is no missing one
   }
+  for (const char* code : {"invalid_argument", "resource_exhausted", "unavailable"}) {
+    impl_->refused.Add({{"code", code}});
+  }
 }
 
 Metrics::~Metrics() = default;

@@ -12,6 +12,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/panels.h"
 #include "kernels/cpu/rope_angles.h"
+#include "kernels/host_memory.h"
 #include "kernels/thread_pool.h"
 
 namespace echelon::cpu {
@@ -54,6 +55,7 @@ class CpuBackend : public Backend {
 
   const CpuKernels& kernels_;
   ThreadPool pool_;
+  HostArena arena_;  // of weights
   RopeAngles angles_;
   std::vector<int8_t> codes_;  // of Quantise
   std::vector<float> scales_, sums_;
