@@ -37,6 +37,8 @@ void QuantisedTile(const PanelPart& part, const std::byte* panel, int lane, cons
                    int64_t t, typename L::F* sums) {
   using Scale = typename Format::Scale;
   for (int i = 0; i < kTile; ++i) sums[i] = L::Zero();
+    // Unrolled over tokens, not over groups: the sums of a tile stay in registers.
+#pragma GCC unroll 1
   for (int64_t g = 0; g < part.groups; ++g) {
     const std::byte* group = panel + g * Format::kGroupBytes;
     if constexpr (kTile == 1) Prefetch<Format::kGroupBytes>(group);
@@ -44,6 +46,7 @@ void QuantisedTile(const PanelPart& part, const std::byte* panel, int lane, cons
     L::template Unpack<Format::kCodeMax>(reinterpret_cast<const uint8_t*>(group) + 4 * lane, w);
     const auto* scales = reinterpret_cast<const Scale*>(group + Format::kCodeBytes) + lane;
     const auto scale = L::LoadScale(scales);
+#pragma GCC unroll 8
     for (int i = 0; i < kTile; ++i) {
       const int64_t at = (t + i) * x.groups + g;
       const int8_t* quads = x.codes + at * kGroup;
