@@ -3,7 +3,6 @@
 
 #include <pcre2.h>
 
-#include "common/json.h"
 #include "common/model/utf8.h"
 #include "common/strings.h"
 
@@ -120,8 +119,8 @@ Result<std::unique_ptr<SplitRegex>> SplitRegex::Find(std::string_view pattern_or
     }
   }
   if (known == nullptr) {
-    return Unsupported(StrCat("pre-tokenizer regex ", Json(pattern_or_name.substr(0, 200)).Dump(),
-                              " is not one of those known"));
+    return Unsupported(StrCat("pre-tokenizer regex \"", ForMessage(pattern_or_name),
+                              "\" is not one of those known"));
   }
   const std::string text = Translate(known->pattern);
   auto code = std::make_unique<Code>();

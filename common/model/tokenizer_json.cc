@@ -38,7 +38,7 @@ Status ReadVocabulary(const JsonField& field, TokenizerData& data) {
   const Json::Object& members = field.value->as_object();
   std::vector<bool> taken;
   for (const auto& [token, value] : members) {
-    const JsonField entry{&value, field.file, StrCat(field.path, "[", Json(token).Dump(), "]")};
+    const JsonField entry{&value, field.file, StrCat(field.path, "[\"", ForMessage(token), "\"]")};
     ASSIGN_OR_RETURN(const int32_t id, entry.Id());
     if (static_cast<size_t>(id) >= data.tokens.size()) {
       data.tokens.resize(static_cast<size_t>(id) + 1);
@@ -77,7 +77,7 @@ Status ReadModel(const JsonField& model, TokenizerData& data) {
   if (model.value == nullptr || !model.value->is_object()) return model.Bad("is no object");
   ASSIGN_OR_RETURN(const std::string type, model.Member("type").Text("BPE"));
   if (type != "BPE") {
-    return model.NotSupported(StrCat("model \"", type.substr(0, 64), "\" is not known (BPE is)"));
+    return model.NotSupported(StrCat("model \"", ForMessage(type), "\" is not known (BPE is)"));
   }
   for (std::string_view affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     ASSIGN_OR_RETURN(const std::string text, model.Member(affix).Text());

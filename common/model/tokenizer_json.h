@@ -6,6 +6,7 @@
 
 #include "common/json.h"
 #include "common/model/tokenizer_data.h"
+#include "common/model/utf8.h"
 #include "common/result.h"
 #include "common/strings.h"
 
@@ -20,7 +21,7 @@ struct JsonField {
   bool present() const { return value != nullptr && !value->is_null(); }
   JsonField Member(std::string_view key) const {
     return {value == nullptr ? nullptr : value->Find(key), file,
-            path.empty() ? std::string(key) : StrCat(path, ".", key)};
+            path.empty() ? ForMessage(key) : StrCat(path, ".", ForMessage(key))};
   }
   JsonField Element(size_t index) const {
     return {&value->as_array()[index], file, StrCat(path, "[", index, "]")};

@@ -60,7 +60,7 @@ Status ReadMetaspace(const JsonField& step, PreTokenizerStep& out) {
   } else if (scheme == "first") {
     out.prepend = PreTokenizerStep::Prepend::kFirst;
   } else if (scheme != "never") {
-    return step.Member("prepend_scheme").NotSupported(StrCat("\"", scheme, "\""));
+    return step.Member("prepend_scheme").NotSupported(StrCat("\"", ForMessage(scheme), "\""));
   }
   ASSIGN_OR_RETURN(out.split, step.Member("split").Flag(true));
   return {};
@@ -83,7 +83,7 @@ Status ReadSplit(const JsonField& step, PreTokenizerStep& out) {
     out.behavior = behavior;
     return {};
   }
-  return step.Member("behavior").NotSupported(StrCat("\"", name.substr(0, 64), "\""));
+  return step.Member("behavior").NotSupported(StrCat("\"", ForMessage(name), "\""));
 }
 
 }  // namespace
@@ -102,7 +102,7 @@ Status ReadNormalizer(const JsonField& field, TokenizerData& data) {
       if (regex) return step.NotSupported("Replace with a regex is not supported");
       ASSIGN_OR_RETURN(out.content, Replacement(step.Member("content")));
     } else {
-      return step.NotSupported(StrCat("normalizer \"", type.substr(0, 64), "\" is not known"));
+      return step.NotSupported(StrCat("normalizer \"", ForMessage(type), "\" is not known"));
     }
     data.normalizer.push_back(std::move(out));
     return {};
@@ -131,7 +131,7 @@ Status ReadPreTokenizer(const JsonField& field, TokenizerData& data) {
       ASSIGN_OR_RETURN(const bool alone, step.Member("individual_digits").Flag(false));
       out.behavior = alone ? SplitBehavior::kIsolated : SplitBehavior::kContiguous;
     } else {
-      return step.NotSupported(StrCat("pre-tokenizer \"", type.substr(0, 64), "\" is not known"));
+      return step.NotSupported(StrCat("pre-tokenizer \"", ForMessage(type), "\" is not known"));
     }
     data.pre_tokenizer.push_back(std::move(out));
     return {};
@@ -166,7 +166,7 @@ Status ReadDecoder(const JsonField& field, TokenizerData& data) {
       data.space_marks = true;
       data.drops_leading_space = meta.prepend != PreTokenizerStep::Prepend::kNever;
     } else {
-      return step.NotSupported(StrCat("decoder \"", type.substr(0, 64), "\" is not known"));
+      return step.NotSupported(StrCat("decoder \"", ForMessage(type), "\" is not known"));
     }
     return {};
   };
@@ -177,7 +177,7 @@ Status ReadPostProcessor(const JsonField& field, TokenizerData& data) {
   const auto read = [&](const JsonField& step, const std::string& type) -> Status {
     if (type == "ByteLevel") return {};  // offsets only
     if (type != "TemplateProcessing") {
-      return step.NotSupported(StrCat("post-processor \"", type.substr(0, 64), "\" is not known"));
+      return step.NotSupported(StrCat("post-processor \"", ForMessage(type), "\" is not known"));
     }
     const JsonField single = step.Member("single");
     ASSIGN_OR_RETURN(const Json::Array* pieces, single.Array());
