@@ -141,7 +141,9 @@ int Main(const std::vector<std::string>& words) {
   };
   const Logger logger("coordinator");
   const Status status = RunService(options, logger);
-  return status.ok() ? kExitOk : Fail(status.error(), kExitFailed);
+  if (status.ok()) return kExitOk;
+  const bool refused = status.error().code == ErrorCode::kInvalidArgument;  // a layout, an address
+  return Fail(status.error(), refused ? kExitUsage : kExitFailed);
 }
 
 }  // namespace

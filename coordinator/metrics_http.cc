@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "common/strings.h"
+#include "coordinator/address.h"
 
 namespace echelon {
 
@@ -179,7 +180,7 @@ Result<std::unique_ptr<MetricsHttp>> StartMetricsHttp(const std::string& address
                            "metrics.address");
   };
   const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return refuse("it must be host:port");
+  if (!HasValidPort(address)) return refuse("it must be host:port, the port from 0 to 65535");
   std::string host = address.substr(0, colon);
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
   addrinfo hints{};

@@ -276,6 +276,11 @@ void ManagedGroup::Shutdown() {
 Result<std::unique_ptr<WorkerGroup>> MakeWorkerGroup(const WorkerGroupOptions& options,
                                                      const Clock& clock, const Logger& logger) {
   CHECK(options.world >= 1);
+  const bool local = options.settings.launcher == "local";
+  if (local && access(options.worker_program.c_str(), X_OK) != 0) {
+    return NotFound(StrCat("cannot run the worker program ", options.worker_program,
+                           ": build or install echelon-worker beside the coordinator"));
+  }
   ASSIGN_OR_RETURN(auto hosts, ExpectedHosts(options.settings, options.world));
   ASSIGN_OR_RETURN(const std::string endpoint, ControlBindEndpoint(options.settings));
   ASSIGN_OR_RETURN(auto socket, ControlSocket::Bind(endpoint));

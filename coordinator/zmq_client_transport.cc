@@ -2,6 +2,7 @@
 #include <zmq.hpp>
 
 #include "common/strings.h"
+#include "coordinator/address.h"
 #include "coordinator/client_transport.h"
 
 namespace echelon {
@@ -23,6 +24,11 @@ class ZmqClientTransport final : public ClientTransport {
   ZmqClientTransport() : socket_(context_, zmq::socket_type::router) {}
 
   Status Bind(const ClientTransportOptions& options) {
+    if (options.endpoint.rfind("tcp://", 0) == 0 && !HasValidPort(options.endpoint)) {
+      return InvalidArgument(StrCat("cannot listen for clients on ", options.endpoint,
+                                    ": the port must be from 0 to 65535"),
+                             "frontend.endpoint");
+    }
     try {
       socket_.set(zmq::sockopt::router_mandatory, true);
       socket_.set(zmq::sockopt::maxmsgsize, options.message_bytes_max);

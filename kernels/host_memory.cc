@@ -15,6 +15,8 @@
 namespace echelon {
 
 namespace {
+// Address space that an arena takes at a time; what is not used of it is never touched.
+constexpr size_t kArenaBytes = size_t{32} << 20;
 constexpr uint64_t kUnknown = std::numeric_limits<uint64_t>::max();
 
 class HostBuffer : public DeviceBuffer {
@@ -105,6 +107,18 @@ Result<HostBlock> AllocateHost(size_t bytes, const char* what, bool zero) {
   HostBlock block(bytes, zero);
   if (block.data() == nullptr) return refuse(FreeHostMemoryBytes());
   return block;
+}
+
+Result<HostPiece> HostArena::Take(size_t bytes, const char* what) {
+  const size_t rounded = (bytes + kHostAlignment - 1) / kHostAlignment * kHostAlignment;
+  if (block_ == nullptr || rounded > block_->bytes() - used_) {
+    ASSIGN_OR_RETURN(HostBlock block, AllocateHost(std::max(rounded, kArenaBytes), what));
+    block_ = std::make_shared<HostBlock>(std::move(block));
+    used_ = 0;
+  }
+  HostPiece piece = {block_, block_->data() + used_, bytes};
+  used_ += rounded;
+  return piece;
 }
 
 Result<std::unique_ptr<DeviceBuffer>> AllocateHostBuffer(size_t bytes) {

@@ -41,6 +41,24 @@ class HostBlock {
 // A HostBlock or a ResourceExhausted error that says how much of what was asked for.
 Result<HostBlock> AllocateHost(size_t bytes, const char* what, bool zero = false);
 
+// Part of a block that several share; the block is freed with its last piece.
+struct HostPiece {
+  std::shared_ptr<HostBlock> block;
+  std::byte* data = nullptr;  // kHostAlignment
+  size_t bytes = 0;
+};
+
+// Cuts pieces from large blocks, so that matrices of less than 2 MiB lie on huge pages too, one
+// after the other as a step reads them. One thread.
+class HostArena {
+ public:
+  Result<HostPiece> Take(size_t bytes, const char* what);
+
+ private:
+  std::shared_ptr<HostBlock> block_;
+  size_t used_ = 0;
+};
+
 // Backend::Allocate of the host's backends.
 Result<std::unique_ptr<DeviceBuffer>> AllocateHostBuffer(size_t bytes);
 

@@ -1,44 +1,43 @@
 #pragma once
 // exp and log of our own, in double, from additions, multiplications and one division in a fixed
-// order: the same bits on every machine and libm, so that a replayed draw is the draw it was. Error
-// below 2 ulp; pure functions, any thread.
+// order: the same bits on every machine and libm, so that a replayed draw is the draw it was. Pure
+// functions, any thread.
 
 #include <bit>
 #include <cstdint>
 
 namespace echelon {
 
-// e^x for x in [-700, 0]; 0 below, and for NaN. (All uses are weights relative to a maximum.)
-inline double ExactExp(double x) {
-  if (!(x >= -700.0)) return 0.0;
+// Weights in integers: mass of a token relative to the most likely one. Sums of masses are exact
+// and independent of their order, so neither threads nor tp can change what top_p keeps or a
+// log-probability. 2^24 tokens (the greatest vocabulary) of the greatest mass sum to 2^63.
+inline constexpr int kMassBits = 39;
+
+// 2^39 * e^x rounded to nearest, x <= 0: a logit minus the maximum. 0 below about -27.7, and for
+// NaN. Without branches, so that loops over a vocabulary become vector code.
+inline uint64_t MassOf(double x) {
   constexpr double kLog2E = 1.4426950408889634;
   constexpr double kLn2High = 0x1.62e42fefa3800p-1;  // 42 bits of ln 2: exact times |k| < 2^11
   constexpr double kLn2Low = 0x1.ef35793c76730p-45;
-  const auto k = static_cast<int64_t>(x * kLog2E - 0.5);  // rounds to nearest for x <= 0
-  const double n = static_cast<double>(k);
-  const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= 0.347
-  // Taylor to r^13 / 13!: the rest is below 0.347^14 / 14! = 4e-18.
-  constexpr double kCoefficients[] = {1.0 / 6227020800.0,
-                                      1.0 / 479001600.0,
-                                      1.0 / 39916800.0,
-                                      1.0 / 3628800.0,
-                                      1.0 / 362880.0,
-                                      1.0 / 40320.0,
-                                      1.0 / 5040.0,
-                                      1.0 / 720.0,
-                                      1.0 / 120.0,
-                                      1.0 / 24.0,
-                                      1.0 / 6.0,
-                                      0.5,
-                                      1.0,
-                                      1.0};
+  constexpr double kToInteger = 0x1.8p52;  // added, a double's low bits are its rounded integer
+  x = x > -50.0 ? x : -50.0;               // 2^39 * e^-50 = 1e-10; a NaN fails the test too
+  const double shifted = x * kLog2E + kToInteger;
+  const double k = shifted - kToInteger;
+  const double r = (x - k * kLn2High) - k * kLn2Low;  // |r| <= 0.347
+  // Taylor to r^11 / 11!: the rest is below 0.347^12 / 12! = 6e-15, 2^39 times that 0.004.
+  constexpr double kCoefficients[] = {
+      1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0,
+      1.0 / 120.0,      1.0 / 24.0,      1.0 / 6.0,      0.5,           1.0,          1.0};
   double sum = 0.0;
   for (const double c : kCoefficients) sum = sum * r + c;
-  const auto scale = std::bit_cast<double>(static_cast<uint64_t>(1023 + k) << 52);
-  return sum * scale;
+  // 2^(k + 39): only the low 12 bits of the shifted integer reach the exponent.
+  const auto scale =
+      std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) + (1023 + kMassBits)) << 52);
+  constexpr double kRound = 0x1.0p52;
+  return std::bit_cast<uint64_t>(sum * scale + kRound) & ((uint64_t{1} << 52) - 1);
 }
 
-// Natural logarithm of a normal x > 0.
+// Natural logarithm of a normal x > 0, to 2 ulp.
 inline double ExactLog(double x) {
   constexpr double kLn2High = 0x1.62e42fefa3800p-1;
   constexpr double kLn2Low = 0x1.ef35793c76730p-45;
@@ -56,15 +55,6 @@ inline double ExactLog(double x) {
   for (int odd = 21; odd >= 1; odd -= 2) sum = sum * s2 + 1.0 / odd;
   const double n = exponent;
   return n * kLn2High + (2.0 * s * sum + n * kLn2Low);
-}
-
-// Weights in integers: mass of a token relative to the most likely one. Sums of masses are exact
-// and independent of their order, so neither threads nor tp can change what top_p keeps or a
-// log-probability. 2^24 tokens (the greatest vocabulary) of the greatest mass sum to 2^63.
-inline constexpr int kMassBits = 39;
-// x <= 0: logit minus the maximum. Rounded to nearest; 0 below about -27.7, and for NaN.
-inline uint64_t MassOf(double x) {
-  return static_cast<uint64_t>(ExactExp(x) * (uint64_t{1} << kMassBits) + 0.5);
 }
 
 }  // namespace echelon

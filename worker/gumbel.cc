@@ -5,11 +5,14 @@
 
 #include "common/random.h"
 #include "worker/exact_math.h"
-#include "worker/vocab_threshold.h"
+#include "worker/logit_scan.h"
 
 namespace echelon {
 
 namespace {
+
+constexpr double kNoiseMax = 23.0;  // the greatest, at u = 1 - 2^-33, is 33 ln 2 = 22.9
+constexpr size_t kBlock = 64;       // tokens that are passed over together by their maximum
 
 double GumbelOf(uint32_t bits) { return -ExactLog(-ExactLog(UniformFromBits(bits))); }
 
@@ -39,8 +42,7 @@ GumbelDraw DrawFrom(const GumbelRow& row) {
     if (OrderKey(logit) < row.key_min) return;
     const double relative = (static_cast<double>(logit) - row.max) * row.inverse_temperature;
     if (!(relative >= row.log_min)) return;
-    // The greatest noise, at u = 1 - 2^-33, is 33 ln 2 = 22.9.
-    if (best.id >= 0 && relative + 23.0 < best.score) return;
+    if (best.id >= 0 && relative + kNoiseMax < best.score) return;
     const auto id = static_cast<uint32_t>(row.first_id + static_cast<int64_t>(i));
     if (id / 4 != quad) {
       quad = id / 4;
@@ -51,11 +53,16 @@ GumbelDraw DrawFrom(const GumbelRow& row) {
     if (Beats(draw, best)) best = draw;
   };
   // The most likely token first: it sets a score that most others cannot reach.
-  const auto likeliest =
-      std::max_element(row.logits.begin(), row.logits.end(),
-                       [](float a, float b) { return OrderKey(a) < OrderKey(b); });
-  if (likeliest != row.logits.end()) consider(likeliest - row.logits.begin());
-  for (size_t i = 0; i < row.logits.size(); ++i) consider(i);
+  const int64_t likeliest = FirstEqual(row.logits, MaxLogit(row.logits));
+  if (likeliest >= 0) consider(static_cast<size_t>(likeliest));
+  for (size_t begin = 0; begin < row.logits.size(); begin += kBlock) {
+    const auto block = row.logits.subspan(begin, std::min(kBlock, row.logits.size() - begin));
+    const float max = MaxLogit(block);
+    const double relative = (static_cast<double>(max) - row.max) * row.inverse_temperature;
+    const bool may_draw = OrderKey(max) >= row.key_min && relative >= row.log_min;
+    if (!may_draw || (best.id >= 0 && relative + kNoiseMax < best.score)) continue;
+    for (size_t i = begin; i < begin + block.size(); ++i) consider(i);
+  }
   return best;
 }
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "worker/exact_math.h"
+#include "worker/logit_scan.h"
 
 namespace echelon {
 
@@ -20,26 +21,15 @@ bool MoreLikely(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-float MaxOf(std::span<const float> logits) {
-  float max = kNone;
-  for (const float logit : logits) max = logit > max ? logit : max;  // NaN never
-  return max;
-}
-
-uint64_t MassSum(std::span<const float> logits, float max) {
-  uint64_t sum = 0;
-  for (const float logit : logits) sum += MassOf(static_cast<double>(logit) - max);
-  return sum;
-}
-
 // Writes the part's `count` most likely, descending; padded with id -1.
 void BestOf(std::span<const float> logits, int64_t first_id, int count, Candidate* out) {
   std::vector<Candidate> heap;  // the least likely of the best on top
   for (size_t i = 0; count > 0 && i < logits.size(); ++i) {
+    const bool full = static_cast<int>(heap.size()) == count;
+    if (full && !(logits[i] > heap.front().logit)) continue;  // ids ascend: a tie comes too late
     const float logit = logits[i] == logits[i] ? logits[i] : kNone;
     const Candidate candidate{logit, static_cast<int32_t>(first_id + static_cast<int64_t>(i))};
-    if (static_cast<int>(heap.size()) == count) {
-      if (!MoreLikely(candidate, heap.front())) continue;
+    if (full) {
       std::pop_heap(heap.begin(), heap.end(), MoreLikely);
       heap.pop_back();
     }
@@ -64,7 +54,7 @@ std::vector<Logprobs> FindLogprobs(std::span<const LogprobRow> rows, Range vocab
   std::vector<Candidate> mine(per_rank);
   size_t at = 2 * n;
   for (size_t r = 0; r < n; ++r) {
-    mine[r].logit = MaxOf(rows[r].logits);
+    mine[r].logit = MaxLogit(rows[r].logits);
     const int32_t known = rows[r].known;
     if (vocab.begin <= known && known < vocab.end) {
       mine[n + r] = {rows[r].logits[known - vocab.begin], known};
@@ -91,7 +81,7 @@ std::vector<Logprobs> FindLogprobs(std::span<const LogprobRow> rows, Range vocab
 
   // Second: the masses relative to the maxima.
   std::vector<uint64_t> masses(n);
-  for (size_t r = 0; r < n; ++r) masses[r] = MassSum(rows[r].logits, out[r].max);
+  for (size_t r = 0; r < n; ++r) masses[r] = MassSum(rows[r].logits, out[r].max, 1.0);
   exchange.Sum(masses);
   for (size_t r = 0; r < n; ++r) {
     out[r].log_sum = ExactLog(static_cast<double>(std::max<uint64_t>(masses[r], 1)) *

@@ -1,10 +1,11 @@
 #include "worker/sampler.h"
 
-#include <limits>
+#include <algorithm>
 
 #include "common/check.h"
 #include "worker/exact_math.h"
 #include "worker/gumbel.h"
+#include "worker/logit_scan.h"
 #include "worker/logprobs.h"
 #include "worker/vocab_threshold.h"
 
@@ -74,18 +75,11 @@ std::vector<double> Sampler::Settle(const std::vector<Winner>& mine, std::vector
 void Sampler::TakeArgmax(std::vector<Draw>& draws) {
   std::vector<Winner> mine;
   for (const Draw& draw : draws) {
-    int32_t best = -1;
-    uint32_t best_key = 0;
-    for (size_t i = 0; i < draw.logits.size(); ++i) {
-      const uint32_t key = OrderKey(draw.logits[i]);
-      if (best >= 0 && key <= best_key) continue;
-      best = static_cast<int32_t>(i);
-      best_key = key;
-    }
-    double score = best >= 0 ? draw.logits[best] : 0.0;
-    if (!(score == score)) score = -std::numeric_limits<double>::infinity();  // NaN: the least
-    mine.push_back(
-        WinnerOf(draw, score, best < 0 ? -1 : static_cast<int32_t>(vocab_.begin + best)));
+    const float max = MaxLogit(draw.logits);
+    // Where no logit is a number the first token stands for them all.
+    const int64_t at = std::max<int64_t>(FirstEqual(draw.logits, max), 0);
+    const bool any = !draw.logits.empty();
+    mine.push_back(WinnerOf(draw, max, any ? static_cast<int32_t>(vocab_.begin + at) : -1));
   }
   const std::vector<double> maxima = Settle(mine, draws);
   for (size_t d = 0; d < draws.size(); ++d) draws[d].max = static_cast<float>(maxima[d]);

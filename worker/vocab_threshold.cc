@@ -17,17 +17,41 @@ struct Search {
   uint32_t prefix = 0;
   uint64_t target = 0;
   bool reached = true;
+  // This rank's logits whose keys begin with the first digit found: few, so that the later rounds
+  // do not pass over the vocabulary again.
+  std::vector<float> candidates;
 };
 
-void AddHistogram(const ThresholdRow& row, uint32_t prefix, int round, uint64_t* histogram) {
+uint64_t WeightOf(const ThresholdRow& row, float logit) {
+  if (!row.by_mass) return 1;
+  return MassOf((static_cast<double>(logit) - row.max) * row.inverse_temperature);
+}
+
+void AddFirstHistogram(const ThresholdRow& row, uint64_t* histogram) {
+  constexpr size_t kBlock = 256;  // masses of a block are computed apart, as vector code
+  uint64_t weights[kBlock];
+  for (size_t begin = 0; begin < row.logits.size(); begin += kBlock) {
+    const auto block = row.logits.subspan(begin, std::min(kBlock, row.logits.size() - begin));
+    for (size_t i = 0; i < block.size(); ++i) weights[i] = WeightOf(row, block[i]);
+    for (size_t i = 0; i < block.size(); ++i) {
+      const uint32_t key = OrderKey(block[i]);
+      histogram[key >> (32 - kDigitBits)] += key < row.key_min ? 0 : weights[i];
+    }
+  }
+}
+
+void AddHistogram(const ThresholdRow& row, Search& search, int round, uint64_t* histogram) {
+  if (round == 0) return AddFirstHistogram(row, histogram);
+  if (round == 1) {
+    for (const float logit : row.logits) {
+      if (OrderKey(logit) >> (32 - kDigitBits) == search.prefix) search.candidates.push_back(logit);
+    }
+  }
   const int shift = 32 - kDigitBits * (round + 1);
-  for (const float logit : row.logits) {
+  for (const float logit : search.candidates) {
     const uint32_t key = OrderKey(logit);
-    if (key < row.key_min) continue;
-    if (round > 0 && key >> (shift + kDigitBits) != prefix) continue;
-    const uint64_t sum =
-        row.by_mass ? MassOf((static_cast<double>(logit) - row.max) * row.inverse_temperature) : 1;
-    histogram[key >> shift & (kDigits - 1)] += sum;
+    if (key < row.key_min || key >> (shift + kDigitBits) != search.prefix) continue;
+    histogram[key >> shift & (kDigits - 1)] += WeightOf(row, logit);
   }
 }
 
@@ -57,7 +81,7 @@ std::vector<uint32_t> FindThresholds(std::span<const ThresholdRow> rows, VocabEx
   for (int round = 0; round < kRounds && !rows.empty(); ++round) {
     histograms.assign(rows.size() * kDigits, 0);
     for (size_t r = 0; r < rows.size(); ++r) {
-      AddHistogram(rows[r], searches[r].prefix, round, &histograms[r * kDigits]);
+      AddHistogram(rows[r], searches[r], round, &histograms[r * kDigits]);
     }
     exchange.Sum(histograms);
     for (size_t r = 0; r < rows.size(); ++r) {

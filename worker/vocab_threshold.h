@@ -4,21 +4,14 @@
 // histogram of 256 sums (2 KiB) a row and rank, whatever the vocabulary, instead of logits, and the
 // threshold found is exact: the same on any tp, for any order of summation.
 
-#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "worker/logit_scan.h"
 #include "worker/vocab_exchange.h"
 
 namespace echelon {
-
-// Larger for a larger logit; equal for equal logits (-0 = 0); NaN is below everything.
-inline uint32_t OrderKey(float logit) {
-  if (!(logit == logit)) return 0;
-  const auto bits = std::bit_cast<uint32_t>(logit + 0.0f);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-}
 
 // One row of the search. What is summed for a logit: 1 (top_k), or its mass (top_p).
 struct ThresholdRow {

@@ -8,8 +8,6 @@
 #include <cstring>
 #include <memory>
 #include <optional>
-#include <string_view>
-#include <vector>
 
 #include "common/clock.h"
 #include "common/config.h"
@@ -20,6 +18,7 @@
 #include "common/run_setup.h"
 #include "common/strings.h"
 #include "kernels/backend.h"
+#include "worker/agreement.h"
 #include "worker/comm/mpi_comm.h"
 #include "worker/control_link.h"
 #include "worker/executor.h"
@@ -62,7 +61,7 @@ class WorkerProcess {
   Status Configure(const std::string& yaml);
   Status StartMpi();
   Status OpenModel();
-  Status CheckAgreement();
+  Status Agree();
   Status Load();
   void AnnounceReady();
   Status Serve();
@@ -131,40 +130,9 @@ Status WorkerProcess::OpenModel() {
   return layout_.Validate(model_);
 }
 
-// Before anything is loaded, and again by the coordinator when the ranks are ready: ranks with
-// other weights or other arithmetic would answer nonsense, or hang in messages of other sizes.
-Status WorkerProcess::CheckAgreement() {
-  struct Card {
-    char host[64] = {};
-    char weights[96] = {};
-    char numerics[352] = {};
-  };
-  const auto put = [](auto& field, const std::string& text) {
-    std::memcpy(field, text.data(), std::min(text.size(), sizeof(field) - 1));
-  };
-  Card mine;
-  put(mine.host, HostName());
-  put(mine.weights, weights_fingerprint_);
-  put(mine.numerics, backend_->NumericsFingerprint());
-  std::vector<Card> cards(identity_.world);
-  world_->Wait(world_->AllGather(&mine, cards.data(), sizeof(Card)));
-  for (int rank = 1; rank < identity_.world; ++rank) {
-    const auto differ = [&](const char* what, const char* theirs, const char* first,
-                            const char* remedy) {
-      return InvalidArgument(StrCat("rank ", rank, " on host ", cards[rank].host, " has ", what,
-                                    " ", theirs, ", rank 0 on host ", cards[0].host, " has ", first,
-                                    ": ", remedy));
-    };
-    if (std::strcmp(cards[rank].weights, cards[0].weights) != 0) {
-      return differ("weights", cards[rank].weights, cards[0].weights,
-                    "the model's files differ between these hosts; copy the same ones to both");
-    }
-    if (std::strcmp(cards[rank].numerics, cards[0].numerics) != 0) {
-      return differ("numerics", cards[rank].numerics, cards[0].numerics,
-                    "set worker.backend and worker.isa to what every host has");
-    }
-  }
-  return {};
+Status WorkerProcess::Agree() {
+  return CheckAgreement(*world_,
+                        {HostName(), weights_fingerprint_, backend_->NumericsFingerprint()});
 }
 
 Status WorkerProcess::Load() {
@@ -250,7 +218,7 @@ Status Live(WorkerProcess& worker, const std::string& config) {
   RETURN_IF_ERROR(worker.Configure(config));
   RETURN_IF_ERROR(worker.StartMpi());
   RETURN_IF_ERROR(worker.OpenModel());
-  RETURN_IF_ERROR(worker.CheckAgreement());
+  RETURN_IF_ERROR(worker.Agree());
   RETURN_IF_ERROR(worker.Load());
   worker.AnnounceReady();
   return worker.Serve();

@@ -43,8 +43,9 @@ void ApplySampling(const SamplingOptions& options, GenerationRequest& request) {
   request.stop = options.stop;
 }
 
-Result<Completion> Ask(Client& client, const GenerationRequest& request, Interrupts& interrupts,
+Result<Completion> Ask(Service& service, const GenerationRequest& request, Interrupts& interrupts,
                        const std::function<void(std::string_view)>& on_text) {
+  Client& client = service.client();
   ASSIGN_OR_RETURN(const std::string id, client.Submit(request.ToJson()));
   Completion answer;
   bool cancelled = false;
@@ -55,7 +56,10 @@ Result<Completion> Ask(Client& client, const GenerationRequest& request, Interru
       cancelled = true;
       RETURN_IF_ERROR(client.Cancel(id));
     }
-    if (!event) continue;
+    if (!event) {
+      RETURN_IF_ERROR(service.Check());
+      continue;
+    }
     answer.Add(*event);
     if (const auto* tokens = std::get_if<TokensEvent>(&event->body)) on_text(tokens->text);
     if (const auto* done = std::get_if<DoneEvent>(&event->body)) on_text(done->text);

@@ -7,6 +7,7 @@
 
 #include "client/cli/interrupts.h"
 #include "client/cli/options.h"
+#include "client/cli/service.h"
 #include "client/cpp/client.h"
 #include "common/result.h"
 
@@ -20,7 +21,7 @@ void ApplySampling(const SamplingOptions& options, GenerationRequest& request);
 
 // Submits and reads to the end; `on_text` gets each piece of text. An interrupt cancels the
 // request, and the answer is what came until then (finish_reason cancelled).
-Result<Completion> Ask(Client& client, const GenerationRequest& request, Interrupts& interrupts,
+Result<Completion> Ask(Service& service, const GenerationRequest& request, Interrupts& interrupts,
                        const std::function<void(std::string_view)>& on_text);
 
 // "time to first token 0.21 s, 45.6 tokens/s, ..." and a line per rank.

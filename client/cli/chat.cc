@@ -13,7 +13,7 @@ namespace echelon {
 
 namespace {
 
-Status Converse(Client& client, const ChatOptions& options, Interrupts& interrupts) {
+Status Converse(Service& service, const ChatOptions& options, Interrupts& interrupts) {
   const bool is_terminal = isatty(STDIN_FILENO) == 1;
   if (is_terminal) PrintNote("Ctrl-C cancels an answer, Ctrl-D ends the conversation.\n");
   Conversation conversation(options.system);
@@ -31,7 +31,7 @@ Status Converse(Client& client, const ChatOptions& options, Interrupts& interrup
     GenerationRequest request;
     request.prompt = conversation.messages();
     ApplySampling(options.sampling, request);
-    const auto answer = Ask(client, request, interrupts, PrintText);
+    const auto answer = Ask(service, request, interrupts, PrintText);
     PrintText("\n");
     if (!answer.ok()) {
       // What the service refuses (a conversation too long, say) does not end the conversation, but
@@ -51,7 +51,7 @@ Status Converse(Client& client, const ChatOptions& options, Interrupts& interrup
 
 Status RunChat(const ChatOptions& options, Interrupts& interrupts) {
   ASSIGN_OR_RETURN(const auto service, Service::Open(options.service, interrupts));
-  RETURN_IF_ERROR(Converse(service->client(), options, interrupts));
+  RETURN_IF_ERROR(Converse(*service, options, interrupts));
   return service->Close();
 }
 

@@ -35,7 +35,7 @@ Status RunGenerate(const GenerateOptions& options, Interrupts& interrupts) {
   ASSIGN_OR_RETURN(const auto service, Service::Open(options.service, interrupts));
   PrintNote(StrCat("seed ", *request.seed, "\n"));
   const bool stream = !options.json;
-  const auto answer = Ask(service->client(), request, interrupts, [stream](std::string_view text) {
+  const auto answer = Ask(*service, request, interrupts, [stream](std::string_view text) {
     if (stream) PrintText(text);
   });
   if (stream) PrintText("\n");

@@ -44,7 +44,7 @@ Result<double> NegativeLogLikelihood(std::span<const int32_t> window, const Done
 
 Result<PerplexityResult> MeasurePerplexity(
     Client& client, std::span<const int32_t> ids, int64_t window, int in_flight_max,
-    const std::function<bool(int64_t, int64_t)>& on_progress) {
+    const std::function<Status(int64_t, int64_t)>& on_progress) {
   // A last window of one token predicts nothing.
   std::vector<std::span<const int32_t>> windows;
   for (size_t begin = 0; begin + 1 < ids.size(); begin += static_cast<size_t>(window)) {
@@ -73,9 +73,7 @@ Result<PerplexityResult> MeasurePerplexity(
       in_flight[id] = next++;
     }
     ASSIGN_OR_RETURN(const std::optional<StreamEvent> event, client.Next(kWaitMs));
-    if (!on_progress(static_cast<int64_t>(done), static_cast<int64_t>(windows.size()))) {
-      return Error{ErrorCode::kCancelled, "interrupted"};
-    }
+    RETURN_IF_ERROR(on_progress(static_cast<int64_t>(done), static_cast<int64_t>(windows.size())));
     if (!event || !event->IsLast()) continue;
     const auto found = in_flight.find(event->id);
     if (found == in_flight.end()) return Describe(std::get<ServiceError>(event->body));
@@ -93,7 +91,6 @@ Result<PerplexityResult> MeasurePerplexity(
                      NegativeLogLikelihood(windows[index], std::get<DoneEvent>(event->body)));
     ++done;
   }
-  on_progress(static_cast<int64_t>(done), static_cast<int64_t>(windows.size()));
 
   double sum = 0.0;
   PerplexityResult result;

@@ -17,9 +17,10 @@ struct PerplexityResult {
 };
 
 // `in_flight_max` windows are with the service at once. `on_progress` sees (windows done, windows);
-// returning false gives up. What the service refuses for now (a full queue) is asked again.
+// returning an error gives up with it. What the service refuses for now (a full queue) is asked
+// again.
 Result<PerplexityResult> MeasurePerplexity(
     Client& client, std::span<const int32_t> ids, int64_t window, int in_flight_max,
-    const std::function<bool(int64_t, int64_t)>& on_progress);
+    const std::function<Status(int64_t, int64_t)>& on_progress);
 
 }  // namespace echelon

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "client/cli/answer.h"
 #include "client/cli/commands.h"
@@ -20,7 +21,6 @@ namespace {
 constexpr size_t kFileBytesMax = 256 << 20;
 // Enough to keep every pipeline stage busy; the scheduler queues the rest.
 constexpr int kInFlightMax = 8;
-constexpr int64_t kProgressIntervalUs = 2'000'000;
 
 }  // namespace
 
@@ -31,16 +31,14 @@ Status RunPerplexity(const PerplexityOptions& options, Interrupts& interrupts) {
   ASSIGN_OR_RETURN(const auto service, Service::Open(options.service, interrupts));
 
   const bool is_terminal = isatty(STDERR_FILENO) == 1;
-  SystemClock clock;
-  int64_t last_print_us = clock.NowUs();
-  const auto on_progress = [&](int64_t done, int64_t windows) {
-    const int64_t now_us = clock.NowUs();
-    if (now_us - last_print_us >= (is_terminal ? kProgressIntervalUs / 10 : kProgressIntervalUs)) {
-      last_print_us = now_us;
+  int64_t shown = -1;
+  const auto on_progress = [&](int64_t done, int64_t windows) -> Status {
+    if (done != std::exchange(shown, done)) {
       PrintNote(StrCat(is_terminal ? "\r" : "", done, " of ", windows, " windows",
                        is_terminal ? "" : "\n"));
     }
-    return !interrupts.Take();
+    if (interrupts.Take()) return Error{ErrorCode::kCancelled, "interrupted"};
+    return service->Check();
   };
   const auto result =
       MeasurePerplexity(service->client(), ids, options.window, kInFlightMax, on_progress);

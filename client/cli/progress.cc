@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kPlainIntervalUs = 2'000'000;
 constexpr int64_t kRedrawIntervalUs = 100'000;  // 10 a second look smooth
 constexpr int kBarCells = 24;
+constexpr size_t kColumnsMax = 79;     // a wrapped line would be two, and the redrawing miscount
 constexpr size_t kRanksShownMax = 16;  // more bars than this would scroll
 
 std::string RankText(const RankProgress& rank) {
@@ -32,6 +33,8 @@ std::string Bar(const RankProgress& rank) {
   const int full = static_cast<int>(std::clamp(part, 0.0, 1.0) * kBarCells);
   return std::string(full, '#') + std::string(kBarCells - full, '.');
 }
+
+std::string Clipped(const std::string& line) { return line.substr(0, kColumnsMax) + "\n"; }
 
 }  // namespace
 
@@ -67,9 +70,9 @@ std::string ProgressView::Bars(const ServiceStatus& status) {
   const size_t shown = std::min(status.ranks.size(), kRanksShownMax);
   for (size_t i = 0; i < shown; ++i) {
     const RankProgress& rank = status.ranks[i];
-    out += StrCat("  rank ", rank.rank, " [", Bar(rank), "] ", RankText(rank), "\n");
+    out += Clipped(StrCat("  rank ", rank.rank, " [", Bar(rank), "] ", RankText(rank)));
   }
-  out += StrCat("  ", status.state, status.message.empty() ? "" : ": ", status.message, "\n");
+  out += Clipped(StrCat("  ", status.state, status.message.empty() ? "" : ": ", status.message));
   lines_drawn_ = static_cast<int>(shown) + 1;
   return out;
 }

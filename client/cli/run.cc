@@ -16,7 +16,7 @@ Status RunRun(const RunOptions& options, Interrupts& interrupts) {
   request.prompt = conversation.messages();
   ApplySampling(options.sampling, request);
   ASSIGN_OR_RETURN(const auto service, Service::Open(options.service, interrupts));
-  const auto answer = Ask(service->client(), request, interrupts, PrintText);
+  const auto answer = Ask(*service, request, interrupts, PrintText);
   PrintText("\n");
   const Status closed = service->Close();
   if (!answer.ok()) return answer.error();

@@ -95,7 +95,7 @@ Error CoordinatorProcess::Ended(int status) const {
       if (!line.empty()) reason = line;
     }
   }
-  return InternalError(StrCat("the local group ended before it was ready: ", reason));
+  return InternalError(StrCat("the local group ended: ", reason));
 }
 
 Result<Announcement> CoordinatorProcess::WaitAnnounced(Interrupts& interrupts) {
@@ -155,6 +155,12 @@ Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
   ASSIGN_OR_RETURN(service->coordinator_, CoordinatorProcess::Start(config, options.verbose));
   ASSIGN_OR_RETURN(service->client_, service->coordinator_->WaitReady(interrupts));
   return service;
+}
+
+Status Service::Check() {
+  if (!coordinator_) return Status();
+  const auto ended = coordinator_->Poll();
+  return ended ? Status(coordinator_->Ended(*ended)) : Status();
 }
 
 Status Service::Close() {

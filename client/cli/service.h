@@ -35,13 +35,12 @@ class CoordinatorProcess {
   std::optional<int> Poll() { return child_->Poll(); }
   int Stop();
   const Announcement& announcement() const { return announcement_; }
+  // The error of a coordinator that ended by itself: the last line of its log.
+  Error Ended(int status) const;
 
  private:
   CoordinatorProcess() = default;
   Result<Announcement> WaitAnnounced(Interrupts& interrupts);
-  // The error of a coordinator that ended by itself: the last error line of its log.
-  Error Ended(int status) const;
-
   std::string folder_;
   bool log_to_stderr_ = false;
   Announcement announcement_;
@@ -53,6 +52,8 @@ class Service {
   static Result<std::unique_ptr<Service>> Open(const ServiceOptions& options,
                                                Interrupts& interrupts);
   Client& client() { return *client_; }
+  // The reason, once a local group has ended unasked: nobody would answer any more.
+  Status Check();
   // Ends the local group; kInternal when it did not end well.
   Status Close();
 

@@ -9,25 +9,10 @@ namespace echelon {
 
 namespace {
 
-// Letters, digits, connectors of ASCII, and everything beyond ASCII that is no white space: close
-// to the regex \w that Hugging Face asks; real tokens with single_word stand next to ASCII.
-bool IsWordChar(char32_t code) {
-  if (code < 0x80) {
-    return (code >= '0' && code <= '9') || (code >= 'A' && code <= 'Z') || code == '_' ||
-           (code >= 'a' && code <= 'z');
-  }
-  return !IsUnicodeSpace(code) && !(code >= 0x2010 && code <= 0x206F);
-}
-
 size_t CharBegin(std::string_view text, size_t end) {
   size_t begin = end - 1;
   while (begin > 0 && (static_cast<uint8_t>(text[begin]) & 0xC0) == 0x80) --begin;
   return begin;
-}
-
-bool WordAround(std::string_view text, size_t begin, size_t end) {
-  if (begin > 0 && IsWordChar(DecodeUtf8(text, CharBegin(text, begin)).code)) return true;
-  return end < text.size() && IsWordChar(DecodeUtf8(text, end).code);
 }
 
 size_t SkipSpacesBack(std::string_view text, size_t begin, size_t floor) {
@@ -52,6 +37,7 @@ size_t SkipSpaces(std::string_view text, size_t end) {
 
 void AddedTokens::Add(std::string_view text, const AddedToken& token) {
   CHECK(!text.empty());
+  if (token.single_word && word_ == nullptr) word_ = std::move(SplitRegex::Find("word")).value();
   int32_t node = 0;
   for (const char c : text) {
     const uint8_t byte = static_cast<uint8_t>(c);
@@ -67,6 +53,14 @@ void AddedTokens::Add(std::string_view text, const AddedToken& token) {
   }
   nodes_[node].token = static_cast<int32_t>(tokens_.size());
   tokens_.push_back({token.id, token.special, token.single_word, token.lstrip, token.rstrip});
+}
+
+bool AddedTokens::WordAround(std::string_view text, size_t begin, size_t end) const {
+  const auto is_word = [&](size_t from, size_t to) {
+    return !word_->Matches(text.substr(from, to - from)).empty();
+  };
+  if (begin > 0 && is_word(CharBegin(text, begin), begin)) return true;
+  return end < text.size() && is_word(end, end + DecodeUtf8(text, end).bytes);
 }
 
 int32_t AddedTokens::Child(int32_t node, uint8_t byte) const {

@@ -5,11 +5,13 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "common/model/marked_text.h"
+#include "common/model/split_regex.h"
 #include "common/model/tokenizer_data.h"
 
 namespace echelon {
@@ -40,6 +42,9 @@ class AddedTokens {
   // Index and length of the longest token that begins at `position`, or -1.
   std::pair<int32_t, size_t> LongestAt(const MarkedText& text, size_t position) const;
 
+  bool WordAround(std::string_view text, size_t begin, size_t end) const;
+
+  std::unique_ptr<SplitRegex> word_;  // where a token wants to be a single word
   std::vector<Node> nodes_{1};
   std::vector<Entry> tokens_;
 };

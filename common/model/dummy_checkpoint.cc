@@ -96,8 +96,9 @@ DummyCheckpoint::DummyCheckpoint(ModelConfig config, const CheckpointOptions& op
     tensor.name = TensorName(config_, NameScheme::kGguf, role, layer);
     tensor.rows = shape.rows;
     tensor.cols = shape.cols;
-    // Vectors are small and stay exact; rows that are no whole number of blocks stay BF16.
-    tensor.format = shape.rows == 1 ? TensorFormat::kF32 : options.dummy_format;
+    // Vectors are small: never quantised. Rows that are no whole number of blocks stay BF16.
+    const bool quantised = InfoOf(options.dummy_format).block_elements > 1;
+    tensor.format = shape.rows == 1 && quantised ? TensorFormat::kF32 : options.dummy_format;
     if (shape.cols % InfoOf(tensor.format).block_elements != 0) tensor.format = TensorFormat::kBF16;
     const TensorFormatInfo& format = InfoOf(tensor.format);
     tensor.row_bytes = shape.cols / format.block_elements * format.block_bytes;

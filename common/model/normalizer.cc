@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/model/nfc.h"
 #include "common/model/utf8.h"
 
 namespace echelon {
@@ -52,6 +53,7 @@ MarkedText Normalize(const std::vector<NormalizerStep>& steps, MarkedText text) 
         text = Replace(text, step.pattern, step.content);
         break;
       case NormalizerStep::Kind::kNfc:
+        text = ToNfc(text);
         break;
     }
   }

@@ -2,7 +2,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <set>
 
 #include "common/model/file_checkpoint.h"
 #include "common/model/fingerprint.h"
@@ -21,45 +20,48 @@ constexpr size_t kShardsMax = 512;
 constexpr uint64_t kIndexBytesMax = 16 << 20;
 constexpr uint64_t kIndexValuesMax = 1 << 17;
 
-using WeightMap = std::map<std::string, std::string>;  // tensor -> file
+using WeightMap = std::map<std::string, size_t>;  // tensor -> index of its file's name
 
 struct Shards {
-  std::vector<std::string> names;  // ascending, inside the folder
+  std::vector<std::string> names;  // inside the folder
   std::optional<WeightMap> where;  // none: one file holds all
 };
 
 // Reads a sharded checkpoint's index; a part must be a plain name in the same folder.
 Result<Shards> ReadIndex(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kIndexBytesMax));
+  ASSIGN_OR_RETURN(std::string text, ReadTextFile(path, kIndexBytesMax));
   ASSIGN_OR_RETURN(
-      const Json json,
+      Json json,
       Json::Parse(text, path,
                   {.bytes_max = kIndexBytesMax, .depth_max = 8, .values_max = kIndexValuesMax}));
-  const Json* map = json.Find("weight_map");
-  if (map == nullptr || !map->is_object()) {
-    return Corrupt(StrCat(path, ": weight_map is missing or no object"), "weight_map");
-  }
+  text = {};
+  const auto fail = [&](std::string_view what) {
+    return Corrupt(StrCat(path, ": weight_map ", what), "weight_map");
+  };
+  if (!json.is_object()) return fail("is missing");
   Shards shards;
   shards.where.emplace();
-  std::set<std::string> names;
-  for (const auto& [tensor, file] : map->as_object()) {
-    const bool plain = file.is_string() && file.as_string().size() <= 255 &&
-                       file.as_string().ends_with(".safetensors") &&
-                       file.as_string().find_first_of("/\\\n\r") == std::string::npos;
-    if (!plain || !IsValidUtf8(file.as_string())) {
-      return Corrupt(StrCat(path, ": weight_map entry ", shards.where->size(),
-                            " does not name a .safetensors file of the same folder"),
-                     "weight_map");
+  std::map<std::string, size_t> indices;
+  for (auto& [key, map] : json.as_object()) {
+    if (key != "weight_map") continue;
+    if (!map.is_object()) return fail("is no object");
+    for (auto& [tensor, file] : map.as_object()) {
+      const bool plain = file.is_string() && file.as_string().size() <= 255 &&
+                         file.as_string().ends_with(".safetensors") &&
+                         file.as_string().find_first_of("/\\\n\r") == std::string::npos;
+      if (!plain || !IsValidUtf8(file.as_string())) {
+        return fail(StrCat("entry ", shards.where->size(),
+                           " does not name a .safetensors file of the same folder"));
+      }
+      const auto [entry, added] = indices.emplace(file.as_string(), shards.names.size());
+      if (added) shards.names.push_back(entry->first);
+      if (shards.names.size() > kShardsMax) break;  // refused below
+      shards.where->emplace(std::move(tensor), entry->second);
     }
-    names.insert(file.as_string());
-    shards.where->emplace(tensor, file.as_string());
   }
-  if (names.empty() || names.size() > kShardsMax) {
-    return Corrupt(
-        StrCat(path, ": weight_map names ", names.size(), " files; allowed are 1 to ", kShardsMax),
-        "weight_map");
+  if (shards.names.empty() || shards.names.size() > kShardsMax) {
+    return fail(StrCat("names ", shards.names.size(), " files; allowed are 1 to ", kShardsMax));
   }
-  shards.names.assign(names.begin(), names.end());
   return shards;
 }
 
@@ -77,23 +79,24 @@ Result<std::vector<SafetensorsTensor>> ReadTensors(const std::string& folder, Sh
                                                    CheckpointParts& parts,
                                                    Fingerprint& fingerprint) {
   std::vector<SafetensorsTensor> tensors;
-  for (const std::string& name : shards.names) {
-    ASSIGN_OR_RETURN(SafetensorsFile shard, SafetensorsFile::Open(StrCat(folder, "/", name)));
+  for (size_t part = 0; part < shards.names.size(); ++part) {
+    ASSIGN_OR_RETURN(SafetensorsFile shard,
+                     SafetensorsFile::Open(StrCat(folder, "/", shards.names[part])));
     fingerprint.Add(shard.header);
     fingerprint.Add(shard.file.size());
     for (SafetensorsTensor& tensor : shard.tensors) {
       if (shards.where) {
         const auto entry = shards.where->find(tensor.info.name);
-        if (entry == shards.where->end() || entry->second != name) continue;
+        if (entry == shards.where->end() || entry->second != part) continue;
         shards.where->erase(entry);
       }
-      tensor.info.file = static_cast<int>(parts.files.size());
+      tensor.info.file = static_cast<int>(part);
       tensors.push_back(std::move(tensor));
     }
     parts.files.push_back(std::move(shard.file));
   }
   if (shards.where && !shards.where->empty()) {
-    const auto& [tensor, name] = *shards.where->begin();
+    const std::string& name = shards.names[shards.where->begin()->second];
     return Corrupt(StrCat(folder, "/", name, ": ", shards.where->size(),
                           " tensors that the index promises are missing"),
                    "weight_map");

@@ -3,7 +3,6 @@
 
 #include <pcre2.h>
 
-#include "common/json.h"
 #include "common/model/utf8.h"
 #include "common/strings.h"
 
@@ -26,6 +25,8 @@ constexpr KnownRegex kKnown[] = {
     {"tekken", R"re([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)re"},
     {"gpt-4o", R"re([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)re"},
     {"digits", R"re(\p{N})re"},
+    // A word character, \w, as Rust's regexes have it: beside tokens that want to be single words.
+    {"word", R"re([\p{L}\p{M}\p{N}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}])re"},
 };
 // clang-format on
 
@@ -118,8 +119,8 @@ Result<std::unique_ptr<SplitRegex>> SplitRegex::Find(std::string_view pattern_or
     }
   }
   if (known == nullptr) {
-    return Unsupported(StrCat("pre-tokenizer regex ", Json(pattern_or_name.substr(0, 200)).Dump(),
-                              " is not one of those known"));
+    return Unsupported(StrCat("pre-tokenizer regex \"", ForMessage(pattern_or_name),
+                              "\" is not one of those known"));
   }
   const std::string text = Translate(known->pattern);
   auto code = std::make_unique<Code>();

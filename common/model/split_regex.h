@@ -19,7 +19,8 @@ namespace echelon {
 class SplitRegex {
  public:
   // By the regex itself, exactly as a tokenizer.json spells it, or by a name: "gpt2", "llama3",
-  // "qwen2", "qwen3.5", "tekken", "gpt-4o", "digits". kUnsupported where the table has neither.
+  // "qwen2", "qwen3.5", "tekken", "gpt-4o", "digits", "word". kUnsupported where the table has
+  // neither.
   static Result<std::unique_ptr<SplitRegex>> Find(std::string_view pattern_or_name);
   ~SplitRegex();
 

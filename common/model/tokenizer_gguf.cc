@@ -132,7 +132,7 @@ Status Reader::ReadByteLevel() {
                                 [&](const PreRow& r) { return r.pre == pre; });
   if (row == std::end(kPreRows)) {
     return Unsupported(StrCat(data_.source, ": tokenizer.ggml.pre: pre-tokenizer \"",
-                              pre.substr(0, 64), "\" is not known"));
+                              ForMessage(pre), "\" is not known"));
   }
   data_.byte_level = true;
   data_.ignore_merges = row->ignore_merges;
@@ -240,7 +240,7 @@ Status Reader::Read() {
     RETURN_IF_ERROR(ReadSentencePiece());
   } else {
     return Unsupported(StrCat(data_.source, ": tokenizer.ggml.model: tokenizer \"",
-                              model.substr(0, 64), "\" is not known (gpt2 and llama are)"));
+                              ForMessage(model), "\" is not known (gpt2 and llama are)"));
   }
   ASSIGN_OR_RETURN(data_.unknown_id, data_.byte_level ? Result<int32_t>(-1)
                                                       : TokenId("tokenizer.ggml.unknown_token_id"));

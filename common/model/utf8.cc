@@ -90,6 +90,15 @@ std::string RepairUtf8(std::string_view bytes) {
   return out;
 }
 
+std::string ForMessage(std::string_view text) {
+  constexpr size_t kBytesMax = 64;
+  std::string out = RepairUtf8(text.substr(0, kBytesMax));
+  for (char& c : out) {
+    if (static_cast<uint8_t>(c) < 0x20 || c == 0x7F) c = '?';
+  }
+  return text.size() > kBytesMax ? out + "..." : out;
+}
+
 bool IsUnicodeSpace(char32_t code) {
   return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 ||
          code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||

@@ -23,6 +23,9 @@ std::string RepairUtf8(std::string_view bytes);
 // Moves everything out of `pending` that cannot change any more, repaired; an unfinished character
 // of at most three bytes stays.
 std::string TakeCompleteUtf8(std::string& pending);
+// A stranger's text for an error message: its first 64 bytes, repaired, control characters
+// replaced.
+std::string ForMessage(std::string_view text);
 // White_Space of Unicode: what \s means in Hugging Face's regexes.
 bool IsUnicodeSpace(char32_t code);
 

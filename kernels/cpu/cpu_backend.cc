@@ -65,7 +65,7 @@ void CpuBackend::Download(const void* device, void* host, size_t bytes) {
 uint64_t CpuBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
 
 Result<std::unique_ptr<Weight>> CpuBackend::PackWeight(std::span<const HostMatrix> parts) {
-  return PackCpuWeight(parts, pool_);
+  return PackCpuWeight(parts, arena_, pool_);
 }
 
 Result<std::unique_ptr<KvCache>> CpuBackend::AllocateKv(const KvShape& shape) {

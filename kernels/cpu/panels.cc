@@ -37,11 +37,9 @@ PanelPart Plan(const HostMatrix& matrix) {
   }
   part.offset = quant->offset;
   part.groups = (matrix.col_end + kGroup - 1) / kGroup - matrix.col_begin / kGroup;
-  const int64_t scale_bytes = static_cast<int64_t>(kPanelRows) * ScaleBytes(*quant);
-  part.scale_at = part.groups * CodeBytes(*quant);
-  part.min_at = part.scale_at + part.groups * scale_bytes * (quant->split_scales ? 2 : 1);
-  part.panel_bytes =
-      RoundUp(part.min_at + (quant->has_min ? part.groups * scale_bytes : 0), kHostAlignment);
+  const int per_row = (quant->split_scales ? 2 : 1) + (quant->has_min ? 1 : 0);
+  part.group_bytes = CodeBytes(*quant) + per_row * kPanelRows * ScaleBytes(*quant);
+  part.panel_bytes = RoundUp(part.groups * part.group_bytes, kHostAlignment);
   return part;
 }
 
@@ -66,22 +64,25 @@ int64_t CodeAt(int bits, int k, int r) {
   return 64 * quad + 4 * r + k % 4;
 }
 
-void StoreGroup(const QuantFormat& quant, const PanelPart& part, const CodeGroup& group, int64_t g,
-                int r, std::byte* panel) {
-  std::byte* codes = panel + g * CodeBytes(quant);
+// Index of a row's scale (or minimum) behind the codes of a group.
+int ScaleIndex(const QuantFormat& quant, int k, int r) {
+  return (quant.split_scales && k >= 16 ? kPanelRows : 0) + r;
+}
+int MinIndex(const QuantFormat& quant, int r) {
+  return (quant.split_scales ? 2 : 1) * kPanelRows + r;
+}
+
+void StoreGroup(const QuantFormat& quant, const CodeGroup& group, int r, std::byte* codes) {
   for (int k = 0; k < kGroup; ++k) {
     const bool high = quant.code_bits == 4 && k >= 16;
     codes[CodeAt(quant.code_bits, k, r)] |=
         static_cast<std::byte>(high ? group.codes[k] << 4 : group.codes[k]);
   }
-  const int per_group = quant.split_scales ? 2 : 1;
-  for (int i = 0; i < per_group; ++i) {
-    StoreScale(group.scale[i], quant.half_scales, (g * per_group + i) * kPanelRows + r,
-               panel + part.scale_at);
+  std::byte* scales = codes + CodeBytes(quant);
+  for (int k = 0; k < (quant.split_scales ? kGroup : 1); k += 16) {
+    StoreScale(group.scale[k / 16], quant.half_scales, ScaleIndex(quant, k, r), scales);
   }
-  if (quant.has_min) {
-    StoreScale(group.min, quant.half_scales, g * kPanelRows + r, panel + part.min_at);
-  }
+  if (quant.has_min) StoreScale(group.min, quant.half_scales, MinIndex(quant, r), scales);
 }
 
 void PackQuantisedRow(const HostMatrix& matrix, const PanelPart& part, int64_t row, int r,
@@ -98,7 +99,7 @@ void PackQuantisedRow(const HostMatrix& matrix, const PanelPart& part, int64_t r
       quant.unpack(matrix.data + row * matrix.row_bytes + block * info.block_bytes, groups);
       unpacked = block;
     }
-    StoreGroup(quant, part, groups[(first_group + g) % per_block], g, r, panel);
+    StoreGroup(quant, groups[(first_group + g) % per_block], r, panel + g * part.group_bytes);
   }
 }
 
@@ -125,20 +126,15 @@ void PackPanel(const HostMatrix& matrix, const PanelPart& part, int64_t p, std::
 
 void ReadQuantisedRow(const PanelPart& part, const std::byte* panel, int r, int lead, float* out) {
   const QuantFormat& quant = *FindQuantFormat(part.format);
-  const int per_group = quant.split_scales ? 2 : 1;
   for (int64_t column = 0; column < part.cols; ++column) {
-    const int64_t g = (column + lead) / kGroup;
+    const std::byte* codes = panel + (column + lead) / kGroup * part.group_bytes;
+    const std::byte* scales = codes + CodeBytes(quant);
     const int k = static_cast<int>((column + lead) % kGroup);
-    const auto byte =
-        static_cast<uint8_t>(panel[g * CodeBytes(quant) + CodeAt(quant.code_bits, k, r)]);
+    const auto byte = static_cast<uint8_t>(codes[CodeAt(quant.code_bits, k, r)]);
     const int code = quant.code_bits == 4 ? (k < 16 ? byte & 0xf : byte >> 4) : byte;
-    const int64_t scale = (g * per_group + (quant.split_scales ? k / 16 : 0)) * kPanelRows + r;
-    float value = LoadScale(quant.half_scales, scale, panel + part.scale_at) *
+    out[column] = LoadScale(quant.half_scales, ScaleIndex(quant, k, r), scales) *
                   static_cast<float>(code - part.offset);
-    if (quant.has_min) {
-      value += LoadScale(quant.half_scales, g * kPanelRows + r, panel + part.min_at);
-    }
-    out[column] = value;
+    if (quant.has_min) out[column] += LoadScale(quant.half_scales, MinIndex(quant, r), scales);
   }
 }
 
@@ -150,7 +146,7 @@ void ReadFloatRow(const PanelPart& part, const std::byte* panel, int r, float* o
 }
 }  // namespace
 
-CpuWeight::CpuWeight(std::vector<PanelPart> parts, int lead, HostBlock data)
+CpuWeight::CpuWeight(std::vector<PanelPart> parts, int lead, HostPiece data)
     : parts_(std::move(parts)), lead_(lead), data_(std::move(data)) {
   for (const PanelPart& part : parts_) {
     rows_ += part.rows;
@@ -176,7 +172,7 @@ void CpuWeight::ReadRow(int64_t r, float* out) const {
 }
 
 Result<std::unique_ptr<Weight>> PackCpuWeight(std::span<const HostMatrix> matrices,
-                                              ThreadPool& pool) {
+                                              HostArena& arena, ThreadPool& pool) {
   CheckParts(matrices);
   std::vector<PanelPart> parts;
   int lead = -1;
@@ -194,8 +190,8 @@ Result<std::unique_ptr<Weight>> PackCpuWeight(std::span<const HostMatrix> matric
     }
     parts.push_back(part);
   }
-  ASSIGN_OR_RETURN(HostBlock data, AllocateHost(bytes, "a weight"));
-  std::byte* at = data.data();
+  ASSIGN_OR_RETURN(HostPiece data, arena.Take(bytes, "a weight"));
+  std::byte* at = data.data;
   for (size_t i = 0; i < parts.size(); ++i) {
     const PanelPart part = parts[i];
     const HostMatrix& matrix = matrices[i];

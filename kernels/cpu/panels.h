@@ -2,12 +2,13 @@
 // Packed weights of the CPU backend. A panel is 16 rows of a matrix, interleaved so that a vector
 // lane owns a row: one micro-kernel, one order of sums, for every batch size.
 //
-// Quantised panels: `groups` groups of 32 columns. Codes of a group, for k-quad i (columns
-// 4i..4i+3) and row r, lie at byte 64 i + 4 r; 4-bit codes share a byte with those of quad i + 4
-// (high half). Then, for every group, the 16 rows' scales (twice, of 16 columns each, for Q6_K),
-// and after them the 16 minima of every group where the format has them. Scales are float16 where
-// the file's are, float where they are products of two numbers. Float panels: column k of row r
-// lies at element 16 k + r, in the file's own type.
+// Quantised panels: group after group of 32 columns, one stream for the prefetcher. Of a group,
+// first the codes: for k-quad i (columns 4i..4i+3) and row r at byte 64 i + 4 r; 4-bit codes share
+// a byte with those of quad i + 4 (high half). Then the 16 rows' scales (in Q6_K those of columns
+// 0..15, then those of columns 16..31), then the 16 minima where the format has them. Scales are
+// float16 where the file's are, float where they are products of two numbers.
+//
+// Float panels: column k of row r lies at element 16 k + r, in the file's own type.
 
 #include <cstdint>
 #include <memory>
@@ -32,17 +33,16 @@ struct PanelPart {
   int64_t groups = 0;  // quantised: groups that hold the columns, the first `lead` of them not
   int offset = 0;      // value = scale * (code - offset) + min
   int64_t panel_bytes = 0;
-  int64_t scale_at = 0;  // bytes from a panel's begin to its scales, and to its minima
-  int64_t min_at = 0;
+  int64_t group_bytes = 0;
   const std::byte* data = nullptr;  // 64-byte aligned, as are all panels
 };
 
 class CpuWeight : public Weight {
  public:
-  CpuWeight(std::vector<PanelPart> parts, int lead, HostBlock data);
+  CpuWeight(std::vector<PanelPart> parts, int lead, HostPiece data);
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return parts_[0].cols; }
-  size_t bytes() const override { return data_.bytes(); }
+  size_t bytes() const override { return data_.bytes; }
   const std::vector<PanelPart>& parts() const { return parts_; }
   int64_t panels() const { return panels_; }
   // Columns of the first group before the first input (a cut inside a block), the same in all
@@ -59,9 +59,10 @@ class CpuWeight : public Weight {
   int64_t panels_ = 0;
   int lead_ = 0;
   bool any_quantised_ = false;
-  HostBlock data_;
+  HostPiece data_;
 };
 
-Result<std::unique_ptr<Weight>> PackCpuWeight(std::span<const HostMatrix> parts, ThreadPool& pool);
+Result<std::unique_ptr<Weight>> PackCpuWeight(std::span<const HostMatrix> parts, HostArena& arena,
+                                              ThreadPool& pool);
 
 }  // namespace echelon::cpu

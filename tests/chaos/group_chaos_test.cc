@@ -1,10 +1,13 @@
 // A real group under mpirun, with real signals: whatever dies or hangs is noticed within its
 // deadline, the next epoch answers the same tokens, and no process is left behind.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
+
+#include <algorithm>
 
 #include "common/strings.h"
 #include "tests/chaos/group_driver.h"
@@ -168,42 +171,68 @@ TEST_F(GroupChaosTest, AMissingModelIsOneClearErrorAndNoRelaunch) {
   EXPECT_EQ(driver_->group().counters().relaunches, 0u);
 }
 
-// The group's owner dies: nothing of it may live longer than the lease.
-TEST_F(GroupChaosTest, NobodyOutlivesTheCoordinator) {
-  const ServiceConfig config = ChaosConfig(model_.path());
-  int pids[2];
-  ASSERT_EQ(pipe(pids), 0);
-  const pid_t owner = fork();
-  if (owner == 0) {
+// A coordinator in a process of its own, whose death leaves the test running.
+class OwnedGroup {
+ public:
+  explicit OwnedGroup(const ServiceConfig& config) {
+    int pids[2];
+    EXPECT_EQ(pipe2(pids, O_CLOEXEC), 0);  // or the ranks would hold it open
+    owner_ = fork();
+    if (owner_ == 0) Own(config, pids[1]);
+    close(pids[1]);
+    pid_t pid = 0;
+    while (read(pids[0], &pid, sizeof(pid)) == sizeof(pid)) members_.push_back(pid);
+    close(pids[0]);
+  }
+  ~OwnedGroup() {
+    kill(owner_, SIGKILL);
+    waitpid(owner_, nullptr, 0);
+  }
+  pid_t owner() const { return owner_; }
+  const std::vector<pid_t>& members() const { return members_; }  // ranks and launcher
+  bool AnyAlive() const {
+    return std::any_of(members_.begin(), members_.end(), [](pid_t pid) { return IsAlive(pid); });
+  }
+  bool GoneWithin(int64_t ms) const {
+    const int64_t deadline_ms = NowMs() + ms;
+    while (AnyAlive() && NowMs() < deadline_ms) usleep(20'000);
+    return !AnyAlive();
+  }
+
+ private:
+  [[noreturn]] static void Own(const ServiceConfig& config, int report) {
     GroupDriver driver(config);
     if (!driver.ok() || !driver.UntilState(GroupState::kReady, kReadyMs)) _exit(1);
     for (const pid_t pid : driver.RankPids()) {
       const pid_t both[2] = {pid, ParentOf(pid)};
-      if (write(pids[1], both, sizeof(both)) != sizeof(both)) _exit(1);
+      if (write(report, both, sizeof(both)) != sizeof(both)) _exit(1);
     }
+    close(report);
     driver.Until([] { return false; }, 60'000);
     _exit(0);
   }
-  close(pids[1]);
-  std::vector<pid_t> left(4);
-  const size_t bytes = left.size() * sizeof(pid_t);
-  size_t got = 0;
-  for (ssize_t n; got < bytes; got += n) {
-    n = read(pids[0], reinterpret_cast<char*>(left.data()) + got, bytes - got);
-    ASSERT_GT(n, 0);
-  }
-  close(pids[0]);
-  for (const pid_t pid : left) ASSERT_TRUE(IsAlive(pid));
-  kill(owner, SIGKILL);
-  waitpid(owner, nullptr, 0);
-  const int64_t deadline_ms = NowMs() + config.group.lease_ms + 1000;
-  const auto alive = [&] {
-    for (const pid_t pid : left)
-      if (IsAlive(pid)) return true;
-    return false;
-  };
-  while (alive() && NowMs() < deadline_ms) usleep(20'000);
-  for (const pid_t pid : left) EXPECT_FALSE(IsAlive(pid)) << pid;
+  pid_t owner_ = 0;
+  std::vector<pid_t> members_;
+};
+
+TEST_F(GroupChaosTest, NobodyOutlivesTheCoordinator) {
+  const ServiceConfig config = ChaosConfig(model_.path());
+  const OwnedGroup group(config);
+  ASSERT_EQ(group.members().size(), 4u);
+  ASSERT_TRUE(group.AnyAlive());
+  kill(group.owner(), SIGKILL);
+  EXPECT_TRUE(group.GoneWithin(config.group.lease_ms + 1000));
+}
+
+// A stopped coordinator keeps its sockets and its children: only the lease ends the ranks, which is
+// how ranks behind a broken link end, too.
+TEST_F(GroupChaosTest, TheLeaseEndsRanksOfAStoppedCoordinator) {
+  const ServiceConfig config = ChaosConfig(model_.path());
+  const OwnedGroup group(config);
+  ASSERT_EQ(group.members().size(), 4u);
+  kill(group.owner(), SIGSTOP);
+  EXPECT_FALSE(group.GoneWithin(config.group.lease_ms - 500)) << "ended before the lease";
+  EXPECT_TRUE(group.GoneWithin(1500));
 }
 
 // Three stages and a real checkpoint: the same tokens as one rank alone.

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -68,7 +67,7 @@ GroupDriver::GroupDriver(const ServiceConfig& config) {
   options.settings = config.group;
   options.world = layout->world();
   options.config_yaml = PrintConfig(config);
-  options.worker_program = std::getenv("ECHELON_WORKER") ? std::getenv("ECHELON_WORKER") : "";
+  options.worker_program = WorkerProgram();
   auto group = MakeWorkerGroup(options, clock_, logger_);
   EXPECT_TRUE(group.ok()) << group.error().message;
   if (group.ok()) group_ = std::move(*group);
@@ -147,6 +146,11 @@ std::vector<pid_t> GroupDriver::RankPids() const {
   std::vector<pid_t> pids;
   for (const RankStatus& rank : group_->ranks()) pids.push_back(static_cast<pid_t>(rank.pid));
   return pids;
+}
+
+std::string WorkerProgram() {
+  const auto tests = std::filesystem::read_symlink("/proc/self/exe").parent_path();
+  return (tests.parent_path() / "bin" / "echelon-worker").string();
 }
 
 bool IsAlive(pid_t pid) {

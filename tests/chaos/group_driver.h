@@ -61,6 +61,8 @@ class GroupDriver {
   uint64_t next_step_ = 1;
 };
 
+// build/bin/echelon-worker, beside the folder of this test program.
+std::string WorkerProgram();
 // Any process but zombies.
 bool IsAlive(pid_t pid);
 // The launcher: the parent of a rank.

@@ -5,13 +5,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
 #include <zmq.hpp>
 
 #include "common/control.h"
+#include "tests/chaos/group_driver.h"
 
 namespace echelon {
 namespace {
@@ -25,9 +25,10 @@ class WorkerExitTest : public ::testing::Test {
   }
   // The status of a worker that runs alone (rank 0 of 1).
   int RunWorker(const std::vector<std::string>& flags) {
+    const std::string program = testing::WorkerProgram();
     const pid_t child = fork();
     if (child == 0) {
-      std::vector<const char*> words = {std::getenv("ECHELON_WORKER")};
+      std::vector<const char*> words = {program.c_str()};
       for (const std::string& flag : flags) words.push_back(flag.c_str());
       words.push_back(nullptr);
       execv(words[0], const_cast<char* const*>(words.data()));

@@ -192,6 +192,21 @@ def test_a_killed_command_leaves_nothing(_):
         time.sleep(0.2)
 
 
+def test_a_dead_coordinator_ends_the_command_at_once(_):
+    before = ours()
+    process = subprocess.Popen([ECHELON, "generate", "--model", MODEL, "--tp", "2", "--prompt", "x", "--max-tokens", "5000", "--ignore-eos"],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.read(20)  # the answer has begun
+    coordinator = [pid for pid, command in ours().items() if pid not in before and "echelon-coordinator" in command.split(" ")[0]]
+    os.kill(coordinator[0], signal.SIGKILL)
+    started = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1 and time.monotonic() - started < 10
+    assert "the local group ended" in stderr.strip().split("\n")[-1], stderr
+    left = {pid: command for pid, command in ours().items() if pid not in before}
+    assert not left, f"left behind: {left}"
+
+
 def test_serve_and_check_config(_):
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "service.yaml"

@@ -99,6 +99,7 @@ class Simulation {
   explicit Simulation(uint64_t seed, Metrics& metrics) : dice_(seed), metrics_(metrics) {
     config_.scheduler.sequences_max = dice_.In(1, 8);
     config_.scheduler.step_tokens_max = dice_.In(1, 40);
+    config_.scheduler.steps_in_flight_max = dice_.Chance(0.3) ? dice_.In(1, 4) : 0;
     config_.scheduler.queue_requests_max = dice_.In(2, 30);
     config_.layout.pp = dice_.Chance(0.4) ? dice_.In(2, 4) : 1;
     config_.frontend.slow_reader_timeout_ms = 2'000;

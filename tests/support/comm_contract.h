@@ -134,6 +134,7 @@ class ContractChecker {
 
 inline std::vector<std::string> CheckCommunicatorContract(Communicator& comm) {
   ContractChecker check(comm);
+  comm.Wait(CommHandle{});  // the handle of nothing is complete
   // None, one, odd, a decode row, beyond eager and two-shot thresholds (36 KiB, 2 MiB).
   for (const int64_t count : {0, 1, 3, 577, 9216, 524'309}) check.AllReduceInRankOrder(count);
   for (const size_t bytes : {0, 1, 13, 4096, 70'001}) {

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <bit>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include "common/model/model_families.h"
 #include "common/model/tensor_names.h"
 #include "common/strings.h"
+#include "kernels/quant/half.h"
 #include "tests/support/tiny_tokenizer.h"
 
 namespace echelon {
@@ -58,14 +60,26 @@ std::string InterleaveRows(const RawTensor& tensor, int head_dim) {
   return out;
 }
 
-std::string AddOne(const std::string& floats) {
+float LoadFloat(TensorFormat format, const char* at) {
+  uint16_t half = 0;
+  float value = 0.0f;
+  std::memcpy(&half, at, sizeof half);
+  if (format == TensorFormat::kF16) return HalfToFloat(half);
+  if (format == TensorFormat::kBF16) return std::bit_cast<float>(uint32_t{half} << 16);
+  CHECK(format == TensorFormat::kF32);
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// Converters write vectors as F32, and Gemma's norms with the 1 added that its formula adds.
+void ConvertVector(float added, RawTensor& tensor) {
+  const auto size = static_cast<size_t>(InfoOf(tensor.info.format).block_bytes);
   std::string out;
-  for (size_t i = 0; i < floats.size(); i += sizeof(float)) {
-    float value = 0.0f;
-    std::memcpy(&value, &floats[i], sizeof value);
-    out += RawBytes(value + 1.0f);
+  for (size_t i = 0; i < tensor.bytes.size(); i += size) {
+    out += RawBytes(LoadFloat(tensor.info.format, &tensor.bytes[i]) + added);
   }
-  return out;
+  tensor.bytes = std::move(out);
+  tensor.info.format = TensorFormat::kF32;
 }
 
 const ModelFamily& FamilyNamed(const std::string& name) {
@@ -211,8 +225,8 @@ GgufSpec TinyGguf(const TinyModel& model) {
   for (RawTensor& tensor : ReadAll(*checkpoint)) {
     const bool rotated = tensor.role == TensorRole::kQuery || tensor.role == TensorRole::kKey;
     if (rotated && arch == "llama") tensor.bytes = InterleaveRows(tensor, model.head_dim);
-    if (checkpoint->config().norm_plus_one && tensor.info.rows == 1) {
-      tensor.bytes = AddOne(tensor.bytes);
+    if (tensor.info.rows == 1) {
+      ConvertVector(checkpoint->config().norm_plus_one ? 1.0f : 0.0f, tensor);
     }
     std::vector<uint64_t> sizes{static_cast<uint64_t>(tensor.info.cols)};
     if (tensor.info.rows > 1) sizes.push_back(static_cast<uint64_t>(tensor.info.rows));

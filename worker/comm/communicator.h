@@ -15,7 +15,7 @@
 namespace echelon {
 
 struct CommHandle {
-  uint64_t ticket = 0;
+  uint64_t ticket = 0;  // 0: nothing was issued; always complete
 };
 
 // Seconds and bytes since the last TakeStats(), for the step's timings.

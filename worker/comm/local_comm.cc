@@ -148,7 +148,7 @@ class LocalCommunicator final : public Communicator {
 
   const std::shared_ptr<LocalGroupState> group_;
   const int rank_;
-  uint64_t next_operation_ = 0;
+  uint64_t next_operation_ = 1;  // 0 is the handle of nothing
   uint64_t next_collective_ = 0;
   std::deque<Operation> pending_;
   CommStats stats_;

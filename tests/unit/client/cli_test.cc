@@ -168,7 +168,7 @@ Result<PerplexityResult> Measure(const FakeServer& server, size_t tokens, int64_
   EXPECT_TRUE(client.ok());
   std::vector<int32_t> ids;
   for (size_t i = 0; i < tokens; ++i) ids.push_back(static_cast<int32_t>(10 + i));
-  return MeasurePerplexity(**client, ids, window, 3, [](int64_t, int64_t) { return true; });
+  return MeasurePerplexity(**client, ids, window, 3, [](int64_t, int64_t) { return Status(); });
 }
 
 TEST(Perplexity, EveryTokenButAWindowsFirstIsPredicted) {

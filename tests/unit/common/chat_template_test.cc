@@ -138,7 +138,7 @@ TEST(ChatTemplate, ComputesAsPythonDoes) {
       {"'日本語'[1]", "本"},
       {"'日本語' | length", "3"},
       {"5 is odd", "True"},
-      {"{'b': 1, 'a': 2}.items() | list", "[['b', 1], ['a', 2]]"},
+      {"{'b': 1, 'a': 2}.items() | list | tojson", "[[\"b\", 1], [\"a\", 2]]"},
       {"dict(a=1).a", "1"},
       {"[1,2] + [3]", "[1, 2, 3]"},
       {"'it' 's'", "its"},

@@ -59,6 +59,7 @@ TEST_P(EveryFamily, SafetensorsHoldTheDummysNumbers) {
   for (const bool tied : {true, false}) {
     for (const int parts : {1, 3}) {
       TinyModel model = Family(GetParam());
+      model.format = parts == 1 ? TensorFormat::kF32 : TensorFormat::kBF16;
       model.tied = tied;
       const ScratchFolder folder;
       WriteTinySafetensors(model, folder.path(), parts);

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <functional>
+#include <algorithm>
 
 #include "common/strings.h"
 #include "tests/support/clean_error.h"
@@ -91,7 +91,7 @@ TEST_F(Gguf, WrongKindsNameTheKey) {
 
 struct Hostile {
   const char* name;
-  std::function<void(GgufSpec&)> bend;
+  void (*bend)(GgufSpec&);
   const char* field;
 };
 
@@ -104,114 +104,109 @@ void SetKeyLength(GgufSpec& spec, uint64_t length) {
 
 constexpr uint64_t kAll = ~uint64_t{0};
 
-const std::vector<Hostile>& HostileFiles() {
-  using S = GgufSpec;
-  static const std::vector<Hostile> kFiles = {
-      {"magic", [](S& s) { s.magic = "GGUG"; }, "GGUF"},
-      {"version 0", [](S& s) { s.version = 0; }, "version"},
-      {"version 1", [](S& s) { s.version = 1; }, "version"},
-      {"version 4", [](S& s) { s.version = 4; }, "version"},
-      {"version swapped", [](S& s) { s.version = 3u << 24; }, "big-endian"},
-      {"tensors 2^64-1", [](S& s) { s.tensor_count = kAll; }, "tensor"},
-      {"tensors 2^32", [](S& s) { s.tensor_count = uint64_t{1} << 32; }, "tensor"},
-      {"one tensor more", [](S& s) { s.tensor_count = s.tensors.size() + 1; }, "tensor 2"},
-      {"values 2^64-1", [](S& s) { s.value_count = kAll; }, "metadata"},
-      {"values 2^32", [](S& s) { s.value_count = uint64_t{1} << 32; }, "metadata"},
-      {"key length 2^64-1", [](S& s) { SetKeyLength(s, kAll); }, "metadata key"},
-      {"key length 2^63", [](S& s) { SetKeyLength(s, uint64_t{1} << 63); }, "metadata key"},
-      {"key length 0", [](S& s) { s.At("a.uint").key = ""; }, "metadata key"},
-      {"key too long", [](S& s) { s.At("a.uint").key = std::string(300, 'k'); }, "metadata key"},
-      {"key with newline", [](S& s) { s.At("a.uint").key = "a\nb"; }, "metadata key"},
-      {"duplicate key", [](S& s) { s.Uint32("a.int", 1); }, "a.int"},
-      {"unknown type", [](S& s) { s.At("a.uint").type = 13; }, "a.uint"},
-      {"type 2^32-1", [](S& s) { s.At("a.uint").type = ~0u; }, "a.uint"},
-      {"bool 2", [](S& s) { s.At("a.bool").bytes = "\2"; }, "a.bool"},
-      {"array of array", [](S& s) { s.Array("n", GgufType::kArray, 1, ""); }, "n"},
-      {"array of unknown", [](S& s) { s.Array("n", GgufType{99}, 1, ""); }, "n"},
-      {"array wrap 8 bytes",
-       [](S& s) { s.Array("n", GgufType::kUint64, (uint64_t{1} << 61) + 1, "12345678"); }, "n"},
-      {"array 2^64-1", [](S& s) { s.Array("n", GgufType::kUint8, kAll, ""); }, "n"},
-      {"texts 2^64-1", [](S& s) { s.Array("n", GgufType::kString, kAll, ""); }, "n"},
-      {"texts past the end", [](S& s) { s.Array("n", GgufType::kString, 1 << 20, ""); }, "n"},
-      {"text past the end",
-       [](S& s) { s.At("general.architecture").bytes = RawBytes(uint64_t{1} << 40); },
-       "general.architecture"},
-      {"text 2^64-1", [](S& s) { s.At("general.architecture").bytes = RawBytes(kAll); },
-       "general.architecture"},
-      {"alignment 0", [](S& s) { s.Uint32("general.alignment", 0); }, "general.alignment"},
-      {"alignment 13", [](S& s) { s.Uint32("general.alignment", 13); }, "general.alignment"},
-      {"alignment 2^31", [](S& s) { s.Uint32("general.alignment", 1u << 31); },
-       "general.alignment"},
-      {"alignment typed int32", [](S& s) { s.Int32("general.alignment", 32); },
-       "general.alignment"},
-      {"alignment a list", [](S& s) { s.Ints("general.alignment", {32}); }, "general.alignment"},
-      {"no dimension", [](S& s) { s.TensorAt("one").sizes.clear(); }, "one"},
-      {"5 dimensions",
-       [](S& s) {
-         s.TensorAt("one").sizes = {4, 2, 1, 1, 1};
-       },
-       "one"},
-      {"size 0",
-       [](S& s) {
-         s.TensorAt("one").sizes = {4, 0};
-       },
-       "one"},
-      {"columns 0",
-       [](S& s) {
-         s.TensorAt("one").sizes = {0, 4};
-       },
-       "one"},
-      {"size -1",
-       [](S& s) {
-         s.TensorAt("one").sizes = {4, kAll};
-       },
-       "one"},
-      {"columns -1",
-       [](S& s) {
-         s.TensorAt("one").sizes = {kAll, 2};
-       },
-       "one"},
-      {"size 2^62",
-       [](S& s) {
-         s.TensorAt("one").sizes = {uint64_t{1} << 62, 4};
-       },
-       "one"},
-      {"bytes wrap to 0",
-       [](S& s) {
-         s.TensorAt("one").sizes = {uint64_t{1} << 31, uint64_t{1} << 31};
-       },
-       "one"},
-      {"product wraps to 8",
-       [](S& s) {
-         s.TensorAt("one").sizes = {8, (uint64_t{1} << 61) + 1};
-       },
-       "one"},
-      {"padding wraps", [](S& s) { s.TensorAt("one").sizes = {kAll / 4}; }, "one"},
-      {"ragged blocks", [](S& s) { s.TensorAt("two").sizes = {33}; }, "two"},
-      {"unaligned offset", [](S& s) { s.TensorAt("two").offset = 33; }, "two"},
-      {"offset 2^64-32", [](S& s) { s.TensorAt("two").offset = kAll - 31; }, "two"},
-      {"offset past the end", [](S& s) { s.TensorAt("two").offset = 1 << 20; }, "two"},
-      {"overlap", [](S& s) { s.TensorAt("two").offset = 0; }, "two"},
-      {"overlap by size",
-       [](S& s) {
-         s.TensorAt("one").sizes = {4, 3};
-       },
-       "two"},
-      {"duplicate tensor", [](S& s) { s.TensorAt("two").name = "one"; }, "one"},
-      {"no name", [](S& s) { s.TensorAt("two").name = ""; }, "name of tensor 1"},
-      {"name too long", [](S& s) { s.TensorAt("two").name = std::string(65, 'n'); },
-       "name of tensor 1"},
-      {"name of control characters", [](S& s) { s.TensorAt("two").name = "a\x1b[2J"; },
-       "name of tensor 1"},
-      {"unknown tensor type", [](S& s) { s.TensorAt("two").type = 4242; }, "two"},
-      {"removed tensor type", [](S& s) { s.TensorAt("two").type = 4; }, "two"},
-      {"data missing", [](S& s) { s.TensorAt("two").data = ""; }, "two"},
-  };
-  return kFiles;
-}
+using S = GgufSpec;
+const Hostile kHostileFiles[] = {
+    {"magic", [](S& s) { s.magic = "GGUG"; }, "GGUF"},
+    {"version 0", [](S& s) { s.version = 0; }, "version"},
+    {"version 1", [](S& s) { s.version = 1; }, "version"},
+    {"version 4", [](S& s) { s.version = 4; }, "version"},
+    {"version swapped", [](S& s) { s.version = 3u << 24; }, "big-endian"},
+    {"tensors 2^64-1", [](S& s) { s.tensor_count = kAll; }, "tensor"},
+    {"tensors 2^32", [](S& s) { s.tensor_count = uint64_t{1} << 32; }, "tensor"},
+    {"one tensor more", [](S& s) { s.tensor_count = s.tensors.size() + 1; }, "tensor 2"},
+    {"values 2^64-1", [](S& s) { s.value_count = kAll; }, "metadata"},
+    {"values 2^32", [](S& s) { s.value_count = uint64_t{1} << 32; }, "metadata"},
+    {"key length 2^64-1", [](S& s) { SetKeyLength(s, kAll); }, "metadata key"},
+    {"key length 2^63", [](S& s) { SetKeyLength(s, uint64_t{1} << 63); }, "metadata key"},
+    {"key length 0", [](S& s) { s.At("a.uint").key = ""; }, "metadata key"},
+    {"key too long", [](S& s) { s.At("a.uint").key = std::string(300, 'k'); }, "metadata key"},
+    {"key with newline", [](S& s) { s.At("a.uint").key = "a\nb"; }, "metadata key"},
+    {"duplicate key", [](S& s) { s.Uint32("a.int", 1); }, "a.int"},
+    {"unknown type", [](S& s) { s.At("a.uint").type = 13; }, "a.uint"},
+    {"type 2^32-1", [](S& s) { s.At("a.uint").type = ~0u; }, "a.uint"},
+    {"bool 2", [](S& s) { s.At("a.bool").bytes = "\2"; }, "a.bool"},
+    {"array of array", [](S& s) { s.Array("n", GgufType::kArray, 1, ""); }, "n"},
+    {"array of unknown", [](S& s) { s.Array("n", GgufType{99}, 1, ""); }, "n"},
+    {"array wrap 8 bytes",
+     [](S& s) { s.Array("n", GgufType::kUint64, (uint64_t{1} << 61) + 1, "12345678"); }, "n"},
+    {"array 2^64-1", [](S& s) { s.Array("n", GgufType::kUint8, kAll, ""); }, "n"},
+    {"texts 2^64-1", [](S& s) { s.Array("n", GgufType::kString, kAll, ""); }, "n"},
+    {"texts past the end", [](S& s) { s.Array("n", GgufType::kString, 1 << 20, ""); }, "n"},
+    {"text past the end",
+     [](S& s) { s.At("general.architecture").bytes = RawBytes(uint64_t{1} << 40); },
+     "general.architecture"},
+    {"text 2^64-1", [](S& s) { s.At("general.architecture").bytes = RawBytes(kAll); },
+     "general.architecture"},
+    {"alignment 0", [](S& s) { s.Uint32("general.alignment", 0); }, "general.alignment"},
+    {"alignment 13", [](S& s) { s.Uint32("general.alignment", 13); }, "general.alignment"},
+    {"alignment 2^31", [](S& s) { s.Uint32("general.alignment", 1u << 31); }, "general.alignment"},
+    {"alignment typed int32", [](S& s) { s.Int32("general.alignment", 32); }, "general.alignment"},
+    {"alignment a list", [](S& s) { s.Ints("general.alignment", {32}); }, "general.alignment"},
+    {"no dimension", [](S& s) { s.TensorAt("one").sizes.clear(); }, "one"},
+    {"5 dimensions",
+     [](S& s) {
+       s.TensorAt("one").sizes = {4, 2, 1, 1, 1};
+     },
+     "one"},
+    {"size 0",
+     [](S& s) {
+       s.TensorAt("one").sizes = {4, 0};
+     },
+     "one"},
+    {"columns 0",
+     [](S& s) {
+       s.TensorAt("one").sizes = {0, 4};
+     },
+     "one"},
+    {"size -1",
+     [](S& s) {
+       s.TensorAt("one").sizes = {4, kAll};
+     },
+     "one"},
+    {"columns -1",
+     [](S& s) {
+       s.TensorAt("one").sizes = {kAll, 2};
+     },
+     "one"},
+    {"size 2^62",
+     [](S& s) {
+       s.TensorAt("one").sizes = {uint64_t{1} << 62, 4};
+     },
+     "one"},
+    {"bytes wrap to 0",
+     [](S& s) {
+       s.TensorAt("one").sizes = {uint64_t{1} << 31, uint64_t{1} << 31};
+     },
+     "one"},
+    {"product wraps to 8",
+     [](S& s) {
+       s.TensorAt("one").sizes = {8, (uint64_t{1} << 61) + 1};
+     },
+     "one"},
+    {"padding wraps", [](S& s) { s.TensorAt("one").sizes = {kAll / 4}; }, "one"},
+    {"ragged blocks", [](S& s) { s.TensorAt("two").sizes = {33}; }, "two"},
+    {"unaligned offset", [](S& s) { s.TensorAt("two").offset = 33; }, "two"},
+    {"offset 2^64-32", [](S& s) { s.TensorAt("two").offset = kAll - 31; }, "two"},
+    {"offset past the end", [](S& s) { s.TensorAt("two").offset = 1 << 20; }, "two"},
+    {"overlap", [](S& s) { s.TensorAt("two").offset = 0; }, "two"},
+    {"overlap by size",
+     [](S& s) {
+       s.TensorAt("one").sizes = {4, 3};
+     },
+     "two"},
+    {"duplicate tensor", [](S& s) { s.TensorAt("two").name = "one"; }, "one"},
+    {"no name", [](S& s) { s.TensorAt("two").name = ""; }, "name of tensor 1"},
+    {"name too long", [](S& s) { s.TensorAt("two").name = std::string(65, 'n'); },
+     "name of tensor 1"},
+    {"name of control characters", [](S& s) { s.TensorAt("two").name = "a\x1b[2J"; },
+     "name of tensor 1"},
+    {"unknown tensor type", [](S& s) { s.TensorAt("two").type = 4242; }, "two"},
+    {"removed tensor type", [](S& s) { s.TensorAt("two").type = 4; }, "two"},
+    {"data missing", [](S& s) { s.TensorAt("two").data = ""; }, "two"},
+};
 
 TEST_F(Gguf, HostileFilesAreCleanErrors) {
-  for (const Hostile& hostile : HostileFiles()) {
+  for (const Hostile& hostile : kHostileFiles) {
     SCOPED_TRACE(hostile.name);
     GgufSpec spec = SmallSpec();
     hostile.bend(spec);
@@ -235,11 +230,11 @@ TEST_F(Gguf, EveryTruncationOfAModelIsACleanError) {
   std::vector<size_t> sizes;
   for (size_t size = 0; size < 4096; ++size) sizes.push_back(size);
   WriteFile(path_, bytes);
-  for (const TensorInfo& tensor : GgufFile::Open(path_).value()->tensors()) {
+  const auto whole = GgufFile::Open(path_).value();
+  for (const TensorInfo& tensor : whole->tensors()) {
     sizes.push_back(tensor.offset);
     sizes.push_back(tensor.offset + static_cast<uint64_t>(tensor.rows * tensor.row_bytes) - 1);
   }
-  WriteFile(path_, bytes);
   std::sort(sizes.rbegin(), sizes.rend());
   for (const size_t size : sizes) {
     SCOPED_TRACE(size);

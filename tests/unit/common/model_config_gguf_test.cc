@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 
 #include "common/model/checkpoint.h"
 #include "tests/support/clean_error.h"
@@ -105,123 +104,119 @@ TEST_F(GgufConfig, WhatMetadataLeavesOutHasDefaults) {
 
 struct Hostile {
   const char* name;
-  std::function<void(GgufSpec&)> bend;
+  void (*bend)(GgufSpec&);
   const char* field;
 };
 
-const std::vector<Hostile>& HostileFiles() {
-  using S = GgufSpec;
-  static const std::vector<Hostile> kFiles = {
-      {"no architecture", [](S& s) { s.Remove("general.architecture"); }, "general.architecture"},
-      {"unknown architecture", [](S& s) { s.At("general.architecture").bytes = GgufText("mamba"); },
-       "general.architecture"},
-      {"architecture a number", [](S& s) { Replace(s, "general.architecture", 1u); },
-       "general.architecture"},
-      {"no layers", [](S& s) { Replace(s, "llama.block_count", 0u); }, "llama.block_count"},
-      {"10^6 layers", [](S& s) { Replace(s, "llama.block_count", 1000000u); }, "llama.block_count"},
-      {"2^32 - 1 layers", [](S& s) { Replace(s, "llama.block_count", ~0u); }, "llama.block_count"},
-      {"one layer more", [](S& s) { Replace(s, "llama.block_count", 3u); }, "blk.2."},
-      {"one layer less", [](S& s) { Replace(s, "llama.block_count", 1u); }, "blk.1."},
-      {"layers as float", [](S& s) { Replace(s, "llama.block_count", 2.0f); }, "llama.block_count"},
-      {"layers missing", [](S& s) { s.Remove("llama.block_count"); }, "llama.block_count"},
-      {"no heads", [](S& s) { Replace(s, "llama.attention.head_count", 0u); },
-       "llama.attention.head_count"},
-      {"10^6 heads", [](S& s) { Replace(s, "llama.attention.head_count", 1000000u); },
-       "llama.attention.head_count"},
-      {"heads do not divide",
-       [](S& s) {
-         Replace(s, "llama.attention.head_count", 5u);
-         s.Remove("llama.attention.key_length");
-       },
-       "llama.attention.head_count"},
-      {"heads do not group", [](S& s) { Replace(s, "llama.attention.head_count_kv", 3u); },
-       "num_key_value_heads"},
-      {"more KV heads than heads", [](S& s) { Replace(s, "llama.attention.head_count_kv", 8u); },
-       "num_key_value_heads"},
-      {"no KV heads", [](S& s) { Replace(s, "llama.attention.head_count_kv", 0u); },
-       "llama.attention.head_count_kv"},
-      {"width 0", [](S& s) { Replace(s, "llama.embedding_length", 0u); }, "llama.embedding_length"},
-      {"width 2^31", [](S& s) { Replace(s, "llama.embedding_length", 1u << 31); },
-       "llama.embedding_length"},
-      {"width of another model", [](S& s) { Replace(s, "llama.embedding_length", 128u); },
-       "token_embd.weight"},
-      {"FFN 0", [](S& s) { Replace(s, "llama.feed_forward_length", 0u); },
-       "llama.feed_forward_length"},
-      {"context 0", [](S& s) { Replace(s, "llama.context_length", 0u); }, "llama.context_length"},
-      {"eps 0", [](S& s) { Replace(s, "llama.attention.layer_norm_rms_epsilon", 0.0f); },
-       "layer_norm_rms_epsilon"},
-      {"eps NaN", [](S& s) { Replace(s, "llama.attention.layer_norm_rms_epsilon", NAN); },
-       "layer_norm_rms_epsilon"},
-      {"eps 2", [](S& s) { Replace(s, "llama.attention.layer_norm_rms_epsilon", 2.0f); },
-       "rms_norm_eps"},
-      {"theta 0", [](S& s) { Replace(s, "llama.rope.freq_base", 0.0f); }, "llama.rope.freq_base"},
-      {"theta infinite", [](S& s) { Replace(s, "llama.rope.freq_base", INFINITY); },
-       "llama.rope.freq_base"},
-      {"rotation odd", [](S& s) { Replace(s, "llama.rope.dimension_count", 15u); },
-       "llama.rope.dimension_count"},
-      {"rotation 0", [](S& s) { Replace(s, "llama.rope.dimension_count", 0u); },
-       "llama.rope.dimension_count"},
-      {"rotation partial", [](S& s) { Replace(s, "llama.rope.dimension_count", 8u); },
-       "llama.rope.dimension_count"},
-      {"scaling yarn", [](S& s) { s.String("llama.rope.scaling.type", "yarn"); },
-       "llama.rope.scaling.type"},
-      {"scaling without factor", [](S& s) { s.String("llama.rope.scaling.type", "linear"); },
-       "llama.rope.scale_linear"},
-      {"experts", [](S& s) { s.Uint32("llama.expert_count", 8); }, "llama.expert_count"},
-      {"a part of a split file", [](S& s) { s.Int32("split.count", 3); }, "parts"},
-      {"vocabulary not the embedding", [](S& s) { s.Uint32("llama.vocab_size", 319); },
-       "llama.vocab_size"},
-      {"more tokens than rows", [](S& s) { s.TensorAt("token_embd.weight").sizes[1] = 263; },
-       "tokenizer.ggml.tokens"},
-      {"types of another length",
-       [](S& s) {
-         s.Remove("tokenizer.ggml.token_type");
-         s.Ints("tokenizer.ggml.token_type", {1, 1});
-       },
-       "tokenizer.ggml.token_type"},
-      {"types as floats",
-       [](S& s) {
-         s.Remove("tokenizer.ggml.token_type");
-         s.Floats("tokenizer.ggml.token_type", std::vector<float>(320, 1.0f));
-       },
-       "tokenizer.ggml.token_type"},
-      {"scores of another length", [](S& s) { s.Floats("tokenizer.ggml.scores", {1.0f}); },
-       "tokenizer.ggml.scores"},
-      {"scores as ints",
-       [](S& s) { s.Ints("tokenizer.ggml.scores", std::vector<int32_t>(320, 1)); },
-       "tokenizer.ggml.scores"},
-      {"tokens as ints",
-       [](S& s) {
-         s.Remove("tokenizer.ggml.tokens");
-         s.Ints("tokenizer.ggml.tokens", {1});
-       },
-       "tokenizer.ggml.tokens"},
-      {"eos beyond", [](S& s) { Replace(s, "tokenizer.ggml.eos_token_id", 320u); },
-       "tokenizer.ggml.eos_token_id"},
-      {"bos 2^32 - 1", [](S& s) { Replace(s, "tokenizer.ggml.bos_token_id", ~0u); },
-       "tokenizer.ggml.bos_token_id"},
-      {"a tensor missing", [](S& s) { s.TensorAt("blk.1.ffn_up.weight").name = "gone"; },
-       "blk.1.ffn_up.weight"},
-      {"a tensor transposed",
-       [](S& s) {
-         s.TensorAt("blk.0.ffn_up.weight").sizes = {96, 64};
-       },
-       "blk.0.ffn_up.weight"},
-      {"a tensor that nothing uses",
-       [](S& s) {
-         s.tensors.push_back({"blk.0.attn_sinks.weight", {1}, 0, "abcd"});
-       },
-       "blk.0.attn_sinks.weight"},
-      {"no embedding", [](S& s) { s.TensorAt("token_embd.weight").name = "gone"; },
-       "token_embd.weight"},
-  };
-  return kFiles;
-}
+using S = GgufSpec;
+const Hostile kHostileFiles[] = {
+    {"no architecture", [](S& s) { s.Remove("general.architecture"); }, "general.architecture"},
+    {"unknown architecture", [](S& s) { s.At("general.architecture").bytes = GgufText("mamba"); },
+     "general.architecture"},
+    {"architecture a number", [](S& s) { Replace(s, "general.architecture", 1u); },
+     "general.architecture"},
+    {"no layers", [](S& s) { Replace(s, "llama.block_count", 0u); }, "llama.block_count"},
+    {"10^6 layers", [](S& s) { Replace(s, "llama.block_count", 1000000u); }, "llama.block_count"},
+    {"2^32 - 1 layers", [](S& s) { Replace(s, "llama.block_count", ~0u); }, "llama.block_count"},
+    {"one layer more", [](S& s) { Replace(s, "llama.block_count", 3u); }, "blk.2."},
+    {"one layer less", [](S& s) { Replace(s, "llama.block_count", 1u); }, "blk.1."},
+    {"layers as float", [](S& s) { Replace(s, "llama.block_count", 2.0f); }, "llama.block_count"},
+    {"layers missing", [](S& s) { s.Remove("llama.block_count"); }, "llama.block_count"},
+    {"no heads", [](S& s) { Replace(s, "llama.attention.head_count", 0u); },
+     "llama.attention.head_count"},
+    {"10^6 heads", [](S& s) { Replace(s, "llama.attention.head_count", 1000000u); },
+     "llama.attention.head_count"},
+    {"heads do not divide",
+     [](S& s) {
+       Replace(s, "llama.attention.head_count", 5u);
+       s.Remove("llama.attention.key_length");
+     },
+     "llama.attention.head_count"},
+    {"heads do not group", [](S& s) { Replace(s, "llama.attention.head_count_kv", 3u); },
+     "num_key_value_heads"},
+    {"more KV heads than heads", [](S& s) { Replace(s, "llama.attention.head_count_kv", 8u); },
+     "num_key_value_heads"},
+    {"no KV heads", [](S& s) { Replace(s, "llama.attention.head_count_kv", 0u); },
+     "llama.attention.head_count_kv"},
+    {"width 0", [](S& s) { Replace(s, "llama.embedding_length", 0u); }, "llama.embedding_length"},
+    {"width 2^31", [](S& s) { Replace(s, "llama.embedding_length", 1u << 31); },
+     "llama.embedding_length"},
+    {"width of another model", [](S& s) { Replace(s, "llama.embedding_length", 128u); },
+     "token_embd.weight"},
+    {"FFN 0", [](S& s) { Replace(s, "llama.feed_forward_length", 0u); },
+     "llama.feed_forward_length"},
+    {"context 0", [](S& s) { Replace(s, "llama.context_length", 0u); }, "llama.context_length"},
+    {"eps 0", [](S& s) { Replace(s, "llama.attention.layer_norm_rms_epsilon", 0.0f); },
+     "layer_norm_rms_epsilon"},
+    {"eps NaN", [](S& s) { Replace(s, "llama.attention.layer_norm_rms_epsilon", NAN); },
+     "layer_norm_rms_epsilon"},
+    {"eps 2", [](S& s) { Replace(s, "llama.attention.layer_norm_rms_epsilon", 2.0f); },
+     "rms_norm_eps"},
+    {"theta 0", [](S& s) { Replace(s, "llama.rope.freq_base", 0.0f); }, "llama.rope.freq_base"},
+    {"theta infinite", [](S& s) { Replace(s, "llama.rope.freq_base", INFINITY); },
+     "llama.rope.freq_base"},
+    {"rotation odd", [](S& s) { Replace(s, "llama.rope.dimension_count", 15u); },
+     "llama.rope.dimension_count"},
+    {"rotation 0", [](S& s) { Replace(s, "llama.rope.dimension_count", 0u); },
+     "llama.rope.dimension_count"},
+    {"rotation partial", [](S& s) { Replace(s, "llama.rope.dimension_count", 8u); },
+     "llama.rope.dimension_count"},
+    {"scaling yarn", [](S& s) { s.String("llama.rope.scaling.type", "yarn"); },
+     "llama.rope.scaling.type"},
+    {"scaling without factor", [](S& s) { s.String("llama.rope.scaling.type", "linear"); },
+     "llama.rope.scale_linear"},
+    {"experts", [](S& s) { s.Uint32("llama.expert_count", 8); }, "llama.expert_count"},
+    {"a part of a split file", [](S& s) { s.Int32("split.count", 3); }, "parts"},
+    {"vocabulary not the embedding", [](S& s) { s.Uint32("llama.vocab_size", 319); },
+     "llama.vocab_size"},
+    {"more tokens than rows", [](S& s) { s.TensorAt("token_embd.weight").sizes[1] = 263; },
+     "tokenizer.ggml.tokens"},
+    {"types of another length",
+     [](S& s) {
+       s.Remove("tokenizer.ggml.token_type");
+       s.Ints("tokenizer.ggml.token_type", {1, 1});
+     },
+     "tokenizer.ggml.token_type"},
+    {"types as floats",
+     [](S& s) {
+       s.Remove("tokenizer.ggml.token_type");
+       s.Floats("tokenizer.ggml.token_type", std::vector<float>(320, 1.0f));
+     },
+     "tokenizer.ggml.token_type"},
+    {"scores of another length", [](S& s) { s.Floats("tokenizer.ggml.scores", {1.0f}); },
+     "tokenizer.ggml.scores"},
+    {"scores as ints", [](S& s) { s.Ints("tokenizer.ggml.scores", std::vector<int32_t>(320, 1)); },
+     "tokenizer.ggml.scores"},
+    {"tokens as ints",
+     [](S& s) {
+       s.Remove("tokenizer.ggml.tokens");
+       s.Ints("tokenizer.ggml.tokens", {1});
+     },
+     "tokenizer.ggml.tokens"},
+    {"eos beyond", [](S& s) { Replace(s, "tokenizer.ggml.eos_token_id", 320u); },
+     "tokenizer.ggml.eos_token_id"},
+    {"bos 2^32 - 1", [](S& s) { Replace(s, "tokenizer.ggml.bos_token_id", ~0u); },
+     "tokenizer.ggml.bos_token_id"},
+    {"a tensor missing", [](S& s) { s.TensorAt("blk.1.ffn_up.weight").name = "gone"; },
+     "blk.1.ffn_up.weight"},
+    {"a tensor transposed",
+     [](S& s) {
+       s.TensorAt("blk.0.ffn_up.weight").sizes = {96, 64};
+     },
+     "blk.0.ffn_up.weight"},
+    {"a tensor that nothing uses",
+     [](S& s) {
+       s.tensors.push_back({"blk.0.attn_sinks.weight", {1}, 0, "abcd"});
+     },
+     "blk.0.attn_sinks.weight"},
+    {"no embedding", [](S& s) { s.TensorAt("token_embd.weight").name = "gone"; },
+     "token_embd.weight"},
+};
 
 TEST_F(GgufConfig, HostileModelsAreCleanErrors) {
   const GgufSpec good = TinyGguf({});
   ASSERT_TRUE(Open(good).ok());
-  for (const Hostile& hostile : HostileFiles()) {
+  for (const Hostile& hostile : kHostileFiles) {
     SCOPED_TRACE(hostile.name);
     GgufSpec spec = good;
     hostile.bend(spec);

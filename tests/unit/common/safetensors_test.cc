@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include "common/strings.h"
 #include "tests/support/clean_error.h"
 #include "tests/support/model_builder.h"
@@ -174,6 +176,52 @@ TEST_F(Safetensors, EveryFlippedBitIsSurvived) {
     ExpectCleanError(opened, folder_.path(), "");
   }
   EXPECT_GT(refused, 500);
+}
+
+// A text model inside one that also sees pictures has another prefix, which transformers 5 moved;
+// what takes no part in answering a text is passed over.
+TEST_F(Safetensors, NestedModelsAndIdleTensors) {
+  const TinyModel model{.tied = false};
+  WriteTinySafetensors(model, folder_.path());
+  const auto plain = TinyDummy(model, folder_.path());
+  const std::string good = ReadFile(path_);
+  uint64_t length = 0;
+  std::memcpy(&length, good.data(), sizeof length);
+  const std::string header = good.substr(8, length), data = good.substr(8 + length);
+  for (const auto& [body, head] :
+       {std::pair("language_model.model.", "language_model."), {"model.language_model.", ""}}) {
+    Json renamed = Json::MakeObject();
+    const Json parsed = Json::Parse(header, "header").value();
+    for (const auto& [name, entry] : parsed.as_object()) {
+      const bool in_body = name.starts_with("model.");
+      renamed.Set(in_body ? StrCat(body, name.substr(6)) : StrCat(head, name), entry);
+    }
+    for (const char* idle : {"vision_tower.a", "model.multi_modal_projector.b",
+                             "model.layers.0.self_attn.rotary_emb.inv_freq"}) {
+      renamed.Set(idle,
+                  Json::Parse(R"({"dtype":"I64","shape":[0],"data_offsets":[0,0]})", "").value());
+    }
+    WriteFile(path_, SafetensorsBytes(renamed.Dump(), data));
+    auto opened = OpenCheckpoint(folder_.path());
+    ASSERT_TRUE(opened.ok()) << opened.error().message;
+    for (const TensorRole role : {TensorRole::kLmHead, TensorRole::kGate}) {
+      const TensorInfo &a = *plain->Find(role, 1), &b = *(*opened)->Find(role, 1);
+      EXPECT_TRUE(plain->Read(a, {0, a.rows}, {0, a.cols}).value().bytes ==
+                  (*opened)->Read(b, {0, b.rows}, {0, b.cols}).value().bytes);
+    }
+    renamed.Set(StrCat(body, "layers.0.self_attn.sinks"),
+                Json::Parse(R"({"dtype":"F32","shape":[0],"data_offsets":[0,0]})", "").value());
+    WriteFile(path_, SafetensorsBytes(renamed.Dump(), data));
+    ExpectCleanError(OpenCheckpoint(folder_.path()), folder_.path(), "sinks");
+  }
+}
+
+TEST_F(Safetensors, OtherDtypesAreRefusedByName) {
+  WriteTinySafetensors({}, folder_.path());
+  std::string bytes = ReadFile(path_);
+  bytes.replace(bytes.find("\"F32\""), 5, "\"I32\"");
+  WriteFile(path_, bytes);
+  ExpectCleanError(OpenCheckpoint(folder_.path()), folder_.path(), "model.embed_tokens.weight");
 }
 
 class ShardIndex : public testing::Test {

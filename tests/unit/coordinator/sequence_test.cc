@@ -98,7 +98,7 @@ TEST_F(SequenceTest, ReplayedPromptLogprobsAreNotDoubled) {
   Sequence s = Make({});
   s.AddPromptLogprobs(0, {{{10, -1.f}}, {{11, -1.f}}});
   s.AddPromptLogprobs(0, {{{10, -1.f}}});
-  s.AddPromptLogprobs(1, {{{11, -1.f}}, {{12, -1.f}}});
+  s.AddPromptLogprobs(2, {{{11, -1.f}}, {{12, -1.f}}});
   ASSERT_EQ(s.prompt_logprobs().size(), 3u);
   EXPECT_EQ(s.prompt_logprobs()[2][0].id, 12);
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <mutex>
 
 #include "tests/unit/worker/vocab_ranks.h"
@@ -12,17 +11,6 @@
 
 namespace echelon {
 namespace {
-
-TEST(OrderKey, OrdersAsTheNumbersDo) {
-  const float inf = std::numeric_limits<float>::infinity();
-  const std::vector<float> ascending = {-inf,   -1e30f, -2.0f, -1e-40f, 0.0f,
-                                        1e-40f, 1.0f,   7.5f,  inf};
-  for (size_t i = 1; i < ascending.size(); ++i) {
-    EXPECT_LT(OrderKey(ascending[i - 1]), OrderKey(ascending[i]));
-  }
-  EXPECT_EQ(OrderKey(-0.0f), OrderKey(0.0f));
-  EXPECT_LT(OrderKey(std::numeric_limits<float>::quiet_NaN()), OrderKey(-inf));
-}
 
 // All ranks' answer; they must agree.
 std::vector<uint32_t> Thresholds(const std::vector<float>& logits,

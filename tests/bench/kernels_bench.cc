@@ -1,0 +1,148 @@
+// Speed of the CPU backend on the shapes of SmolLM2-135M (Q4_1 with a Q8_0 head), in multiply-adds
+// and bytes a second, and as a share of the read bandwidth that the same threads reach on a block
+// of the model's size. Options are Google Benchmark's, for example --benchmark_filter=Decode.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <thread>
+
+#include "common/check.h"
+#include "kernels/host_memory.h"
+#include "kernels/thread_pool.h"
+#include "tests/bench/bench_model.h"
+
+namespace echelon::bench {
+namespace {
+
+// What one token of the model reads: larger than second-level caches, as a decode step is.
+constexpr size_t kModelBytes = size_t{96} << 20;
+
+double Seconds(const std::chrono::steady_clock::time_point& begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Bytes a second that `threads` read from one block, the best of 9 passes.
+double MeasureReadBandwidth(int threads) {
+  ThreadPool pool(threads);
+  HostBlock block(kModelBytes, /*zero=*/true);
+  CHECK(block.data() != nullptr);
+  const auto* words = block.as<const uint64_t>();
+  double best = 0.0;
+  for (int pass = 0; pass < 9; ++pass) {
+    const auto begin = std::chrono::steady_clock::now();
+    pool.ParallelFor(kModelBytes / 8, 8192, [&](int64_t from, int64_t to, int) {
+      uint64_t sums[16] = {};
+      for (int64_t i = from; i < to; i += 16) {
+        for (int j = 0; j < 16; ++j) sums[j] += words[i + j];
+      }
+      for (const uint64_t sum : sums) benchmark::DoNotOptimize(sum);
+    });
+    best = std::max(best, kModelBytes / Seconds(begin));
+  }
+  return best;
+}
+
+double ReadBandwidth(int threads) {
+  static std::map<int, double> measured;
+  const auto [at, inserted] = measured.try_emplace(threads, 0.0);
+  if (inserted) {
+    at->second = MeasureReadBandwidth(threads);
+    std::printf("read bandwidth, %d threads, 96 MiB: %.1f GB/s\n", threads, at->second / 1e9);
+  }
+  return at->second;
+}
+
+std::unique_ptr<Backend> CpuBackend(int threads) {
+  auto backend = MakeBackend({.name = "cpu", .threads = threads});
+  CHECK_MSG(backend.ok(), backend.error().message);
+  return std::move(*backend);
+}
+
+void Report(benchmark::State& state, double macs, double bytes, int threads) {
+  using benchmark::Counter;
+  const auto rate = Counter::kIsIterationInvariantRate;
+  state.counters["GMAC/s"] = Counter(macs / 1e9, rate);
+  state.counters["GB/s"] = Counter(bytes / 1e9, rate);
+  state.counters["of_bandwidth"] = Counter(bytes / ReadBandwidth(threads), rate);
+}
+
+// Arguments: shape, rows of activations, threads. As many copies of the weight as a model's size
+// takes are used in turn, so that weights come from where a decode step finds them.
+void MatMul(benchmark::State& state) {
+  const MatrixShape& shape = kShapes[state.range(0)];
+  const int64_t tokens = state.range(1);
+  const int threads = static_cast<int>(state.range(2));
+  auto backend = CpuBackend(threads);
+  std::vector<std::unique_ptr<Weight>> weights;
+  weights.push_back(RandomWeight(*backend, shape));
+  while (weights.size() * weights[0]->bytes() < kModelBytes) {
+    weights.push_back(RandomWeight(*backend, shape));
+  }
+  auto in = backend->Allocate(tokens * shape.cols * sizeof(float));
+  auto out = backend->Allocate(tokens * shape.rows * sizeof(float));
+  CHECK(in.ok() && out.ok());
+  const std::vector<float> ones(static_cast<size_t>(tokens * shape.cols), 1.0f);
+  backend->Upload(ones.data(), (*in)->data(), ones.size() * sizeof(float));
+  const Tensor x(static_cast<float*>((*in)->data()), tokens, shape.cols);
+  const Tensor y(static_cast<float*>((*out)->data()), tokens, shape.rows);
+  size_t turn = 0;
+  for (auto _ : state) {
+    backend->MatMul(x, *weights[turn++ % weights.size()], nullptr, y);
+    backend->Synchronize();
+  }
+  state.SetLabel(shape.name);
+  Report(state, static_cast<double>(tokens * shape.rows * shape.cols),
+         static_cast<double>(weights[0]->bytes()), threads);
+}
+BENCHMARK(MatMul)
+    ->ArgNames({"shape", "M", "threads"})
+    ->ArgsProduct({{0, 1, 2, 3, 4}, {1, 4, 16, 512}, {1, 2}})
+    ->UseRealTime();
+
+double MacsOfToken() {
+  double macs = 0.0;
+  for (int i = 0; i < 4; ++i) macs += static_cast<double>(kShapes[i].rows * kShapes[i].cols);
+  return macs * kLayers;
+}
+
+// Arguments: context, threads. One token a step, as a single stream decodes.
+void Decode(benchmark::State& state) {
+  const int context = static_cast<int>(state.range(0));
+  const int threads = static_cast<int>(state.range(1));
+  auto backend = CpuBackend(threads);
+  BenchModel model(*backend, context + 1);
+  for (int begin = 0; begin < context; begin += 512) {
+    model.Step(begin, std::min(512, context - begin));
+  }
+  for (auto _ : state) model.Step(context, 1);
+  state.counters["tokens/s"] = benchmark::Counter(1, benchmark::Counter::kIsIterationInvariantRate);
+  Report(state, MacsOfToken() + double{kVocabulary} * kWidth,
+         static_cast<double>(model.weight_bytes()), threads);
+}
+BENCHMARK(Decode)
+    ->ArgNames({"context", "threads"})
+    ->ArgsProduct({{128, 4096}, {1, 2}})
+    ->UseRealTime();
+
+// Arguments: tokens, threads. One prompt in one step.
+void Prefill(benchmark::State& state) {
+  const int tokens = static_cast<int>(state.range(0));
+  const int threads = static_cast<int>(state.range(1));
+  auto backend = CpuBackend(threads);
+  BenchModel model(*backend, tokens);
+  for (auto _ : state) model.Step(0, tokens);
+  state.counters["tokens/s"] =
+      benchmark::Counter(tokens, benchmark::Counter::kIsIterationInvariantRate);
+  Report(state, MacsOfToken() * tokens + double{kVocabulary} * kWidth,
+         static_cast<double>(model.weight_bytes()), threads);
+}
+BENCHMARK(Prefill)->ArgNames({"tokens", "threads"})->ArgsProduct({{512}, {1, 2}})->UseRealTime();
+
+}  // namespace
+}  // namespace echelon::bench
+
+BENCHMARK_MAIN();

@@ -1,0 +1,55 @@
+#include "worker/agreement.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "worker/comm/local_comm.h"
+
+namespace echelon {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+// Every rank's message; "" where it agrees.
+std::vector<std::string> Check(const std::vector<RankCard>& cards) {
+  auto ranks = MakeLocalCommunicators(static_cast<int>(cards.size()));
+  std::vector<std::string> messages(cards.size());
+  std::vector<std::thread> threads;
+  for (size_t rank = 0; rank < cards.size(); ++rank) {
+    threads.emplace_back([&, rank] {
+      const Status agreed = CheckAgreement(*ranks[rank], cards[rank]);
+      if (!agreed.ok()) messages[rank] = agreed.error().message;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return messages;
+}
+
+TEST(Agreement, SameCardsAgreeAcrossHosts) {
+  EXPECT_THAT(Check({{"a", "w", "n"}, {"b", "w", "n"}, {"b", "w", "n"}}), Each(""));
+}
+
+TEST(Agreement, EveryRankLearnsWhichWeightsDiffer) {
+  EXPECT_THAT(Check({{"a", "w", "n"}, {"b", "w", "n"}, {"c", "w2", "n"}}),
+              Each(AllOf(HasSubstr("rank 2 on host c has weights w2, rank 0 on host a has w"),
+                         HasSubstr("copy the same ones"))));
+}
+
+TEST(Agreement, EveryRankLearnsWhichNumericsDiffer) {
+  EXPECT_THAT(
+      Check({{"a", "w", "cpu avx2"}, {"b", "w", "cpu avx512"}}),
+      Each(HasSubstr("rank 1 on host b has numerics cpu avx512, rank 0 on host a has cpu avx2")));
+}
+
+TEST(Agreement, LongTextsDoNotOverflow) {
+  const std::string longest(5000, 'x');
+  EXPECT_THAT(Check({{longest, longest, longest}, {longest, longest, longest}}), Each(""));
+}
+
+}  // namespace
+}  // namespace echelon

@@ -1,0 +1,23 @@
+#pragma once
+// What every rank must have in common before any of them loads: ranks with other weights or other
+// arithmetic would answer nonsense, or hang in messages of other sizes. The coordinator compares
+// the same fingerprints once more when the ranks are ready.
+
+#include <string>
+
+#include "common/result.h"
+#include "worker/comm/communicator.h"
+
+namespace echelon {
+
+struct RankCard {
+  std::string host;
+  std::string weights;   // Checkpoint::Fingerprint
+  std::string numerics;  // Backend::NumericsFingerprint
+};
+
+// Collective: every rank gets the same answer, an error that names the two ranks that differ, in
+// what, and what to do.
+Status CheckAgreement(Communicator& world, const RankCard& mine);
+
+}  // namespace echelon
