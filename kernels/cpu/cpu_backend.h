@@ -1,7 +1,7 @@
 #pragma once
-// The CPU backend: packed weights, int8 activations, the kernels of the chosen instruction set, its
-// own thread pool. Ops finish before they return. Driven by one host thread; scratch memory grows
-// to the largest step seen and stays.
+// The CPU backend: packed weights, 15-bit activations, the kernels of the chosen instruction set,
+// its own thread pool. Ops finish before they return. Driven by one host thread; scratch memory
+// grows to the largest step seen and stays.
 
 #include <memory>
 #include <string>
@@ -50,7 +50,7 @@ class CpuBackend : public Backend {
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
 
  private:
-  // x (T, K) as int8, in scratch memory.
+  // x (T, K) as codes, in scratch memory.
   QuantisedRows Quantise(const Tensor& x, int lead);
 
   const CpuKernels& kernels_;

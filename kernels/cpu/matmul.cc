@@ -1,4 +1,4 @@
-// MatMul of the CPU backend: activations to int8 once, then panels handed out to threads.
+// MatMul of the CPU backend: activations to codes once, then panels handed out to threads.
 
 #include <algorithm>
 
@@ -28,7 +28,7 @@ QuantisedRows CpuBackend::Quantise(const Tensor& x, int lead) {
   QuantisedRows rows;
   rows.groups = (x.cols + lead + kGroup - 1) / kGroup;
   const int64_t groups = x.rows * rows.groups;
-  rows.codes = Grow(codes_, groups * kGroup);
+  rows.codes = Grow(codes_, groups * 2 * kGroup);
   rows.scales = Grow(scales_, groups);
   rows.sums = Grow(sums_, groups);
   rows.half_sums = Grow(half_sums_, 2 * groups);

@@ -133,6 +133,12 @@ struct LanesAvx2 {
   static F LoadN(const float* p, int n) { return _mm256_maskload_ps(p, FirstLanes(n)); }
   static void StoreN(float* p, F v, int n) { _mm256_maskstore_ps(p, FirstLanes(n), v); }
 
+  // high * 2^bits + low
+  template <int bits>
+  static I ShiftAdd(I high, I low) {
+    return _mm256_add_epi32(_mm256_slli_epi32(high, bits), low);
+  }
+
   // Eight registers of 4 codes for each of 8 rows, from one group of a panel.
   template <int kCodeMax>
   static void Unpack(const uint8_t* codes, I* w) {

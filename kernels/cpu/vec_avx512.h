@@ -97,6 +97,12 @@ struct LanesAvx512 {
   static F LoadN(const float* p, int n) { return Avx512::LoadN(p, n); }
   static void StoreN(float* p, F v, int n) { Avx512::StoreN(p, v, n); }
 
+  // high * 2^bits + low
+  template <int bits>
+  static I ShiftAdd(I high, I low) {
+    return _mm512_add_epi32(_mm512_slli_epi32(high, bits), low);
+  }
+
   // Eight registers of 4 codes for each of 16 rows, from one group of a panel.
   template <int kCodeMax>
   static void Unpack(const uint8_t* codes, I* w) {

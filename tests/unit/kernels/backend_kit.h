@@ -18,8 +18,8 @@ struct BackendCase {
   std::string isa;  // cpu only
   int threads;
   // Which side rounds: the reference sums in double and rounds once; cpu computes in float and
-  // takes activations as int8 with a scale for 32 when the weights are quantised.
-  bool int8_activations;
+  // takes activations as 15-bit codes with a scale for 32 when the weights are quantised.
+  bool rounds_activations;
 };
 inline void PrintTo(const BackendCase& c, std::ostream* out) {
   *out << c.name << " " << c.isa << " " << c.threads;

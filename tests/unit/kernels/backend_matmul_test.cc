@@ -33,15 +33,16 @@ class BackendMatMul : public test::BackendTest {
   }
 };
 
-// x as the int8 backends see it: groups of 32 from the block that holds column `begin` on.
+// x as a backend with 15-bit activations sees it: groups of 32 from the block that holds column
+// `begin` on.
 std::vector<double> RoundActivations(const float* x, int64_t cols, int64_t begin) {
   std::vector<double> rounded(static_cast<size_t>(cols));
   for (int64_t k = 0; k < cols;) {
     const int64_t group_end = std::min(cols, ((begin + k) / 32 + 1) * 32 - begin);
     float most = 0.0f;
     for (int64_t i = k; i < group_end; ++i) most = std::max(most, std::fabs(x[i]));
-    const float inverse = most == 0.0f ? 0.0f : 127.0f / most;
-    for (; k < group_end; ++k) rounded[k] = std::nearbyint(x[k] * inverse) * (most / 127.0f);
+    const float inverse = most == 0.0f ? 0.0f : 16256.0f / most;
+    for (; k < group_end; ++k) rounded[k] = std::nearbyint(x[k] * inverse) * (most / 16256.0f);
   }
   return rounded;
 }
@@ -99,7 +100,7 @@ TEST_P(BackendMatMul, EveryFormatAndShape) {
       const auto x = RandomFloats(shape.tokens * cols, 12, 4.0f);
       const auto bias = RandomFloats(shape.rows, 13);
       const auto got = Run(*backend_, *weight, x, shape.tokens, bias.data(), shape.tokens % 2);
-      const bool rounds = GetParam().int8_activations && FindQuantFormat(info.format) != nullptr;
+      const bool rounds = GetParam().rounds_activations && FindQuantFormat(info.format) != nullptr;
       for (int64_t t = 0; t < shape.tokens; ++t) {
         const std::vector<double> row =
             rounds ? RoundActivations(x.data() + t * cols, cols, shape.begin)
@@ -113,8 +114,8 @@ TEST_P(BackendMatMul, EveryFormatAndShape) {
   }
 }
 
-// The reference sees activations as they are; an int8 backend may differ by half a step of each:
-// largest magnitude of the group / 254, times the weights' magnitudes.
+// The reference sees activations as they are; one that rounds them may differ by half a step of
+// each: largest magnitude of the group / 32512, times the weights' magnitudes.
 TEST_P(BackendMatMul, AgreesWithTheReference) {
   for (const TensorFormatInfo& info : TensorFormats()) {
     SCOPED_TRACE(std::string(info.name));
@@ -127,7 +128,7 @@ TEST_P(BackendMatMul, AgreesWithTheReference) {
     for (int64_t n = 0; n < rows; ++n) {
       double size = 0.0;
       for (const float w : matrix.Row(n)) size += std::fabs(w);
-      const double tolerance = exact() ? 0.0 : size * (1.0 / 254 + 1e-5);
+      const double tolerance = exact() ? 0.0 : size * (1.0 / 32512 + 1e-5);
       for (int64_t t = 0; t < tokens; ++t) {
         ASSERT_NEAR(got[t * rows + n], want[t * rows + n], tolerance);
       }
