@@ -8,6 +8,9 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
 
 #include "common/strings.h"
 #include "tests/chaos/group_driver.h"
@@ -41,13 +44,14 @@ class GroupChaosTest : public ::testing::Test {
       seen_.push_back(ParentOf(pid));
     }
   }
-  // `strike` happens after the third token of an answer; the loss must be noticed within
+  // `strike` happens after token `at_token` of an answer; the loss must be noticed within
   // `deadline_ms`, and everything be well again afterwards.
-  void StrikeAndRecover(const std::function<void()>& strike, int64_t deadline_ms) {
+  void StrikeAndRecover(const std::function<void()>& strike, int64_t deadline_ms,
+                        int at_token = 3) {
     const uint64_t epoch = driver_->group().epoch();
     int64_t struck_ms = 0;
     const auto cut = driver_->Generate(kPrompt, 400, [&](int tokens) {
-      if (tokens == 3) {
+      if (tokens == at_token) {
         strike();
         struck_ms = NowMs();
       }
@@ -55,7 +59,9 @@ class GroupChaosTest : public ::testing::Test {
     ASSERT_LT(cut.size(), 400u) << "the strike did nothing";
     EXPECT_LE(NowMs() - struck_ms, deadline_ms);
     for (size_t i = 0; i < cut.size() && i < expected_.size(); ++i) EXPECT_EQ(cut[i], expected_[i]);
-    const auto lost = driver_->TakeLost();
+    // A plan may be refused a moment before the loss is told: the rank's own reason is waited for.
+    std::vector<LostGroup> lost;
+    driver_->Until([&] { return !(lost = driver_->TakeLost()).empty(); }, 1000);
     ASSERT_EQ(lost.size(), 1u);
     EXPECT_EQ(lost[0].epoch, epoch);
     ASSERT_TRUE(driver_->UntilState(GroupState::kReady, kReadyMs));
@@ -126,6 +132,39 @@ TEST_F(GroupChaosTest, AShortPauseNeedsNoRelaunch) {
   EXPECT_EQ(answer, expected_);
   EXPECT_EQ(driver_->group().epoch(), 1u);
   EXPECT_TRUE(driver_->TakeLost().empty());
+  Stop();
+}
+
+// Any rank or the launcher, by any deadly signal, at any token: ECHELON_CHAOS_STRIKES of them (10),
+// from ECHELON_CHAOS_SEED (printed).
+TEST_F(GroupChaosTest, RandomStrikes) {
+  const auto number = [](const char* name, int fallback) {
+    const char* text = std::getenv(name);
+    return text ? std::atoi(text) : fallback;
+  };
+  const int seed = number("ECHELON_CHAOS_SEED", 1);
+  std::printf("ECHELON_CHAOS_SEED=%d\n", seed);
+  std::minstd_rand random(seed);
+  ServiceConfig config = ChaosConfig(model_.path());
+  config.group.relaunch_window_ms = 1000;  // no budget here: every strike is a new day
+  config.group.relaunches_max = 100;
+  Start(config);
+  if (HasFatalFailure()) return;
+  for (int strike = 0; strike < number("ECHELON_CHAOS_STRIKES", 10); ++strike) {
+    constexpr int kSignals[] = {SIGKILL, SIGSEGV, SIGABRT, SIGTERM};
+    const int signal = kSignals[random() % std::size(kSignals)];
+    const size_t victim = random() % 3;
+    const int at_token = 1 + static_cast<int>(random() % 20);
+    SCOPED_TRACE(
+        StrCat("strike ", strike, ": signal ", signal, " to ", victim, " at token ", at_token));
+    StrikeAndRecover(
+        [&] {
+          const auto pids = driver_->RankPids();
+          kill(victim < 2 ? pids[victim] : ParentOf(pids[0]), signal);
+        },
+        2000, at_token);
+    if (HasFatalFailure()) return;
+  }
   Stop();
 }
 

@@ -112,6 +112,7 @@ std::optional<int32_t> GroupDriver::Step(StepPlan plan) {
 std::vector<int32_t> GroupDriver::Generate(const std::vector<int32_t>& prompt, int count,
                                            const std::function<void(int)>& each) {
   const int page_tokens = static_cast<int>(group_->capacity().page_tokens);
+  if (page_tokens == 0) return {};  // never was ready
   SequenceStep step;
   step.id = next_sequence_++;
   step.tokens = prompt;
