@@ -36,7 +36,8 @@ def ours():
 
 def echelon(*arguments, status=0, **options):
     before = ours()
-    done = subprocess.run([ECHELON, *(word if isinstance(word, bytes) else str(word) for word in arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, **options)
+    words = [word if isinstance(word, bytes) else str(word) for word in arguments]
+    done = subprocess.run([ECHELON, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, **options)
     assert done.returncode == status, f"exit status {done.returncode}, not {status}:\n{done.stderr[-3000:]}"
     left = {pid: command for pid, command in ours().items() if pid not in before}
     assert not left, f"left behind: {left}"
