@@ -209,10 +209,13 @@ def test_an_interrupt_leaves_nothing(_):
 
 
 def test_a_killed_command_leaves_nothing(_):
-    before = ours()
+    """No process, and none of its own files; what a group keeps for itself goes with the coordinator."""
+    before, folder = ours(), tempfile.TemporaryDirectory()
     process = subprocess.Popen([ECHELON, "generate", "--model", MODEL, "--tp", "2", "--prompt", "x", "--max-tokens", "5000", "--ignore-eos"],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "TMPDIR": folder.name})
     process.stdout.read(20)  # the answer has begun
+    assert not list(pathlib.Path(folder.name).glob("echelon-??????"))
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
