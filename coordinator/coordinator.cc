@@ -9,9 +9,10 @@ namespace echelon {
 
 namespace {
 
-// Logs of ended requests that are kept for resuming, however short the time since their end: a log
-// of 8192 tokens with logprobs is about 2 MB, usually it is a few kB.
+// Logs of ended requests that are kept for resuming, however short the time since their end. A log
+// is a few kB; one of 8192 tokens with 20 logprobs each for prompt and text is 3 MB.
 constexpr size_t kEndedMax = 1024;
+constexpr int64_t kEndedBytesMax = int64_t{256} << 20;
 
 SchedulerLimits LimitsOf(const ServiceConfig& config) {
   SchedulerLimits limits;
@@ -116,19 +117,18 @@ void Coordinator::Submit(const std::string& identity, Request request) {
 
   const int64_t now = parts_.clock.NowUs();
   Entry entry;
-  entry.sequence = std::make_unique<Sequence>(next_id_++, std::move(request), parts_.tokenizer);
+  entry.prompt = std::move(request.prompt_ids);
+  // The prompt's text goes with the job: as ids it is all that is kept.
+  const SequenceId sequence_id = next_id_++;
+  EncodeJob job{sequence_id, std::move(request.prompt_text), std::move(request.messages)};
+  if (entry.prompt.empty() && !parts_.encoder.Submit(std::move(job))) {
+    return refuse(ResourceExhausted("too many prompts wait for the tokenizer"), RetryAfterMs());
+  }
+  if (!entry.prompt.empty()) entry.stage = Stage::kHeld;
+  if (request.deadline_ms > 0) entry.deadline_us = now + request.deadline_ms * 1000;
+  entry.sequence = std::make_unique<Sequence>(sequence_id, std::move(request), parts_.tokenizer);
   Sequence& sequence = *entry.sequence;
   sequence.times.accepted = now;
-  const Request& wish = sequence.request();
-  if (wish.deadline_ms > 0) entry.deadline_us = now + wish.deadline_ms * 1000;
-  if (wish.prompt_ids.empty()) {
-    if (!parts_.encoder.Submit({sequence.id(), wish.prompt_text, wish.messages})) {
-      return refuse(ResourceExhausted("too many prompts wait for the tokenizer"), RetryAfterMs());
-    }
-  } else {
-    entry.prompt = wish.prompt_ids;
-    entry.stage = Stage::kHeld;
-  }
   ++live_;
   by_request_[id] = sequence.id();
   parts_.frontend.Open(identity, &sequence);
@@ -197,7 +197,8 @@ void Coordinator::Ended(Entry& entry) {
   entry.prompt.clear();
   --live_;
   const SequenceTimes& times = sequence.times;
-  ended_.emplace_back(times.finished, sequence.id());
+  ended_.push_back({times.finished, sequence.id(), sequence.MemoryBytes()});
+  ended_bytes_ += ended_.back().bytes;
   if (sequence.internal()) return;
   const double seconds = static_cast<double>(times.finished - times.accepted) / 1e6;
   parts_.metrics.RequestFinished(FinishReasonName(sequence.finish_reason()), seconds);
@@ -231,9 +232,18 @@ void Coordinator::CheckDeadlines() {
 
 void Coordinator::ForgetOld() {
   const int64_t before = parts_.clock.NowUs() - parts_.config.frontend.resume_ttl_ms * 1000;
-  while (!ended_.empty() && (ended_.front().first <= before || ended_.size() > kEndedMax)) {
-    Forget(ended_.front().second);
-    ended_.pop_front();
+  for (auto it = ended_.begin(); it != ended_.end();) {
+    const bool over = ended_.size() > kEndedMax || ended_bytes_ > kEndedBytesMax;
+    if (it->when_us > before && !over) return;
+    const Entry* entry = Find(it->id);
+    // What a client is still to take stays; the slow reader's limits bound it.
+    if (entry != nullptr && !parts_.frontend.Delivered(entry->sequence->request().id)) {
+      ++it;
+      continue;
+    }
+    Forget(it->id);
+    ended_bytes_ -= it->bytes;
+    it = ended_.erase(it);
   }
 }
 

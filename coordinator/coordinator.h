@@ -104,8 +104,14 @@ class Coordinator {
   Scheduler scheduler_;
   std::map<SequenceId, Entry> entries_;
   std::map<std::string, SequenceId> by_request_;
-  std::deque<std::pair<int64_t, SequenceId>> ended_;  // (when, id), oldest first
-  std::deque<int64_t> plan_us_;                       // planning time of the steps in flight
+  struct EndedLog {
+    int64_t when_us = 0;
+    SequenceId id = 0;
+    int64_t bytes = 0;
+  };
+  std::deque<EndedLog> ended_;  // oldest first
+  int64_t ended_bytes_ = 0;
+  std::deque<int64_t> plan_us_;  // planning time of the steps in flight
   SequenceId next_id_ = 1;
   int64_t live_ = 0;
   int64_t waiting_tokens_ = 0;    // prompt tokens of held requests

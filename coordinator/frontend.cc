@@ -177,6 +177,11 @@ void Frontend::Close(const std::string& id) {
   dirty_.erase(id);
 }
 
+bool Frontend::Delivered(const std::string& id) const {
+  const auto found = streams_.find(id);
+  return found == streams_.end() || found->second.identity.empty();
+}
+
 bool Frontend::Attach(const std::string& id, Stream& stream, const std::string& identity) {
   if (stream.identity == identity) return true;
   const auto client = clients_.find(identity);
@@ -197,6 +202,7 @@ void Frontend::Detach(const std::string& id, Stream& stream) {
   if (stream.identity.empty()) return;
   const auto client = clients_.find(stream.identity);
   client->second.streams.erase(id);
+  client->second.blocked_since_us = 0;  // perhaps for this stream alone: the next send finds out
   if (client->second.streams.empty()) clients_.erase(client);
   stream.identity.clear();
   stream.detached_since_us = clock_.NowUs();
@@ -259,8 +265,9 @@ void Frontend::Abandon(const std::string& id, Stream& stream, Error error,
 
 int64_t Frontend::NextWakeUs() const {
   int64_t wake = std::numeric_limits<int64_t>::max();
-  for (const auto& [identity, client] : clients_) {
-    if (client.blocked_since_us != 0) wake = std::min(wake, client.retry_us);
+  for (const std::string& id : dirty_) {
+    const auto client = clients_.find(streams_.at(id).identity);
+    if (client != clients_.end()) wake = std::min(wake, client->second.retry_us);
   }
   return wake;
 }

@@ -55,6 +55,8 @@ class Frontend {
   // The log of `id` has more, or its sequence finished.
   void Notify(const std::string& id);
   void Close(const std::string& id);
+  // Whether the stream's last event was taken, or nobody waits for it.
+  bool Delivered(const std::string& id) const;
   void SendStatus(const std::string& identity, const std::string& id, const Json& status);
   // Sends what clients can take now.
   void Flush();

@@ -6,6 +6,8 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <array>
+#include <mutex>
 #include <sstream>
 
 namespace echelon {
@@ -110,6 +112,9 @@ struct Metrics::Impl {
           .Name("echelon_rank_step_seconds")
           .Help("A rank's time in one step by phase: compute, comm_hidden, comm_exposed.")
           .Register(registry);
+  // A rank's histograms by phase: looking a series up by its labels costs more than observing.
+  std::mutex rank_mutex;
+  std::map<std::pair<int, std::string>, std::array<Histogram*, 3>> rank_phases;
   Family<Gauge>& load_done = prometheus::BuildGauge()
                                  .Name("echelon_load_progress_bytes")
                                  .Help("Weight bytes a rank has read.")
@@ -163,14 +168,21 @@ void Metrics::SetRequests(int64_t running, int64_t waiting) {
 void Metrics::SetKvUsage(double ratio) { impl_->kv_usage.Set(ratio); }
 
 void Metrics::ObserveRankStep(const RankTiming& timing, const std::string& node) {
-  const std::string rank = std::to_string(timing.rank);
-  const auto observe = [&](const char* phase, float seconds) {
-    impl_->rank_step.Add({{"phase", phase}, {"rank", rank}, {"node", node}}, StepBuckets())
-        .Observe(seconds);
-  };
-  observe("compute", timing.compute_seconds);
-  observe("comm_hidden", timing.comm_hidden_seconds);
-  observe("comm_exposed", timing.comm_exposed_seconds);
+  std::array<Histogram*, 3> phases{};
+  {
+    const std::lock_guard lock(impl_->rank_mutex);
+    std::array<Histogram*, 3>& known = impl_->rank_phases[{timing.rank, node}];
+    static constexpr const char* kPhases[] = {"compute", "comm_hidden", "comm_exposed"};
+    for (size_t i = 0; i < known.size() && known[i] == nullptr; ++i) {
+      known[i] = &impl_->rank_step.Add(
+          {{"phase", kPhases[i]}, {"rank", std::to_string(timing.rank)}, {"node", node}},
+          StepBuckets());
+    }
+    phases = known;
+  }
+  phases[0]->Observe(timing.compute_seconds);
+  phases[1]->Observe(timing.comm_hidden_seconds);
+  phases[2]->Observe(timing.comm_exposed_seconds);
 }
 
 void Metrics::SetLoadProgress(int rank, const std::string& node, uint64_t done, uint64_t total) {

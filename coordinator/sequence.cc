@@ -101,6 +101,15 @@ void Sequence::AddTimings(const std::vector<RankTiming>& timings) {
   }
 }
 
+int64_t Sequence::MemoryBytes() const {
+  size_t bytes = sizeof(Sequence) + prompt_.size() * sizeof(int32_t);
+  for (const TokenLogEntry& entry : log_) {
+    bytes += sizeof entry + entry.text.size() + entry.top.size() * sizeof(TokenLogprob);
+  }
+  for (const auto& top : prompt_top_) bytes += sizeof top + top.size() * sizeof(TokenLogprob);
+  return static_cast<int64_t>(bytes);
+}
+
 void Sequence::Finish(FinishReason reason, int64_t now_us) {
   CHECK(!finished() && reason != FinishReason::kNone);
   finish_ = reason;

@@ -60,12 +60,13 @@ class Sequence {
   void Append(const SequenceResult& result, int64_t now_us);
   // A replayed position gave what the log has: token and logit, bit for bit.
   bool MatchesLog(int32_t log_index, const SequenceResult& result) const;
-  // prompt_logprobs of a chunk that begins at `row_begin`: one entry per prompt token of the chunk but
-  // the prompt's first.
+  // prompt_logprobs of a chunk that begins at `row_begin`: one entry per prompt token of the chunk
+  // but the prompt's first.
   void AddPromptLogprobs(int32_t row_begin, const std::vector<std::vector<TokenLogprob>>& tops);
   const std::vector<std::vector<TokenLogprob>>& prompt_logprobs() const { return prompt_top_; }
   void AddTimings(const std::vector<RankTiming>& timings);
   const std::vector<RankTotals>& ranks() const { return ranks_; }
+  int64_t MemoryBytes() const;  // of prompt and log, about
 
   // Ends the sequence from outside (cancel, length of a request that generates nothing, error).
   void Finish(FinishReason reason, int64_t now_us);

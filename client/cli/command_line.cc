@@ -133,6 +133,10 @@ std::string CheckService(const ServiceOptions& options) {
   if (options.connect.empty() && options.model.empty()) {
     return "give the model (a path), or --connect ENDPOINT of a running service";
   }
+  if (options.sp > 1) {
+    return StrCat("--sp ", options.sp,
+                  ": sequence parallelism does not exist yet; the only value is 1");
+  }
   if (!options.ladder_layers.empty() && options.schedule != "ladder") {
     return "--ladder-layers goes with --schedule ladder";
   }

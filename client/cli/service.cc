@@ -144,6 +144,12 @@ Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
                                                Interrupts& interrupts) {
   auto service = std::make_unique<Service>();
   if (!options.connect.empty()) {
+    if (options.tp || options.pp != 1 || options.threads != 0 || options.backend != "auto" ||
+        !options.schedule.empty() || !options.settings.empty()) {
+      Print(
+          "note: layout, threads, backend, schedule and --set are those of the running service; "
+          "what was given here has no effect\n");
+    }
     ClientOptions connect;
     connect.endpoint = options.connect;
     ASSIGN_OR_RETURN(service->client_, Client::Connect(connect));

@@ -1,4 +1,4 @@
-// Made by tools/make_nfc_table.py from Unicode 9.0.0; do not edit.
+// Made by common/model/make_nfc_table.py from Unicode 9.0.0; do not edit.
 
 #include "common/model/nfc.h"
 

@@ -4,7 +4,11 @@ usage: api_test.py [CASE...]        needs the SmolLM2 checkpoint; tp=2, so two r
 """
 import asyncio
 import json
+import os
 import pathlib
+import re
+import socket as socket_module
+import subprocess
 import sys
 import time
 import traceback
@@ -189,46 +193,120 @@ def test_bad_input_names_field_and_limit(running):
         assert client.generate(prompt="x", max_tokens=1).done.seq == 1  # the connection is as good as before
 
 
+GOOD = [b"echelon/1", b"submit", b"id", b'{"prompt":"x","max_tokens":1}']
+EXTREMES = [-1, 2**31 - 1, 2**31, -2**31, 2**53, 2**63 - 1, 2**63, -2**63, 2**64, 1e308, -0.0, 1.5]
+
+
+def hostile_messages():
+    """What no honest client sends: each part missing, truncated, of another version or kind, and numbers at every limit."""
+    yield from ([b"x"] * count for count in range(1, 33) if count != 4)
+    yield from (GOOD[:count] for count in range(1, 4))
+    for part, whole in enumerate(GOOD):
+        for length in range(len(whole)):
+            if part != 2 or length == 0:  # a shorter id is as good as the whole one
+                yield [*GOOD[:part], whole[:length], *GOOD[part + 1:]]
+    for version in (b"echelon/0", b"echelon/2", b"echelon/11", b"ECHELON/1", b"echelon/1\0"):
+        yield [version, *GOOD[1:]]
+    for kind in (b"explode", b"accepted", b"done", b"\xff\x00", b"submit "):
+        yield [GOOD[0], kind, *GOOD[2:]]
+    for request_id in (b"a b", b"x" * 65, b"\xff", b"\0", b"../../etc", b'"'):
+        yield [*GOOD[:2], request_id, GOOD[3]]
+    for body in (b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"prompt":"a","prompt":"b"}', b'{"prompt":"\xff"}',
+                 b'{"prompt":"x","temperature":NaN}', b'{"prompt":"x","temperature":1e999}', b"[" * 100_000,
+                 b'{"a":' * 1000 + b"1" + b"}" * 1000, b'{"prompt":"\\ud800"}'):
+        yield [*GOOD[:3], body]
+    for field in ("max_tokens", "seed", "top_k", "n", "logprobs", "prompt_logprobs", "deadline_ms", "top_p", "min_p"):
+        for value in EXTREMES:
+            yield [*GOOD[:2], b"extreme", json.dumps({"prompt": [], field: value}).encode()]  # refused for its prompt at the latest
+    for value in EXTREMES:
+        yield [GOOD[0], b"resume", b"id", json.dumps({"seq": value}).encode()]
+        yield [*GOOD[:3], json.dumps({"prompt": [value]}).encode()] if value not in (-0.0,) else [*GOOD[:3], b"{}"]
+    yield [GOOD[0], b"resume", b"id", b"{}"]
+    yield [GOOD[0], b"cancel", b"id", b"{}"]
+
+
+class Witness:
+    """Another client's stream, which must notice nothing of what happens beside it."""
+
+    def __init__(self, running):
+        self.client = Client(running.endpoint)
+        self.stream = self.client.stream(prompt=PROMPT, max_tokens=40, temperature=0, ignore_eos=True)
+        next(self.stream)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        if kind is None:
+            assert len(self.stream.collect().token_ids) == 40
+            assert self.client.status().state == "ready"
+        self.client.close()
+
+
+def dealer(running):
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.linger = 0
+    socket.connect(running.endpoint)
+    return socket
+
+
 def test_malformed_frames_harm_nobody(running):
-    context = zmq.Context()
-    with Client(running.endpoint) as witness:
-        stream = witness.stream(prompt=PROMPT, max_tokens=40, temperature=0, ignore_eos=True)
-        next(stream)
-        hostile = context.socket(zmq.DEALER)
-        hostile.linger = 0
-        hostile.connect(running.endpoint)
-        good = [b"echelon/1", b"submit", b"id", b"{}"]
-        for parts in ([b""], [b"echelon/1"], [b"x"] * 40, good[:3], good + [b"more"], [b"echelon/9", *good[1:]],
-                      [good[0], b"explode", *good[2:]], [*good[:2], b"", good[3]], [*good[:2], b"a b", good[3]],
-                      [*good[:2], b"x" * 65, good[3]], [*good[:3], b"{"], [*good[:3], b"[]"], [*good[:3], b"\xff\xfe"],
-                      [*good[:3], b'{"prompt":"a","prompt":"b"}'], [*good[:3], b'{"prompt":"x","temperature":NaN}'],
-                      [*good[:3], b"[" * 100_000], [*good[:1], b"resume", b"id", b'{"seq":-1}'],
-                      [*good[:1], b"cancel", b"id", b"{}"], [*good[:1], b"\xff\x00", b"\xff", b""]):
+    with Witness(running):
+        hostile, codes, sent = dealer(running), set(), 0
+        for parts in hostile_messages():
             hostile.send_multipart(parts)
-        codes = set()
+            sent += 1
+            while hostile.poll(0):
+                codes.add(error_code(hostile))
         while hostile.poll(1500):
-            answer = hostile.recv_multipart()
-            assert answer[:2] == [b"echelon/1", b"error"], answer
-            codes.add(json.loads(answer[3])["code"])
-        assert codes <= {"invalid_argument", "not_found", "unsupported"} and "invalid_argument" in codes, codes
+            codes.add(error_code(hostile))
         hostile.close()
-        assert len(stream.collect().token_ids) == 40
-    context.term()
+        assert sent > 200 and codes <= {"invalid_argument", "not_found", "unsupported"} and "invalid_argument" in codes, codes
+    ended(running)
+
+
+def error_code(socket):
+    answer = socket.recv_multipart()
+    assert answer[:2] == [b"echelon/1", b"error"], answer
+    body = json.loads(answer[3])
+    assert body["message"] and not body["retryable"], body
+    return body["code"]
 
 
 def test_an_oversized_message_drops_only_its_sender(running):
-    context = zmq.Context()
-    with Client(running.endpoint) as witness:
-        stream = witness.stream(prompt=PROMPT, max_tokens=30, temperature=0, ignore_eos=True)
-        next(stream)
-        hostile = context.socket(zmq.DEALER)
-        hostile.linger = 0
-        hostile.connect(running.endpoint)
-        hostile.send_multipart([b"echelon/1", b"submit", b"big", b" " * (5 << 20)])
-        assert not hostile.poll(500) or hostile.recv_multipart()[1] == b"error"
+    with Witness(running):
+        for size in (5 << 20, 64 << 20):
+            hostile = dealer(running)
+            hostile.send_multipart([*GOOD[:3], b" " * size])
+            assert not hostile.poll(500) or hostile.recv_multipart()[1] == b"error"
+            hostile.close()
+
+
+def test_raw_bytes_harm_nobody(running):
+    """Peers that do not speak ZeroMQ, speak half of it, or never finish their handshake."""
+    host, port = running.endpoint[len("tcp://"):].rsplit(":", 1)
+    greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    with Witness(running):
+        held = []
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64, greeting[:10], greeting, greeting + b"\xff" * 4096,
+                     greeting + b"\x04\x26\x05READY" + b"\xff" * 32):
+            peer = socket_module.create_connection((host.strip("[]"), int(port)), timeout=5)
+            try:
+                peer.sendall(data)
+            except OSError:
+                pass  # it hung up on us already
+            held.append(peer)
+        time.sleep(0.5)
+    for peer in held:
+        peer.close()
+
+
+def test_a_flood_of_cancels_harms_nobody(running):
+    with Witness(running):
+        hostile = dealer(running)
+        for i in range(20_000):
+            hostile.send_multipart([b"echelon/1", b"cancel", b"nothing", b"{}"])
         hostile.close()
-        assert len(stream.collect().token_ids) == 30
-    context.term()
 
 
 def test_a_slow_reader_slows_nobody(running):
@@ -245,6 +323,17 @@ def test_a_slow_reader_slows_nobody(running):
         assert all(answer.token_ids == answers[0].token_ids for answer in answers)
         slow.close()
     ended(running)
+
+
+def test_the_readme_of_the_python_client(running):
+    """Its examples, as they stand there."""
+    text = (TESTS.parent / "client" / "python" / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2 and all("tcp://127.0.0.1:5760" in block for block in blocks)
+    for block in blocks:
+        code = block.replace("tcp://127.0.0.1:5760", running.endpoint)
+        subprocess.run([sys.executable, "-B", "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL,
+                       env={**os.environ, "PYTHONPATH": str(TESTS.parent / "client" / "python")})
 
 
 def test_a_full_queue_answers_at_once(_):

@@ -119,6 +119,34 @@ def test_chat_remembers(running):
     assert done.stdout == shown, (done.stdout, shown)
 
 
+def test_chat_on_a_terminal(running):
+    """Ctrl-C cancels the answer and the conversation goes on; Ctrl-D ends it with status 0."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(ECHELON, [ECHELON, "chat", "--connect", running.endpoint, "--temperature", "0", "--max-tokens", "2000"])
+
+    def read_until(word, seconds=30):
+        seen, end = b"", time.monotonic() + seconds
+        while word not in seen:
+            assert time.monotonic() < end, seen
+            seen += os.read(terminal, 4096)
+        return seen
+
+    read_until(b"> ")
+    os.write(terminal, b"Write a very long story about a ladder.\n")
+    read_until(b"ladder", 30)  # the echo
+    read_until(b" ", 30)  # the answer has begun
+    time.sleep(0.3)
+    os.write(terminal, b"\x03")
+    read_until(b"\n> ")
+    with_status = last_json(echelon("status", "--connect", running.endpoint, "--json"))
+    assert with_status["running"] == 0, with_status
+    os.write(terminal, b"\x04")
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+    assert status == 0, status
+
+
 def test_perplexity_and_tokens(running):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("The ladder stood against the wall. " * 20)

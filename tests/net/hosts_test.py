@@ -51,6 +51,13 @@ def check_answer(count, agent, **layout):
     print(f"{layout} over {count} hosts: {len(expected)} tokens, the same as on one host", flush=True)
 
 
+def wait_for(condition, what, seconds, running):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}\n{running.log()[-3000:]}"
+        time.sleep(0.1)
+
+
 def worker_on(host):
     """The worker's pid on another host, found through its namespace."""
     inside = os.stat(f"/run/netns/{os.environ['ECHELON_TEST_NAMESPACE'].rsplit('-', 1)[0]}-{host}").st_ino
@@ -69,13 +76,29 @@ def check_lost_worker(agent):
         before = ask(running).token_ids
         epoch = running.status()["epoch"]
         os.kill(worker_on(2), signal.SIGKILL)
-        end = time.monotonic() + 60
-        while not (running.status().get("state") == "ready" and running.status().get("epoch", 0) > epoch):
-            assert time.monotonic() < end, f"no new group within 60 s:\n{running.log()[-3000:]}"
-            time.sleep(0.1)
-        running.wait_ready()
+        wait_for(lambda: running.status().get("state") == "ready" and running.status()["epoch"] > epoch, "a new group", 60, running)
         assert ask(running).token_ids == before
     print("a worker killed on host 2: relaunched, the same answer", flush=True)
+
+
+def check_pulled_cable(agent):
+    """A host that nobody reaches: its worker's lease ends it, requests meanwhile get a definite answer, and when the cable is back so is the
+    service. mpirun alone would keep a spinning orphan for minutes."""
+    settings = {**over_hosts(2, agent, tp=2), "group.lease_ms": 3000, "group.join_deadline_ms": 5000, "group.relaunches_max": 20}
+    with service.Service(settings) as running:
+        before, epoch, orphan = ask(running).token_ids, running.status()["epoch"], worker_on(2)
+        hosts.set_cable(os.environ["ECHELON_TEST_NAMESPACE"], 2, up=False)
+        pulled = time.monotonic()
+        try:
+            wait_for(lambda: running.status().get("state") != "ready", "the loss is seen", 10, running)
+            seen = time.monotonic() - pulled
+            wait_for(lambda: not os.path.exists(f"/proc/{orphan}/exe"), "the worker that was cut off ends itself", 10, running)
+            ended = time.monotonic() - pulled
+        finally:
+            hosts.set_cable(os.environ["ECHELON_TEST_NAMESPACE"], 2, up=True)
+        wait_for(lambda: running.status().get("state") == "ready" and running.status()["epoch"] > epoch, "a new group", 90, running)
+        assert ask(running).token_ids == before
+    print(f"cable of host 2 pulled: seen after {seen:.1f} s, its worker gone after {ended:.1f} s, served again after it was back", flush=True)
 
 
 def inside(agent):
@@ -83,6 +106,7 @@ def inside(agent):
     check_answer(2, agent, tp=2)
     check_answer(3, agent, pp=3)
     check_lost_worker(agent)
+    check_pulled_cable(agent)
 
 
 def main():

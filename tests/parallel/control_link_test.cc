@@ -4,6 +4,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -195,6 +197,38 @@ TEST_F(ControlLinkTest, KeepsTheLeaseWhileHeartbeatsCome) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   SUCCEED() << "still alive after 1 s";
+}
+
+// Stopped for longer than its lease, then continued, with a coordinator that never stopped talking:
+// what lies in the socket by then must count before the lease does.
+TEST_F(ControlLinkTest, APauseLongerThanTheLeaseIsForgivenWhenTheCoordinatorIsThere) {
+  const pid_t rank = fork();
+  if (rank == 0) {
+    LinkOptions options;
+    options.coordinator = coordinator_.endpoint();
+    options.epoch = 5;
+    options.rank = 2;
+    options.world = 4;
+    const Logger logger("worker 2");
+    auto link = ControlLink::Connect(options, logger);
+    if (!link.ok() || !(*link)->AwaitWelcome().ok()) _exit(1);
+    (*link)->StartLease(50, 400);
+    (*link)->SendProgress({1, 1});
+    std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+    _exit(0);
+  }
+  ASSERT_TRUE(coordinator_.Next(ControlType::kJoin));
+  coordinator_.Send(ControlType::kWelcome, 5, 2, Encode(WelcomeMessage{"x: 1"}));
+  ASSERT_TRUE(coordinator_.Next(ControlType::kProgress));
+  int status = 0;
+  for (int turn = 0; waitpid(rank, &status, WNOHANG) == 0; ++turn) {
+    if (turn % 40 == 5) kill(rank, SIGSTOP);
+    if (turn % 40 == 25) kill(rank, SIGCONT);  // 1 s later
+    coordinator_.Send(ControlType::kHeartbeat, 5, 2, "");
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(ControlLink, RefusesWhatIsNoEndpoint) {

@@ -32,11 +32,11 @@ constexpr int kPromptTokens = 23;
 // below 1e-6.)
 constexpr double kTolerance = 5e-6;
 
-// The fast backend on quantised weights rounds a row's activations to 8 bits: 1/254 of the greatest
-// of 32 values, 0.002 of a unit-variance row's 1.0 rms and, of mixed sign over 64 inputs, the same
-// 0.002 of each output. Ten such roundings in a row, seen by a head that spreads logits over about
-// 8: 0.05.
-constexpr double kQuantisedTolerance = 0.15;
+// The fast backend on quantised weights rounds a row's activations to 15 bits: half a step is
+// 1/65532 of the greatest of 32 values, 3e-5 of a unit-variance row's rms and, of mixed sign over
+// 64 inputs, the same of each output. Ten such roundings in a row, seen by a head that spreads
+// logits over about 8, are 8e-4 where they agree. (Seen: 5e-4.)
+constexpr double kQuantisedTolerance = 1.5e-3;
 
 struct Setting {
   TinyModel tiny;
@@ -210,9 +210,10 @@ TEST_P(Layouts, TheTwinTellsSchedulesApart) {
 // A stage boundary changes nothing: the same operations on the same numbers, to the bit.
 TEST_P(Layouts, PipelineStagesKeepEveryBit) {
   const Wish wish = Scored();
-  for (const int tp : {1, 2}) {
+  for (const int tp : {1, 2, 4}) {
     const auto one = Generate(*Group(tp, 1), {wish}, kPageTokens);
     for (const int pp : {2, 3}) {
+      if (tp * pp > 8) continue;
       const auto staged =
           Generate(*Group(tp, pp), {wish}, kPageTokens, {.chunk = 5, .plans_ahead = pp});
       EXPECT_EQ(staged, one) << "tp = " << tp << ", pp = " << pp;

@@ -77,6 +77,35 @@ TEST_F(MpiCommTest, ManyInFlightOfMixedSizesCompleteInOrder) {
   for (int i = 4; i < 6; ++i) ExpectSum(data[i], comm_->size(), counts[i]);
 }
 
+// A sum whose first shot needs a rendezvous (5.3 MiB slices with 3 ranks, TCP eager limit 4 MiB),
+// then one whose first shot is eager and may be in before: their second shots must not be mixed up.
+TEST_F(MpiCommTest, ASmallSumMayOvertakeALargeOne) {
+  const int size = comm_->size();
+  const auto value = [](int rank, uint32_t i) {
+    return static_cast<float>((i * 2654435761u + rank * 40503u) >> 16);
+  };
+  const auto fill = [&](std::vector<float>& data, uint32_t offset) {
+    for (size_t i = 0; i < data.size(); ++i) data[i] = value(comm_->rank(), offset + i);
+  };
+  const auto wrong = [&](const std::vector<float>& data, uint32_t offset) {
+    int64_t count = 0;
+    for (size_t i = 0; i < data.size(); ++i) {
+      float sum = value(0, offset + i);
+      for (int rank = 1; rank < size; ++rank) sum += value(rank, offset + i);
+      count += data[i] != sum;
+    }
+    return count;
+  };
+  std::vector<float> large(4'200'000), small(60'000);
+  fill(large, 0);
+  fill(small, 77);
+  comm_->AllReduceSum(large.data(), large.size());
+  const CommHandle second = comm_->AllReduceSum(small.data(), small.size());
+  comm_->Wait(second);
+  EXPECT_EQ(wrong(large, 0), 0);
+  EXPECT_EQ(wrong(small, 77), 0);
+}
+
 TEST_F(MpiCommTest, GathersInRankOrder) {
   const int size = comm_->size();
   const int64_t mine = 100 + comm_->rank();

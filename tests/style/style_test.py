@@ -41,6 +41,7 @@ THIRD_PARTY = {
     r"benchmark/": r"tests/.*",
 }
 HOSTS = re.compile(r"pypi\.org|pythonhosted|proxy\.golang|registry\.npmjs|crates\.io|deb\.debian\.org|archive\.ubuntu", re.I)
+PRIVATE_PATHS = re.compile(r"(?<![\w./-])/(work|home|Users)/\w")
 DISABLED = re.compile(r"\bDISABLED_\w|\bTEST(_[FP])?\(\s*\w+\s*,\s*DISABLED|^\s*#\s*if\s+0\b|\bDISABLED\s+TRUE\b", re.M)
 
 
@@ -136,6 +137,13 @@ def check_hosts(path):
                 yield f"{path}:{number}: names a registry's host; the machine's own settings say where packages come from"
 
 
+def check_paths(path):
+    if path.name != "style_test.py" and is_text(path):
+        for number, line in enumerate(lines_of(path), 1):
+            if PRIVATE_PATHS.search(line):
+                yield f"{path}:{number}: a path of somebody's own machine"
+
+
 def check_guard(path):
     if path.suffix in {".h", ".cuh"} and not lines_of(path)[0].startswith("#pragma once"):
         yield f"{path}:1: a header begins with #pragma once"
@@ -162,7 +170,7 @@ def main():
     paths = files()
     problems = [*check_top_level(paths), *check_test_names(paths)]
     for path in paths:
-        for check in (check_direction, check_third_party, check_size, check_functions, check_links, check_disabled, check_hosts, check_guard):
+        for check in (check_direction, check_third_party, check_size, check_functions, check_links, check_disabled, check_hosts, check_paths, check_guard):
             problems += check(path)
     for problem in problems:
         print(problem)

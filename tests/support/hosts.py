@@ -3,7 +3,6 @@
     with Hosts(3) as hosts:
         subprocess.run([*hosts.on(1), "hostname"])   # "host1", whose address is 10.99.0.1
         hosts.agent                                  # what mpirun takes instead of ssh; it reaches every host by its address
-        hosts.link(2, up=False)                      # pulls the cable of host 2
 
 The names carry this process's id: what a killed run left behind is removed by the next one.
 """
@@ -61,6 +60,11 @@ def remove_stale():
             remove_namespace(name)
 
 
+def set_cable(any_name, host, up):
+    """Plugs or pulls a host's cable, from any host: `any_name` is the name of any namespace of the same Hosts."""
+    ip("-n", f"{any_name.rsplit('-', 1)[0]}-switch", "link", "set", f"v{host}", "up" if up else "down")
+
+
 class Hosts:
     def __init__(self, count):
         self.count = count
@@ -110,9 +114,6 @@ class Hosts:
         """The words that run a command on a host; the command keeps the process id that was started."""
         return ["ip", "netns", "exec", self.name(host), "unshare", "--uts", "bash", "-c",
                 f"hostname host{host}; exec \"$@\"", "--"]
-
-    def link(self, host, up):
-        ip("-n", self.name("switch"), "link", "set", f"v{host}", "up" if up else "down")
 
     def pids(self):
         """Every process on any of the hosts."""

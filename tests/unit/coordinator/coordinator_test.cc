@@ -244,6 +244,26 @@ TEST(Coordinator, AnIdleServiceProbesNowAndThenAndAStuckOneStopsBeingReady) {
   EXPECT_LT(rig.health.Get().alive_until_us, rig.clock.NowUs());
 }
 
+TEST(Coordinator, LogsOfEndedRequestsAreBoundedButNotWhatIsStillToBeTaken) {
+  Rig rig;
+  rig.group.BecomeReady();
+  rig.Submit("slow", "kept", R"({"prompt":"a","max_tokens":1})");
+  rig.Turn(1);
+  rig.transport.full.insert("slow");
+  for (int i = 0; i < 1100; ++i) {
+    rig.Submit("c", StrCat("r", i), R"({"prompt":"a","max_tokens":1})");
+    rig.Turn(1);
+  }
+  rig.Turn(30);
+  rig.transport.full.clear();
+  rig.transport.Take("c");
+  rig.transport.Push("c", "resume", "r5", "{}");
+  rig.transport.Push("c", "resume", "r1000", "{}");
+  rig.Turn(200);
+  EXPECT_EQ(rig.Events("c").front(), "error:not_found");
+  EXPECT_EQ(rig.Events("slow").back().rfind("done", 0), 0u);
+}
+
 TEST(Coordinator, NothingIsLeftOfAbandonedRequests) {
   Rig rig;
   rig.group.BecomeReady();

@@ -239,6 +239,24 @@ TEST(Frontend, UndeliveredBytesAreBounded) {
   EXPECT_EQ(rig.coordinator->live(), 0) << "the one that had the most was ended";
 }
 
+TEST(Frontend, ABlockedClientWithNothingToSendWakesNobody) {
+  ServiceConfig config;
+  config.frontend.undelivered_bytes_max = 300;
+  config.scheduler.sequences_max = 1;
+  Rig rig(config);
+  rig.group.BecomeReady();
+  rig.Turn(5);
+  rig.Submit("a", "runs", R"({"prompt":"ab","max_tokens":200,"ignore_eos":true})");
+  rig.Turn(2);
+  rig.Submit("a", "waits", R"({"prompt":"ab","max_tokens":200,"ignore_eos":true})");
+  rig.Turn(2);
+  rig.transport.full.insert("a");
+  rig.Turn(3);
+  EXPECT_LT(rig.coordinator->NextWakeUs(), rig.clock.NowUs() + 200'000) << "to try again";
+  while (rig.coordinator->live() > 1) rig.Turn();  // too much is undelivered: the first is ended
+  EXPECT_GT(rig.coordinator->NextWakeUs(), rig.clock.NowUs()) << "the second has nothing to send";
+}
+
 TEST_F(FrontendTest, WithoutStreamingThereIsOneTokensEvent) {
   rig_.Submit("c", "r", R"({"prompt":"ab","max_tokens":6,"ignore_eos":true,"stream":false})");
   rig_.Turn(60);

@@ -196,6 +196,8 @@ TEST_F(WorkerGroupTest, NamesTheRankThatIsSilent) {
 TEST_F(WorkerGroupTest, ForgivesSilenceWhileItWasStoppedItself) {
   Make();
   BringUp();
+  ASSERT_TRUE(StepWorks(1));
+  ASSERT_TRUE(group_->SendPlan(Plan(2)).ok());
   clock_.AdvanceUs(60'000'000);  // one jump: this process did not run
   while (group_->Tick()) {
   }

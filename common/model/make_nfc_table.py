@@ -35,7 +35,7 @@ for code in range(0x110000):
         else:
             classes.append([code, code, combining])
 
-print("// Made by tools/make_nfc_table.py from Unicode %s; do not edit.\n" % unicodedata.unidata_version)
+print("// Made by common/model/make_nfc_table.py from Unicode %s; do not edit.\n" % unicodedata.unidata_version)
 print('#include "common/model/nfc.h"\n\nnamespace echelon {\n\nnamespace {\n\n// clang-format off')
 print("// Character, its first part, its second; the parts compose to it again.")
 print("constexpr uint32_t kPairs[] = {")
