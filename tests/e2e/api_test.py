@@ -4,8 +4,11 @@ usage: api_test.py [CASE...]        needs the SmolLM2 checkpoint; tp=2, so two r
 """
 import asyncio
 import json
+import os
 import pathlib
+import re
 import socket as socket_module
+import subprocess
 import sys
 import time
 import traceback
@@ -320,6 +323,17 @@ def test_a_slow_reader_slows_nobody(running):
         assert all(answer.token_ids == answers[0].token_ids for answer in answers)
         slow.close()
     ended(running)
+
+
+def test_the_readme_of_the_python_client(running):
+    """Its examples, as they stand there."""
+    text = (TESTS.parent / "client" / "python" / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2 and all("tcp://127.0.0.1:5760" in block for block in blocks)
+    for block in blocks:
+        code = block.replace("tcp://127.0.0.1:5760", running.endpoint)
+        subprocess.run([sys.executable, "-B", "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL,
+                       env={**os.environ, "PYTHONPATH": str(TESTS.parent / "client" / "python")})
 
 
 def test_a_full_queue_answers_at_once(_):
