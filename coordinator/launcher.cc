@@ -151,13 +151,13 @@ Result<Words> NoWords(const LaunchRequest&) { return Words{}; }
 struct Way {
   const char* name;
   Result<Words> (*words)(const LaunchRequest&);
-  bool other_hosts;
+  bool other_hosts;  // the ranks run elsewhere: a loopback address would not reach the coordinator
 };
 constexpr Way kWays[] = {
     {"local", LocalWords, false},
     {"hostfile", HostfileWords, true},
     {"slurm", SlurmWords, true},
-    {"external", NoWords, true},
+    {"external", NoWords, false},  // whoever starts the ranks also chose the address
 };
 
 Result<const Way*> FindWay(const std::string& launcher) {
@@ -229,9 +229,13 @@ Result<std::string> ControlBindEndpoint(const GroupSettings& settings) {
     }
     return settings.endpoint;  // every host is this one
   }
-  const std::string interface = InterfaceTowards(HostName());
-  const std::string address = interface.substr(0, interface.find(' '));
-  if (!address.empty() && address.rfind("127.", 0) != 0) return on(address);
+  // Debian's own name resolves to 127.0.1.1; then the default route, found with an address that is
+  // reserved for documentation and never contacted.
+  for (const std::string& towards : {HostName(), std::string("192.0.2.1")}) {
+    const std::string interface = InterfaceTowards(towards);
+    const std::string address = interface.substr(0, interface.find(' '));
+    if (!address.empty() && address.rfind("127.", 0) != 0) return on(address);
+  }
   return InvalidArgument(StrCat("group.endpoint ", settings.endpoint,
                                 " cannot be reached from other hosts: set group.interface or an "
                                 "address in group.endpoint"),

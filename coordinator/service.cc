@@ -1,6 +1,7 @@
 #include "coordinator/service.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -126,9 +127,10 @@ Status Service::StartGroup() {
   return Status();
 }
 
+// True once for every signal: what is read no longer wakes the poll.
 bool Service::StopAsked() const {
-  pollfd fd = {options_.stop_fd, POLLIN, 0};
-  return options_.stop_fd >= 0 && poll(&fd, 1, 0) > 0;
+  char signal_info[128];  // sizeof(signalfd_siginfo)
+  return options_.stop_fd >= 0 && read(options_.stop_fd, signal_info, sizeof signal_info) > 0;
 }
 
 // Until something arrives, or a deadline. The sockets' descriptors are edge-triggered: each is
@@ -150,6 +152,10 @@ void Service::Stop() {
   group_->Shutdown();
   const int64_t until = clock_.NowUs() + kStopUsMax;
   while (group_->state() != GroupState::kStopped && clock_.NowUs() < until) {
+    if (StopAsked()) {
+      logger_.Warn("asked again: the workers are killed");
+      return;  // ~WorkerGroup kills what is left
+    }
     coordinator_->Tick();
     Sleep();
   }

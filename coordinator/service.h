@@ -22,7 +22,7 @@ struct Announcement {
 struct ServiceOptions {
   ServiceConfig config;
   std::string worker_program;
-  int stop_fd = -1;                                     // readable: end cleanly (a signalfd)
+  int stop_fd = -1;  // a non-blocking signalfd: a signal ends the service, a second one at once
   std::function<Status(const Announcement&)> announce;  // once the sockets are bound
 };
 

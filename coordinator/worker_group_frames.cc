@@ -63,6 +63,7 @@ void ManagedGroup::HandleJoin(const ControlFrame& frame) {
     ++malformed_bodies_;
     return;
   }
+  if (!alive() && frame.header.epoch == 0) return;  // asks again in a second: for the next epoch
   if (!alive()) return Refuse(frame, StrCat("epoch ", epoch_, " is ending"));
   const bool known = ranks_.IsFrom(frame.header.rank, frame.peer);
   const bool open = state_ == GroupState::kStarting && frame.header.rank < ranks_.status().size() &&

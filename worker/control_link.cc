@@ -215,7 +215,8 @@ void ZmqControlLink::ReceiveAll() {
     }
     if (parts != 2 || !header.ok() || header->epoch != epoch_ ||
         header->rank != static_cast<uint32_t>(options_.rank)) {
-      if (++frames_dropped_ == 1)
+      // (Before the welcome a rank that asks for its epoch hears heartbeats of it.)
+      if (epoch_ != 0 && ++frames_dropped_ == 1)
         logger_.Warn("dropped a frame that is not for this rank and epoch");
       continue;
     }

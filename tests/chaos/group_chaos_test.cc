@@ -171,6 +171,43 @@ TEST_F(GroupChaosTest, AMissingModelIsOneClearErrorAndNoRelaunch) {
   EXPECT_EQ(driver_->group().counters().relaunches, 0u);
 }
 
+// A group that others start, as a supervisor of pods would: the ranks ask for their epoch, and
+// after a loss the coordinator waits for the next ones.
+TEST_F(GroupChaosTest, RanksThatOthersStart) {
+  ServiceConfig config = ChaosConfig(model_.path());
+  config.group.launcher = "external";
+  config.group.endpoint = "tcp://127.0.0.1:" + std::to_string(20'000 + getpid() % 10'000);
+  driver_ = std::make_unique<GroupDriver>(config);
+  ASSERT_TRUE(driver_->ok());
+  std::vector<std::vector<int32_t>> answers;
+  for (uint64_t epoch = 1; epoch <= 2; ++epoch) {
+    ASSERT_TRUE(driver_->UntilState(GroupState::kStarting, 10'000));
+    const std::string worker = WorkerProgram();
+    const pid_t supervisor = fork();
+    if (supervisor == 0) {
+      setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+      setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+      execlp("mpirun", "mpirun", "-n", "2", "--oversubscribe", "--mca", "pml", "ob1", "--mca",
+             "btl", "self,vader", "--mca", "btl_vader_single_copy_mechanism", "none",
+             worker.c_str(), "--coordinator", config.group.endpoint.c_str(), nullptr);
+      _exit(127);
+    }
+    ASSERT_TRUE(driver_->UntilState(GroupState::kReady, kReadyMs));
+    EXPECT_EQ(driver_->group().epoch(), epoch);
+    answers.push_back(driver_->Generate(kPrompt, kTokens));
+    Note();
+    kill(driver_->RankPids()[1], SIGKILL);
+    ASSERT_TRUE(
+        driver_->Until([&] { return driver_->group().state() == GroupState::kRelaunching; }, 2000));
+    EXPECT_EQ(driver_->TakeLost().size(), 1u);
+    ASSERT_TRUE(driver_->Until([&] { return !IsAlive(supervisor); }, 5000));  // ends by itself
+  }
+  ASSERT_TRUE(driver_->UntilState(GroupState::kStarting, 10'000));
+  EXPECT_EQ(answers[0].size(), static_cast<size_t>(kTokens));
+  EXPECT_EQ(answers[1], answers[0]);
+  ExpectGone();
+}
+
 // A coordinator in a process of its own, whose death leaves the test running.
 class OwnedGroup {
  public:
