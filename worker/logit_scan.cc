@@ -39,6 +39,12 @@ int64_t FirstEqual(std::span<const float> logits, float value) {
   return -1;
 }
 
+void Masses(std::span<const float> logits, double max, double inverse_temperature, uint64_t* out) {
+  for (size_t i = 0; i < logits.size(); ++i) {
+    out[i] = MassOf((static_cast<double>(logits[i]) - max) * inverse_temperature);
+  }
+}
+
 uint64_t MassSum(std::span<const float> logits, double max, double inverse_temperature) {
   uint64_t sum = 0;
   for (const float logit : logits) {

@@ -30,9 +30,10 @@ uint64_t WeightOf(const ThresholdRow& row, float logit) {
 void AddFirstHistogram(const ThresholdRow& row, uint64_t* histogram) {
   constexpr size_t kBlock = 256;  // masses of a block are computed apart, as vector code
   uint64_t weights[kBlock];
+  std::fill(std::begin(weights), std::end(weights), 1);
   for (size_t begin = 0; begin < row.logits.size(); begin += kBlock) {
     const auto block = row.logits.subspan(begin, std::min(kBlock, row.logits.size() - begin));
-    for (size_t i = 0; i < block.size(); ++i) weights[i] = WeightOf(row, block[i]);
+    if (row.by_mass) Masses(block, row.max, row.inverse_temperature, weights);
     for (size_t i = 0; i < block.size(); ++i) {
       const uint32_t key = OrderKey(block[i]);
       histogram[key >> (32 - kDigitBits)] += key < row.key_min ? 0 : weights[i];
@@ -40,13 +41,21 @@ void AddFirstHistogram(const ThresholdRow& row, uint64_t* histogram) {
   }
 }
 
-void AddHistogram(const ThresholdRow& row, Search& search, int round, uint64_t* histogram) {
-  if (round == 0) return AddFirstHistogram(row, histogram);
-  if (round == 1) {
-    for (const float logit : row.logits) {
+// Most blocks lie wholly below the digit, which their maxima tell.
+void CollectCandidates(const ThresholdRow& row, Search& search) {
+  constexpr size_t kBlock = 64;
+  for (size_t begin = 0; begin < row.logits.size(); begin += kBlock) {
+    const auto block = row.logits.subspan(begin, std::min(kBlock, row.logits.size() - begin));
+    if (OrderKey(MaxLogit(block)) >> (32 - kDigitBits) < search.prefix) continue;
+    for (const float logit : block) {
       if (OrderKey(logit) >> (32 - kDigitBits) == search.prefix) search.candidates.push_back(logit);
     }
   }
+}
+
+void AddHistogram(const ThresholdRow& row, Search& search, int round, uint64_t* histogram) {
+  if (round == 0) return AddFirstHistogram(row, histogram);
+  if (round == 1) CollectCandidates(row, search);
   const int shift = 32 - kDigitBits * (round + 1);
   for (const float logit : search.candidates) {
     const uint32_t key = OrderKey(logit);

@@ -2,6 +2,7 @@
 
 #include "client/cli/answer.h"
 #include "client/cli/commands.h"
+#include "client/cli/errors.h"
 #include "client/cli/input.h"
 #include "client/cli/service.h"
 #include "common/strings.h"
@@ -13,7 +14,7 @@ namespace {
 Result<GenerationRequest> BuildRequest(const GenerateOptions& options) {
   GenerationRequest request;
   if (options.prompt) {
-    if (!IsValidUtf8(*options.prompt)) return InvalidArgument("--prompt is not valid UTF-8");
+    if (!IsValidUtf8(*options.prompt)) return UsageError("--prompt is not valid UTF-8");
     request.prompt = *options.prompt;
   } else if (!options.messages_file.empty()) {
     ASSIGN_OR_RETURN(request.prompt, ReadMessages(options.messages_file));

@@ -3,13 +3,14 @@
 #include "client/cli/answer.h"
 #include "client/cli/commands.h"
 #include "client/cli/conversation.h"
+#include "client/cli/errors.h"
 #include "client/cli/service.h"
 #include "common/strings.h"
 
 namespace echelon {
 
 Status RunRun(const RunOptions& options, Interrupts& interrupts) {
-  if (!IsValidUtf8(options.prompt)) return InvalidArgument("the prompt is not valid UTF-8");
+  if (!IsValidUtf8(options.prompt)) return UsageError("the prompt is not valid UTF-8");
   Conversation conversation(options.system);
   conversation.Add("user", options.prompt);
   GenerationRequest request;

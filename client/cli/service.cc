@@ -1,5 +1,6 @@
 #include "client/cli/service.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -68,6 +69,7 @@ Result<std::unique_ptr<CoordinatorProcess>> CoordinatorProcess::Start(const Serv
   process->log_to_stderr_ = log_to_stderr;
   ASSIGN_OR_RETURN(process->folder_, MakeFolder());
   const std::string& folder = process->folder_;
+  process->log_fd_ = open((folder + "/log").c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
   std::ofstream(folder + "/service.yaml") << PrintConfig(config);
   ASSIGN_OR_RETURN(process->child_,
                    ChildProcess::Start(ExecutableFolder() + "/echelon-coordinator",
@@ -79,8 +81,14 @@ Result<std::unique_ptr<CoordinatorProcess>> CoordinatorProcess::Start(const Serv
 
 CoordinatorProcess::~CoordinatorProcess() {
   if (child_) Stop();
+  RemoveFolder();
+  if (log_fd_ >= 0) close(log_fd_);
+}
+
+void CoordinatorProcess::RemoveFolder() {
   std::error_code ignored;
   if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
+  folder_.clear();
 }
 
 int CoordinatorProcess::Stop() { return child_->Stop(kStopGraceMs); }
@@ -88,7 +96,7 @@ int CoordinatorProcess::Stop() { return child_->Stop(kStopGraceMs); }
 Error CoordinatorProcess::Ended(int status) const {
   std::string reason = StrCat("its exit status is ", status);
   if (!log_to_stderr_) {
-    std::string log = ReadFile(folder_ + "/log");
+    std::string log = ReadFile(StrCat("/proc/self/fd/", log_fd_));
     if (log.size() > kLogTailBytes) log.erase(0, log.size() - kLogTailBytes);
     // The programs' last line is their clear error.
     for (const std::string& line : Split(log, '\n')) {
@@ -130,6 +138,7 @@ Result<std::unique_ptr<Client>> CoordinatorProcess::WaitReady(Interrupts& interr
     }
     if (status->state == "ready") {
       Print(view.Finish(*status));
+      RemoveFolder();
       return client;
     }
     if (status->state == "failed") {

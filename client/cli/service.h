@@ -21,8 +21,8 @@ struct Announcement {
 };
 Result<Announcement> ParseAnnouncement(std::string_view text);
 
-// A coordinator as a child: its configuration, announcement and log lie in a folder that goes with
-// it.
+// A coordinator as a child. Its configuration, announcement and log lie in a folder that goes once
+// it is ready (the log lives on, unnamed): from then not even a KILL of ours leaves files behind.
 class CoordinatorProcess {
  public:
   // `log_to_stderr`: its lines go to our stderr and not into the log file.
@@ -41,7 +41,10 @@ class CoordinatorProcess {
  private:
   CoordinatorProcess() = default;
   Result<Announcement> WaitAnnounced(Interrupts& interrupts);
+  void RemoveFolder();
+
   std::string folder_;
+  int log_fd_ = -1;
   bool log_to_stderr_ = false;
   Announcement announcement_;
   std::unique_ptr<ChildProcess> child_;

@@ -2,6 +2,7 @@
 
 #include "client/cli/answer.h"
 #include "client/cli/commands.h"
+#include "client/cli/errors.h"
 #include "common/json.h"
 #include "common/model/tokenizer.h"
 #include "common/strings.h"
@@ -9,7 +10,7 @@
 namespace echelon {
 
 Status RunTokenize(const TokenizeOptions& options) {
-  if (!IsValidUtf8(options.text)) return InvalidArgument("--text is not valid UTF-8");
+  if (!IsValidUtf8(options.text)) return UsageError("--text is not valid UTF-8");
   ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(options.model));
   const std::vector<int32_t> ids = tokenizer->Encode(options.text);
   if (options.json) {

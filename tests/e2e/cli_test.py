@@ -36,7 +36,8 @@ def ours():
 
 def echelon(*arguments, status=0, **options):
     before = ours()
-    done = subprocess.run([ECHELON, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, **options)
+    words = [word if isinstance(word, bytes) else str(word) for word in arguments]
+    done = subprocess.run([ECHELON, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, **options)
     assert done.returncode == status, f"exit status {done.returncode}, not {status}:\n{done.stderr[-3000:]}"
     left = {pid: command for pid, command in ours().items() if pid not in before}
     assert not left, f"left behind: {left}"
@@ -170,6 +171,7 @@ def test_exit_statuses(_):
                             (["--connect", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1")]:
         done = echelon("generate", *words, "--prompt", "x", status=1)
         assert expected in done.stderr.strip().split("\n")[-1], done.stderr
+    assert "UTF-8" in echelon("generate", "--model", MODEL, "--prompt", b"a\xff", status=2).stderr
     done = echelon("generate", "--model", MODEL, "--prompt-ids", "49152", status=1)
     assert "prompt" in done.stderr.strip().split("\n")[-1] and "49151" in done.stderr.strip().split("\n")[-1]
 
@@ -207,10 +209,13 @@ def test_an_interrupt_leaves_nothing(_):
 
 
 def test_a_killed_command_leaves_nothing(_):
-    before = ours()
+    """No process, and none of its own files; what a group keeps for itself goes with the coordinator."""
+    before, folder = ours(), tempfile.TemporaryDirectory()
     process = subprocess.Popen([ECHELON, "generate", "--model", MODEL, "--tp", "2", "--prompt", "x", "--max-tokens", "5000", "--ignore-eos"],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "TMPDIR": folder.name})
     process.stdout.read(20)  # the answer has begun
+    assert not list(pathlib.Path(folder.name).glob("echelon-??????"))
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()

@@ -39,23 +39,34 @@ const Case kCases[] = {
     {"head_of_22", 22, 2, 1, 2, 0, 0, 48, 0, KvType::kF16, true, false, false, {70}},
 };
 
-// One run of a case: rows go through RopeAppend and Attention in chunks of `chunk`; of a chunk's
-// rows the sequences are mixed. Returns the outputs ordered by sequence and position.
-std::vector<float> RunCase(Backend& backend, const Case& c, int chunk, uint64_t page_seed) {
-  const int cols = (c.heads + 2 * c.kv_heads) * c.head_dim, out_cols = c.heads * c.head_dim;
+// The rows of a case, round robin over its sequences; `index` is a row's place in the answer, which
+// is ordered by sequence and position, and names its random values.
+struct Rows {
+  std::vector<std::pair<int, int>> sequence_position;
+  std::vector<int64_t> index;
+};
+
+Rows RowsOf(const Case& c) {
+  Rows rows;
   const int longest = *std::max_element(c.lengths.begin(), c.lengths.end());
-  std::vector<std::pair<int, int>> rows;  // round robin over the sequences
-  std::vector<int64_t> index;             // of a row in the answer, and of its random values
   for (int p = 0; p < longest; ++p) {
     int64_t before = 0;
     for (size_t s = 0; s < c.lengths.size(); ++s) {
       if (p < c.lengths[s]) {
-        rows.push_back({static_cast<int>(s), p});
-        index.push_back(before + p);
+        rows.sequence_position.push_back({static_cast<int>(s), p});
+        rows.index.push_back(before + p);
       }
       before += c.lengths[s];
     }
   }
+  return rows;
+}
+
+// One run of a case: rows go through RopeAppend and Attention in chunks of `chunk`.
+std::vector<float> RunCase(Backend& backend, const Case& c, int chunk, uint64_t page_seed) {
+  const int cols = (c.heads + 2 * c.kv_heads) * c.head_dim, out_cols = c.heads * c.head_dim;
+  const int longest = *std::max_element(c.lengths.begin(), c.lengths.end());
+  const auto [rows, index] = RowsOf(c);
   const auto qkv = RandomFloats(static_cast<int64_t>(rows.size()) * cols, 5, 2.0f);
   const auto norm = RandomFloats(2 * c.head_dim, 6);
   FloatBuffer norms(backend, 2, c.head_dim, norm);

@@ -50,8 +50,14 @@ TEST(MaxLogit, PassesOverWhatIsNoNumber) {
 
 TEST(MassSum, IsTheSumOfTheMasses) {
   const std::vector<float> logits = testing::RandomLogits(1003, 6);
+  std::vector<uint64_t> masses(logits.size());
+  Masses(logits, 10.0, 0.7, masses.data());
   uint64_t sum = 0;
-  for (const float logit : logits) sum += MassOf((double(logit) - 10.0) * 0.7);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const uint64_t mass = MassOf((double(logits[i]) - 10.0) * 0.7);
+    EXPECT_EQ(masses[i], mass);
+    sum += mass;
+  }
   EXPECT_EQ(MassSum(logits, 10.0, 0.7), sum);
 }
 
