@@ -77,6 +77,15 @@ Status CheckScheduleKeys(const ModelSettings& settings) {
   return {};
 }
 
+bool SameSchedule(const ModelConfig& a, const ModelConfig& b) {
+  if (a.schedule != b.schedule || a.desync_pattern != b.desync_pattern) return false;
+  if (a.schedule != ScheduleKind::kLadder) return true;
+  for (int l = 0; l < a.n_layers(); ++l) {
+    if (a.layers[l].ladder != b.layers[l].ladder) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
@@ -127,10 +136,25 @@ Result<EffectiveModel> ModelFrom(const ModelConfig& checkpoint, const ModelSetti
     error.field = "model.schedule";
     return error;
   }
-  effective.warning = StrCat("model.schedule = ", settings.schedule,
-                             " replaces the checkpoint's own: this is another model, whose answers "
-                             "mean nothing unless it was trained so");
+  if (!SameSchedule(model, checkpoint)) {
+    effective.warning = StrCat(
+        "WARNING: the checkpoint's block schedule is ", ScheduleName(checkpoint.schedule),
+        "; model.schedule = ", settings.schedule, " computes ANOTHER MODEL with its weights. The ",
+        "answers mean nothing unless it was trained so: for experiments only.");
+  }
   return effective;
+}
+
+Result<RunSetup> SetUpRun(const ServiceConfig& config) {
+  RunSetup setup;
+  ASSIGN_OR_RETURN(setup.layout, LayoutFrom(config.layout));
+  CheckpointOptions options;
+  options.load_format = config.model.load_format;
+  options.dummy_seed = static_cast<uint64_t>(config.model.dummy_seed);
+  ASSIGN_OR_RETURN(setup.checkpoint, OpenCheckpoint(config.model.path, options));
+  ASSIGN_OR_RETURN(setup.effective, ModelFrom(setup.checkpoint->config(), config.model));
+  RETURN_IF_ERROR(setup.layout.Validate(setup.effective.model));
+  return setup;
 }
 
 }  // namespace echelon

@@ -3,7 +3,10 @@
 // same pure functions on the coordinator (which refuses before anything is launched) and on every
 // rank. Settings were checked for form by ParseConfig; here they meet the model.
 
+#include <memory>
+
 #include "common/config.h"
+#include "common/model/checkpoint.h"
 #include "common/model_config.h"
 #include "common/parallel_layout.h"
 #include "common/result.h"
@@ -20,5 +23,14 @@ struct EffectiveModel {
   std::string warning;
 };
 Result<EffectiveModel> ModelFrom(const ModelConfig& checkpoint, const ModelSettings& settings);
+
+// What a configuration means for the checkpoint it names. Opens and checks the checkpoint's headers
+// only; refuses a layout that the model cannot be cut into.
+struct RunSetup {
+  std::unique_ptr<Checkpoint> checkpoint;
+  ParallelLayout layout;
+  EffectiveModel effective;
+};
+Result<RunSetup> SetUpRun(const ServiceConfig& config);
 
 }  // namespace echelon

@@ -35,6 +35,7 @@ Status ParseEmpty(std::string_view body);
 struct ServiceFacts {
   std::string model;
   int tp = 1, pp = 1, sp = 1;
+  std::string schedule;            // "standard", ...: what really runs
   std::vector<std::string> hosts;  // by rank
 };
 std::string AcceptedBody(const Sequence& sequence, const ServiceFacts& facts,

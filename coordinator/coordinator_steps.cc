@@ -237,7 +237,7 @@ Json Coordinator::StatusJson() const {
   body.Set("model", facts.model);
   body.Set("epoch", group.epoch());
   body.Set("layout", std::move(layout));
-  body.Set("schedule", parts_.config.model.schedule);
+  body.Set("schedule", facts.schedule);
   body.Set("running", int64_t{scheduler_.running()});
   body.Set("waiting", Waiting());
   body.Set("kv_pages_free", int64_t{scheduler_.pages_free()});

@@ -9,6 +9,7 @@
 
 #include "common/control.h"
 #include "common/model/chat_template.h"
+#include "common/run_setup.h"
 #include "common/strings.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/metrics_http.h"
@@ -80,6 +81,8 @@ class Service {
 };
 
 Status Service::Start() {
+  ASSIGN_OR_RETURN(const RunSetup setup, SetUpRun(config_));
+  if (!setup.effective.warning.empty()) logger_.Warn(setup.effective.warning);
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config_.model.path));
   const std::string model = config_.model.name.empty()
                                 ? std::filesystem::path(config_.model.path).filename().string()
@@ -104,6 +107,7 @@ Status Service::Start() {
                        static_cast<int>(config_.layout.tp),
                        static_cast<int>(config_.layout.pp),
                        static_cast<int>(config_.layout.sp),
+                       ScheduleName(setup.effective.model.schedule),
                        {}});
   encoder_ = MakeThreadedEncoder(*tokenizer_, LoadTemplate(*tokenizer_, logger_), kEncodeJobsMax);
   RETURN_IF_ERROR(StartGroup());

@@ -119,15 +119,11 @@ Status WorkerProcess::OpenModel() {
                         ? static_cast<int>(config_.worker.threads)
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
   ASSIGN_OR_RETURN(backend_, MakeBackend(options));
-  CheckpointOptions checkpoint_options;
-  checkpoint_options.load_format = config_.model.load_format;
-  checkpoint_options.dummy_seed = static_cast<uint64_t>(config_.model.dummy_seed);
-  ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint(config_.model.path, checkpoint_options));
-  ASSIGN_OR_RETURN(EffectiveModel effective, ModelFrom(checkpoint_->config(), config_.model));
-  if (!effective.warning.empty() && identity_.rank == 0) logger_.Warn(effective.warning);
-  model_ = std::move(effective.model);
+  ASSIGN_OR_RETURN(RunSetup setup, SetUpRun(config_));
+  checkpoint_ = std::move(setup.checkpoint);
+  model_ = std::move(setup.effective.model);
   weights_fingerprint_ = checkpoint_->Fingerprint();
-  return layout_.Validate(model_);
+  return {};
 }
 
 Status WorkerProcess::Agree() {

@@ -63,8 +63,7 @@ Json ConfigToJson(const ModelConfig& config) {
   out.Set("tied_embeddings", config.tied_embeddings);
   out.Set("qkv_bias", config.qkv_bias);
   out.Set("qk_norm", config.qk_norm);
-  static constexpr const char* kSchedules[] = {"standard", "ladder", "parallel", "desync"};
-  out.Set("schedule", kSchedules[static_cast<int>(config.schedule)]);
+  out.Set("schedule", ScheduleName(config.schedule));
   int ladder = 0, windowed = 0;
   for (const LayerConfig& layer : config.layers) {
     ladder += layer.ladder ? 1 : 0;

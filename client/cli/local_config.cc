@@ -1,12 +1,10 @@
 #include "client/cli/local_config.h"
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 
 #include "client/cli/errors.h"
-#include "common/model/checkpoint.h"
-#include "common/parallel_layout.h"
+#include "common/run_setup.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -14,45 +12,6 @@ namespace echelon {
 namespace {
 
 constexpr int64_t kRanksMax = 1 << 20;  // far above any group; keeps tp * pp * sp in an int
-
-Result<std::vector<int>> ParseStages(const std::string& text) {
-  std::vector<int> layers;
-  if (text.empty()) return layers;
-  for (const std::string& part : Split(text, ',')) {
-    int value = 0;
-    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-    if (error != std::errc() || end != part.data() + part.size()) {
-      return UsageError(StrCat("layout.layers_per_stage: \"", part, "\" is no number of layers"));
-    }
-    layers.push_back(value);
-  }
-  return layers;
-}
-
-const char* NameOf(ScheduleKind kind) {
-  switch (kind) {
-    case ScheduleKind::kStandard:
-      return "standard";
-    case ScheduleKind::kLadder:
-      return "ladder";
-    case ScheduleKind::kParallel:
-      return "parallel";
-    case ScheduleKind::kDesync:
-      return "desync";
-  }
-  return "?";
-}
-
-std::string ScheduleWarning(const ModelSettings& asked, const ModelConfig& model) {
-  if (asked.schedule == "checkpoint") return "";
-  const std::string own = NameOf(model.schedule);
-  if (asked.schedule == own && asked.ladder_layers.empty() && asked.desync_pattern.empty()) {
-    return "";
-  }
-  return StrCat("WARNING: the checkpoint's block schedule is ", own, "; --schedule ",
-                asked.schedule, " computes ANOTHER MODEL with its weights. The text may be ",
-                "useless: for experiments only.");
-}
 
 }  // namespace
 
@@ -74,18 +33,13 @@ Result<std::string> CheckLayout(const ServiceConfig& config) {
     return UsageError(
         StrCat("tp ", settings.tp, " x pp ", settings.pp, " is more than ", kRanksMax, " ranks"));
   }
-  ParallelLayout layout;
-  layout.tp = static_cast<int>(settings.tp);
-  layout.pp = static_cast<int>(settings.pp);
-  layout.sp = static_cast<int>(settings.sp);
-  ASSIGN_OR_RETURN(layout.layers_per_stage, ParseStages(settings.layers_per_stage));
-  CheckpointOptions open;
-  open.load_format = config.model.load_format;
-  open.dummy_seed = static_cast<uint64_t>(config.model.dummy_seed);
-  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(config.model.path, open));
-  const Status valid = layout.Validate(checkpoint->config());
-  if (!valid.ok()) return UsageError(valid.error().message);
-  return ScheduleWarning(config.model, checkpoint->config());
+  const auto setup = SetUpRun(config);
+  if (setup.ok()) return setup->effective.warning;
+  // A layout or schedule that this model cannot have is a wrong command line; a bad file is not.
+  const Error& error = setup.error();
+  const bool refused =
+      error.code == ErrorCode::kInvalidArgument || error.code == ErrorCode::kUnsupported;
+  return refused && !error.field.empty() ? UsageError(error.message) : error;
 }
 
 Result<ServiceConfig> LocalConfig(const ServiceOptions& options) {

@@ -85,6 +85,10 @@ class MpiCommunicator final : public Communicator {
   void SumSlice(Operation& operation) const;
   bool TestRequests(Operation& operation);
   void Advance();
+  // The caller computed until `now` with operations in flight; alone, nothing was ever sent.
+  void CountHidden(double now) {
+    if (size_ > 1) stats_.hidden_seconds += now - in_flight_since_;
+  }
 
   MPI_Comm comm_;
   const int64_t spin_ns_;
@@ -269,7 +273,7 @@ void MpiCommunicator::Advance() {
 void MpiCommunicator::Wait(CommHandle handle) {
   if (queue_.empty() || queue_.front().ticket > handle.ticket) return;
   const double begin = NowSeconds();
-  stats_.hidden_seconds += begin - in_flight_since_;
+  CountHidden(begin);
   Backoff backoff(spin_ns_);
   for (;;) {
     Advance();
@@ -283,7 +287,7 @@ void MpiCommunicator::Wait(CommHandle handle) {
 void MpiCommunicator::Poll() {
   if (queue_.empty()) return;
   Advance();
-  if (queue_.empty()) stats_.hidden_seconds += NowSeconds() - in_flight_since_;
+  if (queue_.empty()) CountHidden(NowSeconds());
 }
 
 std::unique_ptr<Communicator> MpiCommunicator::Split(int color, int key) {

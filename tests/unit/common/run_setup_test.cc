@@ -56,7 +56,7 @@ TEST(ModelFrom, MarksLadderLayersAndWarns) {
     settings.ladder_layers = layers;
     const auto effective = ModelFrom(FourLayers(), settings);
     if (!effective.ok()) return effective.error().message;
-    EXPECT_THAT(effective->warning, HasSubstr("another model"));
+    EXPECT_THAT(effective->warning, HasSubstr("ANOTHER MODEL"));
     EXPECT_EQ(effective->model.schedule, ScheduleKind::kLadder);
     return LadderFlags(effective->model);
   };
@@ -66,6 +66,21 @@ TEST(ModelFrom, MarksLadderLayersAndWarns) {
   EXPECT_THAT(flags("4"), HasSubstr("no layer 4"));
   EXPECT_THAT(flags("last:5"), HasSubstr("ladder_layers"));
   EXPECT_THAT(flags("1,,2"), HasSubstr("ladder_layers"));
+}
+
+TEST(ModelFrom, SaysNothingWhereTheScheduleIsTheCheckpointsOwn) {
+  ModelConfig checkpoint = FourLayers();
+  ModelSettings settings;
+  settings.schedule = "standard";
+  EXPECT_EQ(ModelFrom(checkpoint, settings)->warning, "");
+  checkpoint.schedule = ScheduleKind::kLadder;
+  checkpoint.layers[3].ladder = true;
+  EXPECT_NE(ModelFrom(checkpoint, settings)->warning, "");
+  settings.schedule = "ladder";
+  settings.ladder_layers = "last:1";
+  EXPECT_EQ(ModelFrom(checkpoint, settings)->warning, "");
+  settings.ladder_layers = "last:2";
+  EXPECT_NE(ModelFrom(checkpoint, settings)->warning, "");
 }
 
 TEST(ModelFrom, RepeatsDesyncPatternOverTheLayers) {

@@ -223,7 +223,7 @@ TEST(ClientApi, EventsOfASequence) {
   sequence.Append({1, 'h', 1.0f, {{'h', -0.5f}}, {}}, 2'000'000);
   sequence.Append({1, 'i', 1.0f, {{'i', -0.25f}}, {}}, 2'500'000);
   sequence.AddTimings({{0, 1.0f, 0.5f, 0.25f}});
-  ServiceFacts facts{"m", 2, 1, 1, {"n1"}};
+  ServiceFacts facts{"m", 2, 1, 1, "standard", {"n1"}};
   EXPECT_EQ(AcceptedBody(sequence, facts, 99),
             R"({"prompt_tokens":2,"max_tokens":2,"seed":3,"model":"m","created":99})");
   EXPECT_EQ(TokensBody(sequence, 0, 2),

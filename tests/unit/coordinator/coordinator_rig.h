@@ -34,7 +34,7 @@ class Rig {
         this->config.frontend,
         SubmitLimits{ByteTokenizer::kVocab, this->config.scheduler.deadline_default_ms}, transport,
         clock);
-    frontend->SetFacts({"fake", 1, 1, 1, {}});
+    frontend->SetFacts({"fake", 1, 1, 1, "standard", {}});
     encoder = MakeInlineEncoder(tokenizer, nullptr);
     coordinator = std::make_unique<Coordinator>(
         CoordinatorParts{this->config, clock, logger, tokenizer, *frontend, *encoder, group,
