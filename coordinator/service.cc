@@ -83,7 +83,18 @@ class Service {
 Status Service::Start() {
   ASSIGN_OR_RETURN(const RunSetup setup, SetUpRun(config_));
   if (!setup.effective.warning.empty()) logger_.Warn(setup.effective.warning);
-  ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config_.model.path));
+  auto tokenizer = LoadTokenizer(config_.model.path);
+  if (tokenizer.ok()) {
+    tokenizer_ = std::move(tokenizer).value();
+  } else if (config_.model.load_format == "dummy" &&
+             tokenizer.error().code == ErrorCode::kNotFound) {
+    logger_.Info(
+        StrCat("dummy weights without a tokenizer: one token a byte, text shows token ids (",
+               tokenizer.error().message, ")"));
+    tokenizer_ = MakeByteTokenizer(setup.effective.model.vocab_size);
+  } else {
+    return tokenizer.error();
+  }
   const std::string model = config_.model.name.empty()
                                 ? std::filesystem::path(config_.model.path).filename().string()
                                 : config_.model.name;

@@ -46,6 +46,9 @@ class Tokenizer {
 
 // Loads the tokenizer of a .gguf file or of a folder with tokenizer.json.
 Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
+// For dummy weights of a bare configuration: one token a byte (its value modulo the vocabulary), a
+// token's text is its number. No special tokens, no template.
+std::unique_ptr<Tokenizer> MakeByteTokenizer(int32_t vocab_size);
 
 // Turns ids into text as they arrive; never emits half a UTF-8 character. All pushes and the flush
 // joined equal Decode of the same ids. One per stream; `tokenizer` must outlive it.

@@ -73,6 +73,18 @@ def test_generate_json(_):
         assert word in done.stderr, f"{word!r} is not in stderr:\n{done.stderr}"
 
 
+def test_dummy_weights_of_a_bare_configuration(_):
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"model_type": "llamaLadder", "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 640,
+                  "num_hidden_layers": 6, "vocab_size": 1000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "ladder_layers": 4,
+                  "tie_word_embeddings": True}
+        pathlib.Path(folder, "config.json").write_text(json.dumps(config))
+        words = ["generate", "--model", folder, "--set", "model.load_format=dummy", "--prompt-ids", "1,2,3", "--max-tokens", 8, "--temperature", 0, "--json"]
+        tp3 = last_json(echelon(*words, "--tp", 3, "--pp", 2))
+        assert len(tp3["token_ids"]) == 8 and tp3["text"] == "".join(f" {i}" for i in tp3["token_ids"]), tp3
+        assert last_json(echelon(*words, "--tp", 3))["token_ids"] == tp3["token_ids"]
+
+
 def test_generate_text_and_messages(_):
     done = echelon("generate", "--model", MODEL, "--prompt", "1, 2, 3, 4,", "--max-tokens", 6, "--temperature", 0)
     assert " 5, 6" in done.stdout, done.stdout
