@@ -11,7 +11,6 @@ import socket as socket_module
 import subprocess
 import sys
 import time
-import traceback
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent / "client" / "python")]
@@ -406,25 +405,5 @@ def test_200_requests_from_32_clients_with_random_cancels(running):
     ended(running)
 
 
-def main():
-    service.need_model(service.SMOL)
-    wanted = sys.argv[1:]
-    cases = [(name, case) for name, case in globals().items()
-             if name.startswith("test_") and (not wanted or any(word in name for word in wanted))]
-    failed = 0
-    with service.Service({"model.path": service.SMOL, "layout.tp": 2}) as running:
-        for name, case in cases:
-            started = time.monotonic()
-            try:
-                case(running)
-                print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
-            except Exception:
-                failed += 1
-                print(f"FAIL {name}", flush=True)
-                traceback.print_exc()
-    # Leaving the service checked that it ended with 0 and that no process of it is left.
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    service.run_cases(globals(), sys.argv[1:])

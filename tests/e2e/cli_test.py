@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 
@@ -276,24 +275,5 @@ def test_serve_and_check_config(_):
         assert not [pid for pid in ours() if pid not in before]
 
 
-def main():
-    service.need_model(service.SMOL)
-    wanted = sys.argv[1:]
-    cases = [(name, case) for name, case in globals().items()
-             if name.startswith("test_") and (not wanted or any(word in name for word in wanted))]
-    failed = 0
-    with service.Service({"model.path": service.SMOL, "layout.tp": 2}) as running:
-        for name, case in cases:
-            started = time.monotonic()
-            try:
-                case(running)
-                print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
-            except Exception:
-                failed += 1
-                print(f"FAIL {name}", flush=True)
-                traceback.print_exc()
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    service.run_cases(globals(), sys.argv[1:])

@@ -6,7 +6,6 @@ usage: hosts_test.py          as root
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import time
 
@@ -109,18 +108,5 @@ def inside(agent):
     check_pulled_cable(agent)
 
 
-def main():
-    if sys.argv[1:2] == ["--inside"]:
-        inside(sys.argv[2])
-        return
-    service.need_model(service.SMOL)
-    with hosts.Hosts(3) as network:
-        command = [*network.on(1), sys.executable, "-B", "-u", __file__, "--inside", str(network.agent)]
-        status = subprocess.run(command, env={**os.environ, "ECHELON_TEST_NAMESPACE": network.name(1)}).returncode
-        if status == 0:
-            network.assert_empty()
-    sys.exit(status)
-
-
 if __name__ == "__main__":
-    main()
+    hosts.run_on_first(3, inside, __file__)

@@ -5,7 +5,6 @@ usage: partition_test.py      as root
 """
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 import time
@@ -76,18 +75,5 @@ def inside(agent):
         long_break(running, expected, 15)
 
 
-def main():
-    if sys.argv[1:2] == ["--inside"]:
-        inside(sys.argv[2])
-        return
-    service.need_model(service.SMOL)
-    with hosts.Hosts(2) as network:
-        command = [*network.on(1), sys.executable, "-B", "-u", __file__, "--inside", str(network.agent)]
-        status = subprocess.run(command, env={**os.environ, "ECHELON_TEST_NAMESPACE": network.name(1)}).returncode
-        if status == 0:
-            network.assert_empty()
-    sys.exit(status)
-
-
 if __name__ == "__main__":
-    main()
+    hosts.run_on_first(2, inside, __file__)

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -134,3 +135,17 @@ class Hosts:
         for host in [*range(1, self.count + 1), "switch"]:
             remove_namespace(self.name(host))
         self.folder.cleanup()
+
+
+def run_on_first(count, inside, script):
+    """The main of a test on `count` hosts: starts `script` again on the first of them, where inside(agent) is the test."""
+    if sys.argv[1:2] == ["--inside"]:
+        inside(sys.argv[2])
+        return
+    service.need_model(service.SMOL)
+    with Hosts(count) as network:
+        command = [*network.on(1), sys.executable, "-B", "-u", script, "--inside", str(network.agent)]
+        status = subprocess.run(command, env={**os.environ, "ECHELON_TEST_NAMESPACE": network.name(1)}).returncode
+        if status == 0:
+            network.assert_empty()
+    sys.exit(status)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("ECHELON_BIN", ROOT / "build" / "bin"))
@@ -175,3 +176,23 @@ class Service:
             except ProcessLookupError:
                 pass
         self.process.wait()
+
+
+def run_cases(namespace, wanted):
+    """Runs the functions test_*(running) of a test file against one tp=2 service, all of them or those whose names hold a wanted word, and
+    exits with 1 when any failed. Leaving the service checks that it ended with 0 and that no process of it is left."""
+    need_model(SMOL)
+    cases = [(name, case) for name, case in namespace.items()
+             if name.startswith("test_") and (not wanted or any(word in name for word in wanted))]
+    failed = 0
+    with Service({"model.path": SMOL, "layout.tp": 2}) as running:
+        for name, case in cases:
+            started = time.monotonic()
+            try:
+                case(running)
+                print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
+            except Exception:
+                failed += 1
+                print(f"FAIL {name}", flush=True)
+                traceback.print_exc()
+    sys.exit(1 if failed else 0)
