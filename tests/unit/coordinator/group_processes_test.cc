@@ -102,7 +102,11 @@ TEST_F(GroupProcessesTest, FindsAndKillsOrphansByTheirMarker) {
 }
 
 TEST_F(GroupProcessesTest, SeesTrackedRanksDie) {
-  ASSERT_TRUE(Run(StrCat("sleep 100 & echo $! > ", folder_, "/rank; wait; sleep 100")).ok());
+  // The rank itself writes its number: in the middle of exec() a process has no environment yet, so
+  // a number written by its parent could be looked at too early, and would bear no marker.
+  ASSERT_TRUE(Run(StrCat("sh -c 'echo $$ > ", folder_,
+                         "/rank; while :; do sleep 0.05; done' & wait; sleep 100"))
+                  .ok());
   const pid_t rank = PidIn("rank");
   ASSERT_GT(rank, 0);
   processes_->Track(3, rank);
