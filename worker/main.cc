@@ -8,8 +8,30 @@
 #include <cstdio>
 
 #include "common/control.h"
+#include "common/model/checkpoint.h"
+#include "common/planner/hosts_file.h"
+#include "worker/calibration.h"
 #include "worker/control_link.h"
 #include "worker/worker_process.h"
+
+namespace {
+
+int PrintCalibration(const std::string& model) {
+  using namespace echelon;
+  const auto checkpoint = OpenCheckpoint(model);
+  const auto measured =
+      checkpoint.ok() ? Calibrate(**checkpoint, BackendOptions{}) : checkpoint.error();
+  if (!measured.ok()) {
+    std::fprintf(stderr, "echelon-worker: %s\n", measured.error().message.c_str());
+    return kExitUsage;
+  }
+  Cluster cluster{{measured->host}, measured->inside, measured->inside};
+  cluster.hosts[0].slots = measured->host.cores;
+  std::fputs(PrintHosts(cluster).c_str(), stdout);
+  return kExitClean;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // No rank outlives its launcher's process on this host; across hosts the lease sees to it.
@@ -21,10 +43,14 @@ int main(int argc, char** argv) {
   prctl(PR_SET_TIMERSLACK, 1'000);
 
   echelon::WorkerFlags flags;
+  std::string calibrate;
   CLI::App app("One rank of an Echelon worker group; mpirun or srun starts it");
   app.set_version_flag("--version", echelon::BuildId());
   app.add_option("--coordinator", flags.coordinator, "the coordinator's socket for workers")
-      ->required();
+      ->type_name("ENDPOINT");
+  app.add_option("--calibrate", calibrate,
+                 "measure this machine with a model and print a hosts file for echelon plan")
+      ->type_name("MODEL");
   app.add_option("--epoch", flags.epoch, "of the group; 0 = ask the coordinator");
   app.add_option("--join-timeout-ms", flags.join_timeout_ms,
                  "how long to wait for the coordinator and the other ranks")
@@ -33,6 +59,11 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? echelon::kExitClean : echelon::kExitUsage;
+  }
+  if (!calibrate.empty()) return PrintCalibration(calibrate);
+  if (flags.coordinator.empty()) {
+    std::fprintf(stderr, "echelon-worker: --coordinator or --calibrate is required\n");
+    return echelon::kExitUsage;
   }
   const int status = echelon::RunWorker(flags);
   if (status != echelon::kExitClean) {
