@@ -117,6 +117,7 @@ void CpuBackend::RopeAppend(const QkvArgs& args) {
                         args.rope.interleaved);
       }
       const int32_t position = args.rows.positions[t];
+      if (!cache.Keeps(args.rows, args.rows.sequences[t], position)) continue;
       const int32_t page = cache.PageOf(args.rows, args.rows.sequences[t], position);
       const float* key = args.qkv.row(t) + int64_t{args.heads} * dim;
       const float* value = key + int64_t{args.kv_heads} * dim;

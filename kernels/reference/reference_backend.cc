@@ -103,6 +103,7 @@ void ReferenceBackend::RopeAppend(const QkvArgs& args) {
       RotateHead(args.rope, args.rows.positions[t], dim, head);
     }
     const int64_t slot = cache.SlotOf(args.rows, args.rows.sequences[t], args.rows.positions[t]);
+    if (slot < 0) return;
     const float* keys = args.qkv.row(t) + static_cast<int64_t>(args.heads) * dim;
     const float* values = keys + static_cast<int64_t>(args.kv_heads) * dim;
     for (int h = 0; h < args.kv_heads; ++h) {

@@ -34,6 +34,7 @@ class ReferenceBackend : public Backend {
   void MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) override;
   void RopeAppend(const QkvArgs& args) override;
   void Attention(const AttentionArgs& args) override;
+  void MergeAttention(const MergeArgs& args) override;
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
