@@ -19,8 +19,8 @@ namespace echelon {
 
 namespace {
 
-// Rows of a step at which matrix products are measured; the last is the default step_tokens_max.
-constexpr int kRows[] = {1, 2, 4, 8, 16, 32, 64, 128, 512};
+// Rows of a step at which matrix products are measured, besides the default step_tokens_max.
+constexpr int kRows[] = {1, 4, 16, 64};
 constexpr int kRowsMax = 512;
 constexpr int kContext = 1024;  // where attention is measured
 constexpr int kChunk = 64;      // rows of its prefill steps
@@ -84,7 +84,7 @@ class SoloRank {
   // disturbs a machine only adds.
   Result<double> FreshStep(int sequences, int rows, bool sample) {
     double least = std::numeric_limits<double>::max();
-    const int repeats = sequences * rows > kChunk ? 2 : 6;
+    const int repeats = rows < kChunk ? 6 : 3;
     for (int repeat = 0; repeat < repeats; ++repeat) {
       StepPlan plan = NewPlan();
       for (int s = 0; s < sequences; ++s) plan.sequences.push_back(Begin(rows, sample));
@@ -94,17 +94,18 @@ class SoloRank {
     return least;
   }
 
-  // Seconds of a decode step without sampling, and of kChunk rows, with about kContext positions
-  // before.
+  // Seconds of a fresh step of kRowsMax rows, and, with about kContext positions before, of kChunk
+  // rows and of a decode without sampling.
   struct Late {
-    double decode = 0.0, chunk = 0.0;
+    double first = 0.0, chunk = 0.0, decode = 0.0;
   };
   Result<Late> LateSteps() {
-    Late late{std::numeric_limits<double>::max(), std::numeric_limits<double>::max()};
+    constexpr double kNone = std::numeric_limits<double>::max();
+    Late late{0.0, kNone, kNone};
     StepPlan plan = NewPlan();
     plan.sequences.push_back(Begin(kRowsMax, false));
     const SequenceId id = plan.sequences[0].id;
-    RETURN_IF_ERROR(Run(plan));
+    ASSIGN_OR_RETURN(late.first, Run(plan));
     int at = kRowsMax;
     for (const int rows : {kContext - kRowsMax, kChunk, kChunk, kChunk, 1, 1, 1, 1, 1, 1, 1, 1}) {
       ASSIGN_OR_RETURN(const double time, Run(GoOn(id, at, rows)));
@@ -168,89 +169,103 @@ class SoloRank {
   int32_t next_page_ = 0;
 };
 
-// Everything measured of one kind of rank.
-struct Times {
-  std::map<int, double> whole, part;              // by rows: of a rank alone, of one of kShards
-  double sampled_one = 0.0, sampled_batch = 0.0;  // with one token each
-  SoloRank::Late late;
-};
+void Lower(double& value, double other) {
+  if (value == 0.0 || other < value) value = other;
+}
 
-Result<Times> Measure(const Checkpoint& checkpoint, const BackendOptions& options, int threads) {
+}  // namespace
+
+void Calibrator::Times::KeepLeast(const Times& other) {
+  for (const auto& [rows, seconds] : other.whole) Lower(whole[rows], seconds);
+  for (const auto& [rows, seconds] : other.part) Lower(part[rows], seconds);
+  Lower(sampled_one, other.sampled_one);
+  Lower(sampled_batch, other.sampled_batch);
+  Lower(late_decode, other.late_decode);
+  Lower(late_chunk, other.late_chunk);
+}
+
+void Calibrator::LinkTimes::KeepLeast(const LinkTimes& other) {
+  Lower(small, other.small);
+  Lower(large, other.large);
+  Lower(overlapped, other.overlapped);
+}
+
+Result<Calibrator::Times> Calibrator::MeasureRank(int threads) const {
   Times times;
-  const int shards = std::min(kShards, checkpoint.config().n_heads);
+  const int shards = std::min(kShards, checkpoint_.config().n_heads);
   {
-    ASSIGN_OR_RETURN(auto part, SoloRank::Start(checkpoint, options, threads, shards));
+    ASSIGN_OR_RETURN(auto part, SoloRank::Start(checkpoint_, backend_, threads, shards));
     for (const int rows : {1, kChunk}) {
       ASSIGN_OR_RETURN(times.part[rows], part->FreshStep(1, rows, false));
     }
   }
-  ASSIGN_OR_RETURN(auto whole, SoloRank::Start(checkpoint, options, threads, 1));
+  ASSIGN_OR_RETURN(auto whole, SoloRank::Start(checkpoint_, backend_, threads, 1));
   for (const int rows : kRows) {
     ASSIGN_OR_RETURN(times.whole[rows], whole->FreshStep(1, rows, false));
   }
   ASSIGN_OR_RETURN(times.sampled_one, whole->FreshStep(1, 1, true));
   ASSIGN_OR_RETURN(times.sampled_batch, whole->FreshStep(kBatch, 1, true));
-  ASSIGN_OR_RETURN(times.late, whole->LateSteps());
+  ASSIGN_OR_RETURN(const SoloRank::Late late, whole->LateSteps());
+  times.whole[kRowsMax] = late.first;
+  times.late_chunk = late.chunk;
+  times.late_decode = late.decode;
   return times;
 }
 
 // The rates under which the cost model gives these times.
-ProcessorRates RatesFrom(const ModelConfig& model, const Times& times, int threads) {
+ProcessorRates Calibrator::RatesFrom(const Times& times, int threads) const {
   constexpr double kLeast = 1e-15;  // noise must not make a rate negative
+  const ModelConfig& model = checkpoint_.config();
   const int shards = std::min(kShards, model.n_heads);
   const ShardElements whole = ElementsOf(model, ShardOf(model, 1, 0));
   const ShardElements part = ElementsOf(model, ShardOf(model, shards, 0));
   const double layers = model.n_layers(), d = model.d_model;
   const double weights = layers * (whole.attention + whole.mlp);
   const double less = weights - layers * (part.attention + part.mlp);
-  const auto per_weight = [&](int rows) {  // core-seconds
-    return std::max(kLeast, (times.whole.at(rows) - times.part.at(rows)) * threads / less);
-  };
-  const auto fixed = [&](int rows) {  // of a sub-block
-    const double rest = times.whole.at(rows) - weights * per_weight(rows) / threads;
-    return std::max(kLeast, rest / (2 * layers));
+  const auto fixed = [&](int rows) {  // of a sub-block, whatever the shard
+    const double per_weight = (times.whole.at(rows) - times.part.at(rows)) / less;
+    return std::max(kLeast, (times.whole.at(rows) - weights * per_weight) / (2 * layers));
   };
 
   ProcessorRates r;
   r.block_s = fixed(1);
   r.row_element_s = std::max(0.0, (fixed(kChunk) - fixed(1)) * threads / ((kChunk - 1) * d));
+  r.step_s = 0.0;       // part of block_s: both are there whatever the shard
   double seeing = 0.0;  // layers, a window counting for the part of kContext that it sees
   for (const LayerConfig& layer : model.layers) {
     seeing += layer.window == 0 ? 1.0 : std::min(1.0, layer.window / static_cast<double>(kContext));
   }
   const double macs = 2.0 * model.n_heads * model.head_dim * seeing;  // of one visible position
   const double read = 2.0 * model.n_kv_heads * model.head_dim * 2 * seeing;
-  const double late_row = std::max(kLeast, times.late.decode - times.whole.at(1));
+  const double late_row = std::max(1e-6, times.late_decode - times.whole.at(1));
   r.kv_bytes_s = read * kContext / late_row / threads;
-  const double late_pairs = static_cast<double>(kContext) * kChunk;
-  const double late_rows = std::max(kLeast, times.late.chunk - times.whole.at(kChunk));
-  r.attention_macs_s = macs * late_pairs / late_rows / threads;
+  const double late_rows = std::max(1e-6, times.late_chunk - times.whole.at(kChunk));
+  r.attention_macs_s = macs * kContext * kChunk / late_rows / threads;
 
   std::vector<MatMulCurve::Point> curve;
-  for (const int rows : kRows) {
+  for (const auto& [rows, seconds] : times.whole) {
     const double pairs = (rows + 1) / 2.0 * rows;
     const double others = 2 * layers * (r.block_s + rows * d * r.row_element_s / threads) +
                           macs * pairs / r.attention_macs_s / threads;
-    const double seconds = (times.whole.at(rows) - others) * threads / weights;
-    curve.push_back({static_cast<double>(rows), std::max(kLeast, seconds)});
+    curve.push_back(
+        {static_cast<double>(rows), std::max(kLeast, (seconds - others) * threads / weights)});
   }
   r.layers = MatMulCurve(curve);
   const double one = std::max(kLeast, times.sampled_one - times.whole.at(1));
   const double batch = std::max(one, times.sampled_batch - times.whole.at(kBatch));
   r.head = MatMulCurve({{1.0, one * threads / whole.head}, {kBatch, batch * threads / whole.head}});
-  r.step_s = 0.0;  // part of block_s: both are there whatever the shard
   return r;
 }
 
-// All-reduces of two threads: a decode row's, a chunk's, and one behind as much computing.
-Link MeasureLink(int64_t d_model) {
-  constexpr int kRepeats = 50;
+// All-reduces of two threads: a decode row's, a chunk's, and that one behind as much computing.
+Calibrator::LinkTimes Calibrator::MeasureLink() const {
+  constexpr int kRepeats = 40;
+  const int64_t d_model = checkpoint_.config().d_model;
   auto ranks = MakeLocalCommunicators(2);
-  const int64_t sizes[] = {d_model, d_model * kChunk};
-  double seconds[2] = {}, overlapped = 0.0;
+  LinkTimes link;
   const SystemClock clock;
   const auto run = [&](int rank) {
-    std::vector<float> data(sizes[1]);
+    std::vector<float> data(d_model * kChunk);
     Communicator& comm = *ranks[rank];
     const auto timed = [&](int64_t count, double compute) {
       std::vector<double> times;
@@ -265,42 +280,49 @@ Link MeasureLink(int64_t d_model) {
       std::sort(times.begin(), times.end());
       return times[times.size() / 2];
     };
-    const double small = timed(sizes[0], 0.0), large = timed(sizes[1], 0.0);
-    const double behind = timed(sizes[1], large);
-    if (rank == 0) seconds[0] = small, seconds[1] = large, overlapped = behind;
+    const double small = timed(d_model, 0.0), large = timed(d_model * kChunk, 0.0);
+    const double overlapped = timed(d_model * kChunk, large);
+    if (rank == 0) link = {small, large, overlapped};
   };
   std::thread other(run, 1);
   run(0);
   other.join();
-  Link link;
-  const double bytes = static_cast<double>(sizes[1] - sizes[0]) * sizeof(float);
-  link.bytes_s = bytes / std::max(1e-9, seconds[1] - seconds[0]);
-  link.latency_s = std::max(1e-7, seconds[0] - static_cast<double>(sizes[0]) * 4 / link.bytes_s);
-  link.hidden = std::clamp((2 * seconds[1] - overlapped) / seconds[1], 0.0, 1.0);
   return link;
 }
 
-}  // namespace
+Status Calibrator::Measure() {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  ASSIGN_OR_RETURN(const Times all, MeasureRank(cores));
+  all_.KeepLeast(all);
+  if (cores > 1) {
+    // A second rank works beside the measured one, as it will.
+    Result<Times> other = InternalError("not measured");
+    std::thread neighbour([&] { other = MeasureRank(1); });
+    const Result<Times> one = MeasureRank(1);
+    neighbour.join();
+    if (!one.ok()) return one.error();
+    one_.KeepLeast(*one);
+  } else {
+    one_.KeepLeast(all);
+  }
+  link_.KeepLeast(MeasureLink());
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(backend_));
+  free_bytes_ = backend->FreeMemoryBytes();
+  return {};
+}
 
-Result<Calibration> Calibrate(const Checkpoint& checkpoint, const BackendOptions& backend) {
-  const ModelConfig& model = checkpoint.config();
+Calibration Calibrator::Rates() const {
   Calibration out;
   out.host.name = HostName();
   out.host.cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  ASSIGN_OR_RETURN(const Times all, Measure(checkpoint, backend, out.host.cores));
-  out.host.all = out.host.one = RatesFrom(model, all, out.host.cores);
-  if (out.host.cores > 1) {
-    // A second rank works beside the measured one, as it will.
-    Result<Times> other = InternalError("not measured");
-    std::thread neighbour([&] { other = Measure(checkpoint, backend, 1); });
-    const Result<Times> one = Measure(checkpoint, backend, 1);
-    neighbour.join();
-    if (!one.ok()) return one.error();
-    out.host.one = RatesFrom(model, *one, 1);
-  }
-  ASSIGN_OR_RETURN(const auto memory, MakeBackend(backend));
-  out.host.memory_bytes = memory->FreeMemoryBytes();
-  out.inside = MeasureLink(model.d_model);
+  out.host.memory_bytes = free_bytes_;
+  out.host.all = RatesFrom(all_, out.host.cores);
+  out.host.one = RatesFrom(one_, 1);
+  const double small = static_cast<double>(checkpoint_.config().d_model) * sizeof(float);
+  Link& link = out.inside;
+  link.bytes_s = small * (kChunk - 1) / std::max(1e-9, link_.large - link_.small);
+  link.latency_s = std::max(1e-7, link_.small - small / link.bytes_s);
+  link.hidden = std::clamp((2 * link_.large - link_.overlapped) / link_.large, 0.0, 1.0);
   return out;
 }
 

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <optional>
 
 #include "common/control.h"
 #include "common/model/checkpoint.h"
@@ -19,14 +20,18 @@ namespace {
 int PrintCalibration(const std::string& model) {
   using namespace echelon;
   const auto checkpoint = OpenCheckpoint(model);
-  const auto measured =
-      checkpoint.ok() ? Calibrate(**checkpoint, BackendOptions{}) : checkpoint.error();
-  if (!measured.ok()) {
-    std::fprintf(stderr, "echelon-worker: %s\n", measured.error().message.c_str());
+  Status status = checkpoint.ok() ? Status() : Status(checkpoint.error());
+  std::optional<Calibrator> calibrator;
+  if (status.ok()) calibrator.emplace(**checkpoint, BackendOptions{});
+  constexpr int kRounds = 2;
+  for (int round = 0; status.ok() && round < kRounds; ++round) status = calibrator->Measure();
+  if (!status.ok()) {
+    std::fprintf(stderr, "echelon-worker: %s\n", status.error().message.c_str());
     return kExitUsage;
   }
-  Cluster cluster{{measured->host}, measured->inside, measured->inside};
-  cluster.hosts[0].slots = measured->host.cores;
+  const Calibration measured = calibrator->Rates();
+  Cluster cluster{{measured.host}, measured.inside, measured.inside};
+  cluster.hosts[0].slots = measured.host.cores;
   std::fputs(PrintHosts(cluster).c_str(), stdout);
   return kExitClean;
 }

@@ -65,7 +65,10 @@ std::vector<ParallelLayout> LayoutsOf(Scenario scenario, const ModelConfig& mode
   if (scenario == Scenario::kMillionTokens) return {{.tp = 8, .pp = 1, .sp = gpus / 8}};
   std::vector<ParallelLayout> out;
   for (int tp = 1; tp <= std::min(gpus, model.n_heads); tp *= 2) {
-    if (gpus / tp <= model.n_layers()) out.push_back({.tp = tp, .pp = gpus / tp});
+    for (int pp = 1; pp <= std::min(gpus / tp, model.n_layers()); pp *= 2) {
+      // One stream is fastest on as many GPUs as help it; throughput is asked of all of them.
+      if (scenario == Scenario::kLatency || tp * pp == gpus) out.push_back({.tp = tp, .pp = pp});
+    }
   }
   return out;
 }

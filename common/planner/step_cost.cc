@@ -26,6 +26,29 @@ double KvPositions(const StepShape& shape, int window) {
   return window == 0 ? seen : std::min<double>(seen, window + shape.rows - 1);
 }
 
+// Cores that each rank has to itself, and its threads: workers share a host's cores out, and more
+// ranks of one stage than cores take turns.
+struct Placement {
+  std::vector<double> threads, cores;  // by rank
+
+  Placement(const ParallelLayout& layout, const Cluster& cluster) {
+    const int stage_ranks = layout.tp * layout.sp;
+    std::vector<int> host(layout.world());
+    std::vector<int> on_host(cluster.hosts.size(), 0);
+    for (int rank = 0; rank < layout.world(); ++rank) ++on_host[host[rank] = cluster.HostOf(rank)];
+    for (int begin = 0; begin < layout.world(); begin += stage_ranks) {
+      std::vector<int> together(cluster.hosts.size(), 0);
+      for (int i = 0; i < stage_ranks; ++i) ++together[host[begin + i]];
+      for (int i = 0; i < stage_ranks; ++i) {
+        const int h = host[begin + i];
+        threads.push_back(cluster.hosts[h].CoresOfRank(on_host[h]));
+        cores.push_back(
+            std::min(threads.back(), static_cast<double>(cluster.hosts[h].cores) / together[h]));
+      }
+    }
+  }
+};
+
 // One rank of a stage: its processor as it shares the host, and its part of the model.
 struct RankCost {
   ProcessorRates rates;
@@ -36,11 +59,11 @@ struct RankCost {
 
 class StageWalk {
  public:
-  StageWalk(const CostInputs& in, const StepShape& shape, int stage)
+  StageWalk(const CostInputs& in, const StepShape& shape, const Placement& placement, int stage)
       : in_(in), shape_(shape), stage_(stage), rows_(shape.total_rows() / in.layout.sp) {
     // A decode step has fewer rows than sp ranks: each runs them all, attention is divided.
     if (shape.rows == 1) rows_ = shape.total_rows();
-    PlaceRanks();
+    PlaceRanks(placement);
   }
 
   StageCost Run() {
@@ -69,22 +92,19 @@ class StageWalk {
     double behind;   // compute since it was posted
   };
 
-  void PlaceRanks() {
+  void PlaceRanks(const Placement& placement) {
     const Cluster& cluster = in_.cluster;
-    std::vector<int> on_host(cluster.hosts.size(), 0);
-    for (int rank = 0; rank < in_.layout.world(); ++rank) ++on_host[cluster.HostOf(rank)];
-    std::vector<int> together(cluster.hosts.size(), 0);  // ranks of this stage
     const int begin = in_.layout.RankOf({0, stage_, 0});
     const int count = in_.layout.tp * in_.layout.sp;
-    for (int i = 0; i < count; ++i) ++together[cluster.HostOf(begin + i)];
+    int last_host = -1;
+    hosts_ = 0;
     for (int i = 0; i < count; ++i) {
       const int h = cluster.HostOf(begin + i);
-      const HostSpec& host = cluster.hosts[h];
-      // Threads as the workers share cores out; more ranks than cores take turns.
-      const double threads = host.CoresOfRank(on_host[h]);
+      hosts_ += h != last_host ? 1 : 0;
+      last_host = h;
       RankCost rank;
-      rank.cores = std::min(threads, static_cast<double>(host.cores) / together[h]);
-      rank.rates = host.RatesOf(threads);
+      rank.cores = placement.cores[begin + i];
+      rank.rates = cluster.hosts[h].RatesOf(placement.threads[begin + i]);
       const TensorShard shard = ShardOf(in_.model, in_.layout.tp, i % in_.layout.tp);
       rank.elements = ElementsOf(in_.model, shard);
       rank.heads = static_cast<double>(shard.heads.size());
@@ -92,8 +112,6 @@ class StageWalk {
       FillCurves(rank.rates);
       ranks_.push_back(rank);
     }
-    hosts_ = static_cast<int>(
-        std::count_if(together.begin(), together.end(), [](int ranks) { return ranks > 0; }));
   }
 
   void FillCurves(ProcessorRates& r) const {
@@ -218,13 +236,11 @@ class StageWalk {
 // that each stage computes.
 double HostBound(const CostInputs& in, const std::vector<double>& work) {
   const Cluster& cluster = in.cluster;
+  const Placement placement(in.layout, cluster);
   std::vector<double> core_seconds(cluster.hosts.size(), 0.0);
-  std::vector<int> on_host(cluster.hosts.size(), 0);
-  for (int rank = 0; rank < in.layout.world(); ++rank) ++on_host[cluster.HostOf(rank)];
   for (int rank = 0; rank < in.layout.world(); ++rank) {
-    const int h = cluster.HostOf(rank);
-    const double threads = cluster.hosts[h].CoresOfRank(on_host[h]);
-    core_seconds[h] += threads * work[in.layout.PositionOf(rank).pp];
+    core_seconds[cluster.HostOf(rank)] +=
+        placement.cores[rank] * work[in.layout.PositionOf(rank).pp];
   }
   double most = 0.0;
   for (size_t h = 0; h < core_seconds.size(); ++h) {
@@ -253,8 +269,11 @@ ShardElements ElementsOf(const ModelConfig& model, const TensorShard& shard) {
 }
 
 std::vector<StageCost> CostOfStep(const CostInputs& inputs, const StepShape& shape) {
+  const Placement placement(inputs.layout, inputs.cluster);
   std::vector<StageCost> stages;
-  for (int s = 0; s < inputs.layout.pp; ++s) stages.push_back(StageWalk(inputs, shape, s).Run());
+  for (int s = 0; s < inputs.layout.pp; ++s) {
+    stages.push_back(StageWalk(inputs, shape, placement, s).Run());
+  }
   return stages;
 }
 

@@ -137,7 +137,7 @@ TEST(Memory, ShardsAddUpToTheModel) {
   EXPECT_EQ(kv, whole.kv);
   EXPECT_GE(weights, whole.weights);  // norms are on every rank
   EXPECT_LT(weights, whole.weights * 1.1);
-  const RankMemory about = MemoryOfRank(2.0, model, {}, 0, workload);
+  const RankMemory about = MemoryOfRank(4.0, model, {}, 0, workload);
   EXPECT_NEAR(static_cast<double>(about.weights), static_cast<double>(whole.weights),
               0.02 * static_cast<double>(whole.weights));
 }
