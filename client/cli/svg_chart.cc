@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <set>
 
 #include "common/strings.h"
 
@@ -59,7 +60,7 @@ Axis AxisOf(const Chart& chart, bool x) {
     }
   }
   const bool logarithmic = x || chart.log_y;
-  if (!logarithmic) return {0.0, most * 1.05, false};
+  if (!logarithmic) return {0.0, std::ceil(most * 5 - 1e-9) / 5, false};  // ticks of a fifth
   if (!x) return {least / 1.2, most * 1.2, true};
   return {least, most > least ? most : 2 * least, true};
 }
@@ -80,15 +81,11 @@ std::string Frame(const Chart& chart, const Axis& x, const Axis& y) {
     out += Text(kLeft - 6, at + 4, "end", Number(tick));
   }
   double last = -100;
-  for (const double tick : chart.lines.empty() ? std::vector<double>() : [&] {
-         std::vector<double> ticks;  // the x values themselves: counts of GPUs
-         for (const ChartLine& line : chart.lines) {
-           for (const auto& point : line.points) ticks.push_back(point.first);
-         }
-         std::sort(ticks.begin(), ticks.end());
-         ticks.erase(std::unique(ticks.begin(), ticks.end()), ticks.end());
-         return ticks;
-       }()) {
+  std::set<double> values;  // the x values themselves are the ticks
+  for (const ChartLine& line : chart.lines) {
+    for (const auto& point : line.points) values.insert(point.first);
+  }
+  for (const double tick : values) {
     const double at = kLeft + x.At(tick, kPlotWidth);
     if (at - last < 30) continue;
     last = at;

@@ -62,6 +62,7 @@ Json LayoutJson(const PlannedLayout& p, const Cluster& cluster, const std::strin
   out.Set("tp", p.layout.tp);
   out.Set("pp", p.layout.pp);
   out.Set("sp", p.layout.sp);
+  out.Set("layers_per_stage", StagesText(p.layout));
   out.Set("fits", p.fits());
   if (!why.empty()) out.Set("why_not", why);
   out.Set("memory_used", p.memory_used);
@@ -102,6 +103,9 @@ std::string PlanText(const LayoutPlan& plan, const Cluster& cluster, const Workl
                   workload.context, " and ", static_cast<int>(kPlannedTokens),
                   " tokens on every stream\n", head, Row(best, workload, ""),
                   RanksTable(best, cluster));
+    if (best.layout.pp > 1) {
+      out += StrCat("  layers of the stages: ", StagesText(best.layout), "\n");
+    }
     if (plan.fitting.size() > 1) out += StrCat("\nRunners-up\n", head);
     for (size_t i = 1; i < shown(plan.fitting, 1); ++i) {
       out += Row(plan.fitting[i], workload, WhyNot(best, plan.fitting[i], cluster));

@@ -1,6 +1,7 @@
 #include "common/planner/planner.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/check.h"
 #include "common/strings.h"
@@ -42,11 +43,20 @@ PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
                          const Cluster& cluster, const Workload& workload,
                          const ParallelLayout& layout) {
   CHECK(layout.world() <= cluster.slots());
+  const WeightBytesPer bytes = BytesPerWeight(checkpoint);
+  const auto context = static_cast<double>(workload.context);
+  const auto streams = static_cast<double>(workload.streams);
   PlannedLayout planned;
   planned.layout = layout;
+  const CostInputs inputs{model,        planned.layout, cluster,
+                          bytes.layers, bytes.head,     workload.kv_value_bytes};
+  if (layout.layers_per_stage.empty()) {
+    const double rows = std::ceil(streams / std::min<double>(layout.pp, streams));
+    planned.layout.layers_per_stage = BalanceStages(inputs, {rows, 1, context - 1, true, 0});
+  }
   std::vector<double> used(cluster.hosts.size(), 0.0);
   for (int rank = 0; rank < layout.world(); ++rank) {
-    planned.ranks.push_back(MemoryOfRank(checkpoint, model, layout, rank, workload));
+    planned.ranks.push_back(MemoryOfRank(checkpoint, model, planned.layout, rank, workload));
     used[cluster.HostOf(rank)] += static_cast<double>(planned.ranks.back().total());
   }
   for (size_t h = 0; h < used.size(); ++h) {
@@ -55,10 +65,6 @@ PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
     planned.memory_used = share;
     planned.tightest_host = static_cast<int>(h);
   }
-  const WeightBytesPer bytes = BytesPerWeight(checkpoint);
-  CostInputs inputs{model, layout, cluster, bytes.layers, bytes.head, workload.kv_value_bytes};
-  const auto context = static_cast<double>(workload.context);
-  const auto streams = static_cast<double>(workload.streams);
   planned.prefill = CostOfPrefill(inputs, context, static_cast<double>(workload.step_tokens_max));
   planned.decode = CostOfDecode(inputs, context, streams);
   planned.seconds = streams * planned.prefill.seconds + kPlannedTokens * planned.decode.seconds;
@@ -86,6 +92,12 @@ Result<LayoutPlan> PlanLayouts(const Checkpoint& checkpoint, const ModelConfig& 
 
 std::string LayoutName(const ParallelLayout& layout) {
   return StrCat("tp=", layout.tp, " pp=", layout.pp, " sp=", layout.sp);
+}
+
+std::string StagesText(const ParallelLayout& layout) {
+  std::vector<std::string> counts;
+  for (const int layers : layout.layers_per_stage) counts.push_back(StrCat(layers));
+  return Join(counts, ",");
 }
 
 std::string WhyNot(const PlannedLayout& best, const PlannedLayout& other, const Cluster& cluster) {

@@ -17,7 +17,7 @@ namespace echelon {
 inline constexpr double kPlannedTokens = 128;
 
 struct PlannedLayout {
-  ParallelLayout layout;
+  ParallelLayout layout;  // with the layers of each stage, weighted by the hosts' speed
   std::vector<RankMemory> ranks;
   // The host that has the least left, and how full it is: above 1 the layout does not fit.
   int tightest_host = 0;
@@ -38,13 +38,15 @@ struct LayoutPlan {
 // change where no layout can run at all.
 Result<LayoutPlan> PlanLayouts(const Checkpoint& checkpoint, const ModelConfig& model,
                                const Cluster& cluster, const Workload& workload);
-// One layout, which must be valid and no larger than the cluster.
+// One layout, which must be valid and no larger than the cluster; its layers_per_stage are kept.
 PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
                          const Cluster& cluster, const Workload& workload,
                          const ParallelLayout& layout);
 
 // "tp=2 pp=1 sp=1"
 std::string LayoutName(const ParallelLayout& layout);
+// "9,9,10,2", as layout.layers_per_stage takes it; "" for one stage.
+std::string StagesText(const ParallelLayout& layout);
 // In what `other` loses against `best`, in a few words.
 std::string WhyNot(const PlannedLayout& best, const PlannedLayout& other, const Cluster& cluster);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <limits>
+#include <set>
 
 #include "common/block_schedule.h"
 #include "common/check.h"
@@ -96,12 +98,13 @@ class StageWalk {
     const Cluster& cluster = in_.cluster;
     const int begin = in_.layout.RankOf({0, stage_, 0});
     const int count = in_.layout.tp * in_.layout.sp;
-    int last_host = -1;
-    hosts_ = 0;
+    std::set<int> stage_hosts, group_hosts;
     for (int i = 0; i < count; ++i) {
       const int h = cluster.HostOf(begin + i);
-      hosts_ += h != last_host ? 1 : 0;
-      last_host = h;
+      if (i % in_.layout.tp == 0) group_hosts.clear();  // the next tensor-parallel group
+      group_hosts.insert(h);
+      stage_hosts.insert(h);
+      tp_hosts_ = std::max(tp_hosts_, static_cast<int>(group_hosts.size()));
       RankCost rank;
       rank.cores = placement.cores[begin + i];
       rank.rates = cluster.hosts[h].RatesOf(placement.threads[begin + i]);
@@ -112,6 +115,7 @@ class StageWalk {
       FillCurves(rank.rates);
       ranks_.push_back(rank);
     }
+    hosts_ = static_cast<int>(stage_hosts.size());
   }
 
   void FillCurves(ProcessorRates& r) const {
@@ -176,12 +180,12 @@ class StageWalk {
   void WaitForOldest() {
     const InFlight message = pending_.front();
     pending_.pop_front();
-    const double hidden = TensorLink().hidden * std::min(message.seconds, message.behind);
+    const Link& link = tp_hosts_ > 1 ? in_.cluster.between : in_.cluster.inside;
+    const double hidden = link.hidden * std::min(message.seconds, message.behind);
     cost_.hidden_s += hidden;
     cost_.exposed_s += message.seconds - hidden;
   }
 
-  const Link& TensorLink() const { return hosts_ > 1 ? in_.cluster.between : in_.cluster.inside; }
   const Link& BoundaryLink() const {
     const int last = in_.layout.RankOf({in_.layout.tp - 1, stage_, in_.layout.sp - 1});
     const bool same_host = in_.cluster.HostOf(last) == in_.cluster.HostOf(last + 1);
@@ -193,10 +197,9 @@ class StageWalk {
     const int tp = in_.layout.tp;
     if (tp == 1) return 0.0;
     const double bytes = rows_ * in_.model.d_model * in_.activation_bytes;
-    const int hosts = std::min(hosts_, tp);
-    const int local = (tp + hosts - 1) / hosts;
+    const int local = (tp + tp_hosts_ - 1) / tp_hosts_;
     return in_.cluster.inside.AllReduceSeconds(local, bytes) +
-           in_.cluster.between.AllReduceSeconds(hosts, bytes);
+           in_.cluster.between.AllReduceSeconds(tp_hosts_, bytes);
   }
 
   // Sequence parallelism: prefill passes keys and values (or queries, where that is less) round the
@@ -206,7 +209,7 @@ class StageWalk {
     if (sp == 1) return;
     const double d = in_.model.head_dim;
     const double heads = ranks_.front().heads, kv_heads = ranks_.front().kv_heads;
-    const Link& link = TensorLink();
+    const Link& link = hosts_ > 1 ? in_.cluster.between : in_.cluster.inside;
     if (shape_.rows == 1) {
       const double bytes = rows_ * heads * (d + 1) * 4.0;
       cost_.exposed_s += link.AllReduceSeconds(sp, bytes);
@@ -227,7 +230,8 @@ class StageWalk {
   const int stage_;
   double rows_;  // that one rank computes
   std::vector<RankCost> ranks_;
-  int hosts_ = 1;  // that the stage's ranks are on
+  int hosts_ = 1;     // that the stage's ranks are on
+  int tp_hosts_ = 1;  // that a tensor-parallel group is on, at most
   std::deque<InFlight> pending_;
   StageCost cost_;
 };
@@ -275,6 +279,42 @@ std::vector<StageCost> CostOfStep(const CostInputs& inputs, const StepShape& sha
     stages.push_back(StageWalk(inputs, shape, placement, s).Run());
   }
   return stages;
+}
+
+std::vector<int> BalanceStages(const CostInputs& inputs, const StepShape& shape) {
+  ParallelLayout layout = inputs.layout;
+  if (layout.pp == 1) return {};
+  std::vector<int> best;
+  for (int s = 0; s < layout.pp; ++s) {
+    best.push_back(static_cast<int>(LayersOfStage(inputs.model, layout, s).size()));
+  }
+  double best_seconds = std::numeric_limits<double>::max();
+  for (std::vector<int> counts = best;;) {
+    layout.layers_per_stage = counts;
+    const CostInputs moved{inputs.model,
+                           layout,
+                           inputs.cluster,
+                           inputs.layer_bytes_per_weight,
+                           inputs.head_bytes_per_weight,
+                           inputs.kv_value_bytes,
+                           inputs.activation_bytes};
+    const std::vector<StageCost> stages = CostOfStep(moved, shape);
+    int slowest = -1, fastest = 0;
+    double most = 0.0;
+    for (int s = 0; s < layout.pp; ++s) {
+      most = std::max(most, stages[s].total());
+      if (counts[s] > 1 && (slowest < 0 || stages[s].total() > stages[slowest].total())) {
+        slowest = s;
+      }
+      if (stages[s].total() < stages[fastest].total()) fastest = s;
+    }
+    if (most >= best_seconds * (1 - 1e-9)) return best;  // the last move did not help
+    best_seconds = most;
+    best = counts;
+    if (slowest < 0 || slowest == fastest) return best;
+    --counts[slowest];
+    ++counts[fastest];
+  }
 }
 
 PhaseCost CostOfPrefill(const CostInputs& inputs, double tokens, double chunk) {

@@ -54,6 +54,10 @@ struct StageCost {
 // One entry a pipeline stage. Of tensor-parallel ranks the slowest counts, sub-block by sub-block.
 std::vector<StageCost> CostOfStep(const CostInputs& inputs, const StepShape& shape);
 
+// Layers of each stage, moved from the slowest stage to the fastest as long as a step of `shape`
+// gets faster by it: for uneven hosts, and for the LM head's real cost. Empty for a single stage.
+std::vector<int> BalanceStages(const CostInputs& inputs, const StepShape& shape);
+
 // A whole prompt, or one token for every stream.
 struct PhaseCost {
   double seconds = 0.0;

@@ -7,7 +7,7 @@
 // the results that the plan was made from are back and the scheduler has had its measured time. The
 // bubble is 1 - sum of busy / (stages * span). Exits with 1 where it is 20 % or more.
 //
-// usage: pipeline_bubble MODEL [stages] [streams] [tokens]
+// usage: pipeline_bubble MODEL [stages] [streams] [tokens] [layers,of,stages]
 
 #include <algorithm>
 #include <cstdio>
@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/model/checkpoint.h"
 #include "common/model/tokenizer.h"
+#include "common/run_setup.h"
 #include "common/strings.h"
 #include "coordinator/scheduler.h"
 #include "worker/local_group.h"
@@ -41,11 +42,15 @@ struct Recorded {
 struct Setup {
   int stages = 4, streams = 8, tokens = 48;
   std::string path;
+  std::string layers_per_stage;  // "" = balanced by weights
 };
 
 Result<std::unique_ptr<LocalGroup>> StartGroup(const Checkpoint& checkpoint, const Setup& setup) {
   LocalGroupOptions options;
-  options.layout.pp = setup.stages;
+  LayoutSettings layout;
+  layout.pp = setup.stages;
+  layout.layers_per_stage = setup.layers_per_stage;
+  ASSIGN_OR_RETURN(options.layout, LayoutFrom(layout));
   options.executor.context_max = kPromptTokens + setup.tokens + 16;
   options.executor.kv_memory_bytes = 256 << 20;
   return LocalGroup::Start(checkpoint, checkpoint.config(), options);
@@ -181,14 +186,16 @@ Status Run(const Setup& setup, double& bubble) {
 }  // namespace echelon
 
 int main(int argc, char** argv) {
-  if (argc < 2 || argc > 5) {
-    std::fprintf(stderr, "usage: pipeline_bubble MODEL [stages] [streams] [tokens]\n");
+  if (argc < 2 || argc > 6) {
+    std::fprintf(stderr,
+                 "usage: pipeline_bubble MODEL [stages] [streams] [tokens] [layers,of,stages]\n");
     return 2;
   }
   echelon::Setup setup;
   setup.path = argv[1];
   int* const counts[] = {&setup.stages, &setup.streams, &setup.tokens};
-  for (int i = 2; i < argc; ++i) *counts[i - 2] = std::max(1, std::atoi(argv[i]));
+  if (argc > 5) setup.layers_per_stage = argv[5];
+  for (int i = 2; i < std::min(argc, 5); ++i) *counts[i - 2] = std::max(1, std::atoi(argv[i]));
   double bubble = 0.0;
   const echelon::Status status = echelon::Run(setup, bubble);
   if (!status.ok()) {

@@ -113,6 +113,17 @@ TEST(StepCost, TheSlowestRankCounts) {
   EXPECT_NEAR(CostOfDecode({model, layout, cluster}, 100, 1).seconds, 3 * equal, equal * 1e-6);
 }
 
+TEST(StepCost, LayersAreWeightedByTheHostsSpeed) {
+  const ModelConfig model = *NamedModel("llama-3-70b");
+  Cluster cluster = UniformCluster(PlainHost(), 2, LinkOf(0, 0), LinkOf(0, 0));
+  HostSpec& slow = cluster.hosts[0];
+  slow.all.layers = MatMulCurve({{1.0, 3e-9}});
+  slow.one = slow.all;
+  const ParallelLayout layout{.pp = 2};
+  const auto counts = BalanceStages({model, layout, cluster}, {1, 1, 100, false, 0});
+  EXPECT_EQ(counts, (std::vector<int>{20, 60}));
+}
+
 TEST(Memory, ShardsAddUpToTheModel) {
   const ScratchFolder folder;
   TinyModel tiny;
