@@ -24,8 +24,8 @@ import hosts
 import service
 
 LAYERS = 16
-MODEL = {"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 1536, "num_hidden_layers": LAYERS,
-         "vocab_size": 2048, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+MODEL = {"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 1536,
+         "num_hidden_layers": LAYERS, "vocab_size": 2048, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
 SCHEDULES = {
     "none": {"model.schedule": "desync", "model.desync_pattern": "00"},
     "standard": {"model.schedule": "standard"},
@@ -113,7 +113,8 @@ def summarize(row):
 
 def show(rows):
     names = list(rows[0]["summary"]["steps_ms"])
-    print("| streams | latency, us | M / C | " + " | ".join(f"{name}, ms" for name in names) + " | standard / ladder | hidden | step / max(C, M) | relay's share of a core, late by |")
+    print("| streams | latency, us | M / C | " + " | ".join(f"{name}, ms" for name in names)
+          + " | standard / ladder | hidden | step / max(C, M) | relay's share of a core, late by |")
     print("|" + "---|" * (len(names) + 7))
     for row in rows:
         s = row["summary"]
