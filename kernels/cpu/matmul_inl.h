@@ -59,7 +59,7 @@ void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t
     const std::byte* group = panel + g * kLayout.Bytes();
     const std::byte* super = panel + part.super_at(g);
     Prefetch<kLayout.Bytes()>(group);
-    const int64_t at = t * x.groups + g;
+    const int64_t at = g * x.tokens + t;
     const int16_t* codes = x.codes + at * kGroup;
     typename V::I dots[kTokens][kChains];
 #pragma GCC unroll 8
@@ -71,13 +71,13 @@ void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t
       const auto w = CodePair<V, Format, pair>(group);
 #pragma GCC unroll 8
       for (int i = 0; i < kTokens; ++i) {
-        const auto both = V::SetPair(codes + i * x.groups * kGroup + 2 * pair);
+        const auto both = V::SetPair(codes + i * kGroup + 2 * pair);
         dots[i][kChain] = V::Dot(dots[i][kChain], w, both);
       }
     });
 #pragma GCC unroll 8
     for (int i = 0; i < kTokens; ++i) {
-      const auto x_scale = V::Set(x.scales[at + i * x.groups]);
+      const auto x_scale = V::Set(x.scales[at + i]);
       const auto add = [&](typename V::I dot, typename V::F scale) __attribute__((always_inline)) {
         sums[i] = V::Fma(V::Mul(V::ToFloat(dot), x_scale), scale, sums[i]);
       };
@@ -90,7 +90,7 @@ void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t
         add(dots[i][0], GroupNumber<V, Format, 0>(group, super));
       }
       if constexpr (kLayout.has_min) {
-        const auto x_sum = V::Set(x.sums[at + i * x.groups]);
+        const auto x_sum = V::Set(x.sums[at + i]);
         sums[i] = V::Fma(GroupNumber<V, Format, 1>(group, super), x_sum, sums[i]);
       }
     }
@@ -158,9 +158,9 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
   // Unrolled within a group, not over groups: sums and dots of a tile stay in registers.
 #pragma GCC unroll 1
   for (int64_t g = block.begin; g < block.end; ++g) {
-    const int16_t* x_codes = x.codes + (t * x.groups + g) * kGroup;
-    const float* x_scales = x.scales + t * x.groups + g;
-    const float* x_sums = x.sums + t * x.groups + g;
+    const int16_t* x_codes = x.codes + (g * x.tokens + t) * kGroup;
+    const float* x_scales = x.scales + g * x.tokens + t;
+    const float* x_sums = x.sums + g * x.tokens + t;
     for (int64_t byte = ahead.from; byte < ahead.to; byte += 64) {
       for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.at + p * ahead.panel_bytes + byte);
     }
@@ -182,7 +182,7 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
         }
 #pragma GCC unroll 8
         for (int i = 0; i < kTokens; ++i) {
-          const auto both = V::SetPair(x_codes + i * x.groups * kGroup + 2 * pair);
+          const auto both = V::SetPair(x_codes + i * kGroup + 2 * pair);
 #pragma GCC unroll 2
           for (int p = 0; p < kPanels; ++p) dots[p][i] = V::Dot(dots[p][i], w[p], both);
         }
@@ -192,11 +192,11 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
         const auto scale = V::Load(numbers + p * kNumbersOfGroup + half * kPanelRows);
 #pragma GCC unroll 8
         for (int i = 0; i < kTokens; ++i) {
-          const auto x_scale = V::Set(x_scales[i * x.groups]);
+          const auto x_scale = V::Set(x_scales[i]);
           sums.at[p][i] = V::Fma(V::Mul(V::ToFloat(dots[p][i]), x_scale), scale, sums.at[p][i]);
           if constexpr (kNumbers == Numbers::kScaleAndMin) {
             const auto min = V::Load(numbers + p * kNumbersOfGroup + kPanelRows);
-            sums.at[p][i] = V::Fma(min, V::Set(x_sums[i * x.groups]), sums.at[p][i]);
+            sums.at[p][i] = V::Fma(min, V::Set(x_sums[i]), sums.at[p][i]);
           }
         }
       }
