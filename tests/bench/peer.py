@@ -53,17 +53,18 @@ class Peer:
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return json.loads(out)[0]["avg_ts"]
 
-    def prefill(self, tokens):
-        return self._bench("-p", tokens, "-n", 0)
+    # `flash`: 1 with flash attention. Their programs' defaults differ (off in one, by device in the other), so it is always given.
+    def prefill(self, tokens, flash):
+        return self._bench("-p", tokens, "-n", 0, "-fa", flash)
 
     def decode(self, context, tokens, flash):
-        """`flash`: 1 with flash attention; which is faster depends on the context."""
         return self._bench("-p", 0, "-n", tokens, "-d", context, "-fa", flash)
 
-    def served(self, streams, prompt, gen):
+    def served(self, streams, prompt, gen, flash):
         """Generated tokens over the time of all prompts and all decoding."""
         command = [self.programs / "llama-batched-bench", "-m", self.model, "-t", self.threads, "-tb", self.threads, "-c",
-                   streams * (prompt + gen) + 64, "-b", 2048, "-ub", 512, "-npp", prompt, "-ntg", gen, "-npl", streams, "--output-format", "jsonl"]
+                   streams * (prompt + gen) + 64, "-fa", "on" if flash else "off",
+                   "-b", 2048, "-ub", 512, "-npp", prompt, "-ntg", gen, "-npl", streams, "--output-format", "jsonl"]
         out = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout
         row = json.loads(out.strip().splitlines()[-1])
         return streams * gen / (row["t_pp"] + row["t_tg"])
