@@ -3,7 +3,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import tarfile
 
 VERSION = "0.3.36"
 CACHE = pathlib.Path.home() / ".cache/echelon/peers"
@@ -22,8 +21,7 @@ def build():
         # pip builds an archive's metadata while it downloads: the build's own tools come from the registry too.
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", CACHE,
                         f"llama-cpp-python=={VERSION}"], check=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(CACHE, filter="data")
+    subprocess.run(["tar", "-C", CACHE, "-xf", archive], check=True)
     subprocess.run(["cmake", "-S", source, "-B", source / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF",
                     "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", source / "build", "-j", "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
