@@ -5,7 +5,8 @@
 // times are laid out as if every stage had its own machine. A plan starts on a stage when the stage
 // has finished the plan before, the stage before has finished this plan, and (on the first stage)
 // the results that the plan was made from are back and the scheduler has had its measured time. The
-// bubble is 1 - sum of busy / (stages * span). Exits with 1 where it is 20 % or more.
+// bubble is 1 - sum of busy / (stages * span). Exits with 1 where that of steady decodes is 20 % or
+// more.
 //
 // usage: pipeline_bubble MODEL [stages] [streams] [tokens] [layers,of,stages]
 
@@ -174,11 +175,11 @@ Status Run(const Setup& setup, double& bubble) {
   }
   const Replay steady = Lay(record, setup.stages, [](const Recorded& r) { return r.decodes; });
   const Replay whole = Lay(record, setup.stages, [](const Recorded&) { return true; });
-  bubble = whole.bubble(setup.stages);
+  bubble = steady.bubble(setup.stages);
   std::printf(
       "bubble: %.1f %% of the whole run (prompts, filling and draining included), %.1f %% "
       "of its steady decodes; span %.3f s\n",
-      100 * bubble, 100 * steady.bubble(setup.stages), whole.span_s);
+      100 * whole.bubble(setup.stages), 100 * bubble, whole.span_s);
   return {};
 }
 
