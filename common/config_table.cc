@@ -141,6 +141,9 @@ void AddWorker(std::vector<ConfigRow>& rows) {
   add.Int("page_tokens", &S::page_tokens, "tokens", 1, 4096, "Tokens of one page of that cache.");
   add.Choice("shared_memory", &S::shared_memory, {"auto", "off"},
              "auto: the ranks of a host exchange through memory they share; off: through MPI.");
+  add.Choice("measure_memory", &S::measure_memory, {"no", "yes"},
+             "Whether each rank measures how fast its threads read memory before it is ready, for "
+             "status and benchmarks.");
 }
 
 void AddScheduler(std::vector<ConfigRow>& rows) {
