@@ -13,8 +13,8 @@ namespace echelon {
 
 namespace {
 
-constexpr int64_t kPollMinNs = 5'000;
-constexpr int64_t kPollMaxNs = 4'000'000;  // an idle rank polls 250 times a second: 0.3 % of a core
+constexpr int64_t kNapMinNs = 5'000;
+constexpr int64_t kNapMaxNs = 4'000'000;  // an idle rank polls 250 times a second: 0.3 % of a core
 constexpr int64_t kSleepNs = 1'000'000'000;  // when only a bell can end the wait
 
 int64_t NowNs() {
@@ -57,17 +57,15 @@ void Progress::WaitUntil(const std::function<bool()>& done) {
 }
 
 void Progress::Sleep(int64_t waited_ns, const std::function<bool()>& done) {
-  const int64_t sleep_ns =
-      AwaitsOtherHosts() ? std::clamp(waited_ns / 16, kPollMinNs, kPollMaxNs) : kSleepNs;
-  if (!place_.bells) {
-    const timespec nap{0, std::min(sleep_ns, kPollMaxNs)};
+  if (waited_ns < kRingNs || !place_.bells || AwaitsOtherHosts()) {
+    const timespec nap{0, std::clamp(waited_ns / 16, kNapMinNs, kNapMaxNs)};
     nanosleep(&nap, nullptr);
     return;
   }
   Bell& bell = BellOf(place_.seat);
   const uint32_t armed = bell.Arm();
   Advance();  // what came before the bell was armed rings nobody
-  if (!done()) bell.Sleep(armed, sleep_ns);
+  if (!done()) bell.Sleep(armed, kSleepNs);
   bell.Disarm();
 }
 

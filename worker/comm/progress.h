@@ -4,11 +4,12 @@
 // rank on, not only the one waited for: a message that did not fit its stream goes on while its
 // sender waits for something else. One thread.
 //
-// A wait spins while the answer is likely to come within a sub-block's imbalance, then sleeps until
-// a rank of this host rings. What comes from other hosts only polling can see: while such messages
-// are awaited a sleep lasts a sixteenth of the time waited so far, which adds at most 6 % to a
-// delay. It never yields: on a busy machine that hands the core to another program for
-// milliseconds, while a sleeper that wakes up is let in first.
+// A wait spins while the answer is likely to come within a sub-block's imbalance, then naps for a
+// sixteenth of the time waited so far, which adds at most 6 % to a delay, and from kRingNs on
+// sleeps until a rank of this host rings. Not earlier: waking a sleeper costs the rank that rings a
+// system call and an interrupt of another core, in the middle of a step. What comes from other
+// hosts only polling can see: while such messages are awaited all sleeps are naps. A wait never
+// yields: on a busy machine that hands the core to another program for milliseconds.
 
 #include <cstdint>
 #include <functional>
@@ -24,6 +25,8 @@ namespace echelon {
 inline constexpr int64_t kSpinNs = 60'000;
 // For ranks that share cores: the one waited for needs this very core.
 inline constexpr int64_t kSpinSharedNs = 2'000;
+// A sub-block of a small model is over; awaited is the next plan, or a rank that has no core.
+inline constexpr int64_t kRingNs = 2'000'000;
 
 // One communicator's part in the progress of its rank.
 class Progressing {
