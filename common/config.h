@@ -36,6 +36,7 @@ struct WorkerSettings {
   int64_t page_tokens = 16;
   std::string shared_memory = "auto";  // auto | off
   std::string measure_memory = "no"; // no | yes
+  std::string trace;                 // folder; "" = none
 };
 struct SchedulerSettings {
   int64_t queue_requests_max = 256;
