@@ -28,6 +28,7 @@ class Request:
     top_logprobs: Optional[int] = None
     prompt_logprobs: Optional[int] = None
     deadline_ms: Optional[int] = None
+    speculation: Optional[str] = None  # "off" or "prompt_lookup"
     stream: Optional[bool] = None
 
     def body(self) -> Dict[str, Any]:
