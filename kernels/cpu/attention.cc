@@ -33,8 +33,14 @@ class Attender {
         slot_(stride_ + kExtra),
         state_(static_cast<size_t>(2 * kHeadsAtOnce) * slot_) {}
 
+  // The places of its list of pages that a row sees.
   int32_t FirstPosition(int64_t row) const {
+    if (!args_.begin.empty()) return std::max(0, args_.begin[row]);
     return args_.window > 0 ? std::max(0, args_.rows.positions[row] - args_.window + 1) : 0;
+  }
+
+  int32_t EndPosition(int64_t row) const {
+    return args_.begin.empty() ? args_.rows.positions[row] + 1 : args_.end[row];
   }
 
   void Run(const Unit& unit) {
@@ -49,8 +55,9 @@ class Attender {
   // Merges `count` partials of one head, `pitch` floats apart, and writes the output.
   void Merge(int64_t row, int head, const float* partials, int64_t pitch, int count) {
     float* state = state_.data();
-    std::copy_n(partials, slot_, state);
-    for (int i = 1; i < count; ++i) MergeInto(state, partials + i * pitch);
+    int next = 0;
+    if (!Resume(row, head, state)) std::copy_n(partials + pitch * next++, slot_, state);
+    for (; next < count; ++next) MergeInto(state, partials + next * pitch);
     Write(row, head, state);
   }
 
@@ -59,7 +66,12 @@ class Attender {
  private:
   void RunHeads(const Unit& unit, int head, int heads) {
     for (int32_t split = unit.split_begin; split < unit.split_end; ++split) {
-      const bool first = split == unit.split_begin;
+      bool first = split == unit.split_begin;
+      if (first && unit.partials == nullptr) {
+        for (int h = 0; h < heads; ++h) {
+          if (Resume(unit.row, head + h, state_.data() + h * slot_)) first = false;
+        }
+      }
       float* slots = unit.partials != nullptr ? unit.partials + int64_t{head} * slot_
                      : first                  ? state_.data()
                                               : state_.data() + kHeadsAtOnce * slot_;
@@ -78,7 +90,7 @@ class Attender {
     split_args.value_stride = stride_;
     split_args.head_dim = args_.head_dim;
     split_args.begin = std::max(0, FirstPosition(unit.row) - base);
-    split_args.end = std::min(kAttentionSplit, args_.rows.positions[unit.row] - base + 1);
+    split_args.end = std::min(kAttentionSplit, EndPosition(unit.row) - base);
     split_args.scale = args_.scale;
     split_args.heads = heads;
     for (int h = 0; h < heads; ++h) {
@@ -138,7 +150,27 @@ class Attender {
                          later[stride_ + 1], stride_);
   }
 
+  // The state that earlier calls left of the row; false: it begins in this one.
+  bool Resume(int64_t row, int head, float* state) const {
+    if (args_.begin.empty() || args_.begin[row] >= 0) return false;
+    const float* partial = PartialOf(row, head);
+    std::copy_n(partial, args_.head_dim, state);
+    std::fill(state + args_.head_dim, state + stride_, 0.0f);
+    std::copy_n(partial + args_.head_dim, kExtra, state + stride_);
+    return true;
+  }
+
+  float* PartialOf(int64_t row, int head) const {
+    return args_.partials.row(row) + int64_t{head} * (args_.head_dim + kExtra);
+  }
+
   void Write(int64_t row, int head, const float* state) {
+    if (!args_.begin.empty()) {
+      float* partial = PartialOf(row, head);
+      std::copy_n(state, args_.head_dim, partial);
+      std::copy_n(state + stride_, kExtra, partial + args_.head_dim);
+      return;
+    }
     float* out = args_.out.row(row) + int64_t{head} * args_.head_dim;
     for (int i = 0; i < args_.head_dim; ++i) out[i] = state[i] / state[stride_ + 1];
   }
@@ -167,8 +199,9 @@ void CpuBackend::Attention(const AttentionArgs& args) {
   for (int i = 0; i < pool_.threads(); ++i) attenders.emplace_back(args, kernels_);
 
   const auto splits_of = [&](int64_t t) {
-    const int32_t begin = attenders[0].FirstPosition(t) / kAttentionSplit;
-    return std::pair(begin, args.rows.positions[t] / kAttentionSplit + 1);
+    const int32_t first = attenders[0].FirstPosition(t), end = attenders[0].EndPosition(t);
+    const int32_t begin = first / kAttentionSplit;
+    return std::pair(begin, end > first ? (end - 1) / kAttentionSplit + 1 : begin);
   };
   int64_t total = 0, longest = 0;
   for (int64_t t = 0; t < args.q.rows; ++t) {
@@ -186,14 +219,14 @@ void CpuBackend::Attention(const AttentionArgs& args) {
   int64_t slots = 0;
   for (int64_t t = 0; t < args.q.rows && !whole_rows; ++t) {
     const auto [begin, end] = splits_of(t);
-    if (end - begin == 1) continue;
+    if (end - begin <= 1) continue;
     plan.partial_begin[t] = slots;
     slots += int64_t{end - begin} * args.heads;
   }
   if (static_cast<int64_t>(partials_.size()) < slots * slot) partials_.resize(slots * slot);
   for (int64_t t = 0; t < args.q.rows; ++t) {
     const auto [begin, end] = splits_of(t);
-    for (int kv = kv_first; kv <= kv_last; ++kv) {
+    for (int kv = kv_first; kv <= kv_last && begin < end; ++kv) {
       if (plan.partial_begin[t] < 0) {
         plan.units.push_back({static_cast<int32_t>(t), kv, begin, end, nullptr});
         continue;
