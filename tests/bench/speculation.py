@@ -26,8 +26,7 @@ CODE = """def total_price(items, tax_rate):
 """
 CASES = {
     "repeat a paragraph": dict(messages=[{"role": "user", "content": f"Repeat this paragraph word for word:\n\n{PARAGRAPH}"}], temperature=0),
-    "edit code": dict(messages=[{"role": "user", "content": f"Add a comment above each line of this function and change nothing else:\n\n```python\n{CODE}```"}],
-                      temperature=0),
+    "edit code": dict(messages=[{"role": "user", "content": f"Write this function again with a comment at its top:\n\n```python\n{CODE}```"}], temperature=0),
     "summarise with quotes": dict(messages=[{"role": "user", "content": f"Summarise this text and quote its most important sentences:\n\n{PARAGRAPH}"}],
                                   temperature=0),
     "plain story, greedy": dict(prompt="The train left the station an hour late, and Marta", temperature=0),

@@ -349,11 +349,11 @@ def test_speculation_changes_speed_alone(running):
         for plain, guessed in zip(answers["off"], answers["prompt_lookup"]):
             assert (guessed.token_ids, guessed.text, guessed.logprobs) == (plain.token_ids, plain.text, plain.logprobs)
             assert guessed.done.finish_reason == plain.done.finish_reason
-        drafts = [(answer.done.timings["tokens_drafted"], answer.done.timings["drafts_accepted"]) for answer in answers["prompt_lookup"]]
+        drafts = [(answer.done.timings.tokens_drafted, answer.done.timings.drafts_accepted) for answer in answers["prompt_lookup"]]
         print(f"     drafted and accepted: {drafts}")
         assert drafts[0][1] > 20 and drafts[2][1] > 0 and drafts[5][1] > 0, drafts
         assert drafts[3] == drafts[4] == (0, 0), "one token leaves nothing to guess, and penalties forbid it"
-        assert all(answer.done.timings["tokens_drafted"] == 0 for answer in answers["off"])
+        assert all(answer.done.timings.tokens_drafted == 0 for answer in answers["off"])
     ended(running)
 
 

@@ -73,6 +73,8 @@ class Timings:
     ttft_s: float
     decode_tokens_per_s: float
     total_s: float
+    tokens_drafted: int  # guessed by speculation
+    drafts_accepted: int  # and right
 
 
 @dataclasses.dataclass
