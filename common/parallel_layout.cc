@@ -32,11 +32,6 @@ Status ParallelLayout::Validate(const ModelConfig& model) const {
   if (tp < 1 || tp > kAxisMax) return bad_axis("tp", tp);
   if (pp < 1 || pp > kAxisMax) return bad_axis("pp", pp);
   if (sp < 1 || sp > kAxisMax) return bad_axis("sp", sp);
-  if (sp > 1) {
-    return Error{ErrorCode::kUnsupported,
-                 StrCat("sp = ", sp, ": sequence parallelism is not built yet; use sp = 1 with tp ",
-                        "and pp"), "sp"};
-  }
   if (tp > model.n_heads) {
     return InvalidArgument(StrCat("tp = ", tp, ": the model has ", model.n_heads,
                                   " query heads; allowed are 1 to ", model.n_heads), "tp");

@@ -16,13 +16,14 @@ int PendingBefore(const std::vector<SubBlockStep>& all, size_t at) {
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights,
-                 Backend& backend, Communicator& tp, KvCache& cache)
+                 Backend& backend, Communicator& tp, KvCache& cache, SequenceParallel* sharing)
     : model_(model),
       part_(part),
       weights_(weights),
       backend_(backend),
       tp_(tp),
-      attention_(model, part, backend, cache) {
+      sharing_(sharing),
+      attention_(model, part, backend, cache, sharing) {
   const std::vector<SubBlockStep> all = MakeSchedule(model).steps;
   const auto first_of_layer = [&](int64_t layer) {
     return std::find_if(all.begin(), all.end(),
@@ -37,8 +38,9 @@ Decoder::Decoder(const ModelConfig& model, const RankPart& part, const Weights& 
 
 Result<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
-                                                 Communicator& tp, KvCache& cache, int rows_max) {
-  std::unique_ptr<Decoder> decoder(new Decoder(model, part, weights, backend, tp, cache));
+                                                 Communicator& tp, KvCache& cache,
+                                                 SequenceParallel* sharing, int rows_max) {
+  std::unique_ptr<Decoder> decoder(new Decoder(model, part, weights, backend, tp, cache, sharing));
   RETURN_IF_ERROR(decoder->Allocate(rows_max));
   return decoder;
 }
@@ -204,7 +206,11 @@ Tensor Decoder::Logits(std::span<const int32_t> rows) {
   const Tensor gathered = head_rows_.Rows(0, count);
   const Tensor normed = head_normed_.Rows(0, count);
   const Tensor logits = logits_.Rows(0, count);
-  backend_.GatherRows(residual_, rows, gathered);
+  if (sharing_ != nullptr) {
+    sharing_->GatherRows(residual_, rows, gathered);
+  } else {
+    backend_.GatherRows(residual_, rows, gathered);
+  }
   backend_.RmsNorm(gathered, weights_.final_norm.get(), model_.norm_eps, normed);
   if (weights_.head) backend_.MatMul(normed, *weights_.head, nullptr, logits);
   backend_.Synchronize();

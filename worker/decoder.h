@@ -31,10 +31,12 @@ inline constexpr int kLogitRowsMax = 64;
 
 class Decoder {
  public:
-  // All references outlive the decoder. rows_max: of one step.
+  // All references outlive the decoder. `sharing`: null without sequence parallelism; with it a
+  // step has the rows of sharing->own_rows(). rows_max: of one step.
   static Result<std::unique_ptr<Decoder>> Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
-                                                 Communicator& tp, KvCache& cache, int rows_max);
+                                                 Communicator& tp, KvCache& cache,
+                                                 SequenceParallel* sharing, int rows_max);
 
   // First stage: the stream begins as the embedding of `ids`.
   void Embed(std::span<const int32_t> ids);
@@ -45,7 +47,8 @@ class Decoder {
   // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
   // buffers are free again when the step after the next begins.
   void Send(Communicator& link, int to);
-  // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows. rows.size()
+  // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows of the whole
+  // step, on all sp ranks. rows.size()
   // at most kLogitRowsMax; valid until the next call.
   Tensor Logits(std::span<const int32_t> rows);
 
@@ -66,7 +69,7 @@ class Decoder {
   };
 
   Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights, Backend& backend,
-          Communicator& tp, KvCache& cache);
+          Communicator& tp, KvCache& cache, SequenceParallel* sharing);
   Status Allocate(int rows_max);
   Result<Tensor> NewTensor(int64_t rows, int64_t cols);
 
@@ -85,6 +88,7 @@ class Decoder {
   const Weights& weights_;
   Backend& backend_;
   Communicator& tp_;
+  SequenceParallel* sharing_;
   AttentionBlock attention_;
 
   std::vector<SubBlockStep> steps_;     // of this stage
