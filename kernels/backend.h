@@ -162,6 +162,9 @@ class Backend {
   virtual void Upload(const void* host, void* device, size_t bytes) = 0;
   virtual void Download(const void* device, void* host, size_t bytes) = 0;  // after Synchronize()
   virtual uint64_t FreeMemoryBytes() const = 0;      // what Allocate could still give, about
+  // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
+  // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
+  virtual double MeasureReadBandwidth(size_t bytes) = 0;
   // Parts are stacked along rows; they may differ in format, never in columns.
   virtual Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) = 0;
   virtual Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) = 0;

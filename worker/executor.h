@@ -55,6 +55,7 @@ class Executor {
   int pages() const;          // of the KV caches of all sp ranks: the same on all ranks
   int context_max() const;    // positions of one sequence
   uint64_t kv_bytes() const;  // of this rank
+  uint64_t kv_position_bytes() const;  // of one position, all layers of this rank
   bool is_result_rank() const;
 
  private:

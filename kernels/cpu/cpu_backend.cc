@@ -5,6 +5,7 @@
 
 #include "common/strings.h"
 #include "kernels/cpu/kv_cache.h"
+#include "kernels/read_bandwidth.h"
 #include "kernels/shape_check.h"
 
 namespace echelon::cpu {
@@ -63,6 +64,9 @@ void CpuBackend::Download(const void* device, void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(host, device, bytes);
 }
 uint64_t CpuBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
+double CpuBackend::MeasureReadBandwidth(size_t bytes) {
+  return echelon::MeasureReadBandwidth(pool_, bytes, kernels_.sum_floats);
+}
 
 Result<std::unique_ptr<Weight>> CpuBackend::PackWeight(std::span<const HostMatrix> parts) {
   return PackCpuWeight(parts, arena_, pool_);

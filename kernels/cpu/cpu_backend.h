@@ -34,6 +34,7 @@ class CpuBackend : public Backend {
   void Upload(const void* host, void* device, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
+  double MeasureReadBandwidth(size_t bytes) override;
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
   void Synchronize() override {}

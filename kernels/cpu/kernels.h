@@ -83,6 +83,7 @@ struct CpuKernels {
   // Adds a later split to (sums, best, total).
   void (*merge_split)(float* sums, float* best, float* total, const float* other_sums,
                       float other_best, float other_total, int n);
+  float (*sum_floats)(const float* values, int64_t n);  // n a multiple of 64: for read_bandwidth.h
 };
 
 const CpuKernels& KernelsAvx2();

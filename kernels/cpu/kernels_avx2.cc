@@ -19,6 +19,7 @@ const CpuKernels& KernelsAvx2() {
       .store_value = StoreValue<Avx2>,
       .attend_split = AttendSplit<Avx2>,
       .merge_split = MergeSplit<Avx2>,
+      .sum_floats = SumRow<Avx2>,
   };
   return kKernels;
 }

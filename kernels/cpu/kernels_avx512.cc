@@ -19,6 +19,7 @@ const CpuKernels& KernelsAvx512() {
       .store_value = StoreValue<Avx512>,
       .attend_split = AttendSplit<Avx512>,
       .merge_split = MergeSplit<Avx512>,
+      .sum_floats = SumRow<Avx512>,
   };
   return kKernels;
 }

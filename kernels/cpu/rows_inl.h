@@ -129,5 +129,15 @@ inline void RotateHead(float* head, const float* cos, const float* sin, int head
   }
 }
 
+// Four sums hide the latency of an addition: the loads alone set the pace.
+template <typename V>
+float SumRow(const float* values, int64_t n) {
+  typename V::F sums[4] = {V::Zero(), V::Zero(), V::Zero(), V::Zero()};
+  for (int64_t i = 0; i < n; i += 64) {
+    for (int j = 0; j < 4; ++j) sums[j] = V::Add(sums[j], V::Load(values + i + 16 * j));
+  }
+  return V::SumLanes(V::Add(V::Add(sums[0], sums[1]), V::Add(sums[2], sums[3])));
+}
+
 }  // namespace
 }  // namespace echelon::cpu

@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "common/strings.h"
 #include "kernels/host_memory.h"
+#include "kernels/read_bandwidth.h"
 #include "kernels/real_math.h"
 #include "kernels/reference/kv_cache.h"
 #include "kernels/reference/weight.h"
@@ -57,6 +59,15 @@ void ReferenceBackend::Download(const void* device, void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(host, device, bytes);
 }
 uint64_t ReferenceBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
+double ReferenceBackend::MeasureReadBandwidth(size_t bytes) {
+  return echelon::MeasureReadBandwidth(pool_, bytes, [](const float* values, int64_t n) {
+    float sums[64] = {};
+    for (int64_t i = 0; i < n; i += 64) {
+      for (int64_t j = 0; j < 64; ++j) sums[j] += values[i + j];
+    }
+    return std::accumulate(sums, sums + 64, 0.0f);
+  });
+}
 Result<std::unique_ptr<Weight>> ReferenceBackend::PackWeight(std::span<const HostMatrix> parts) {
   return PackRefWeight(parts);
 }
