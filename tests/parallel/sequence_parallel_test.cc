@@ -103,6 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Models, SequenceLayouts, ::testing::ValuesIn(testing::L
 // queries (small chunks), against one message.
 TEST(LongSequence, MessagesAndPassingKeepEveryBit) {
   testing::LayoutModel model = testing::LayoutModels()[0];
+  model.tiny.context = 1500;
   if (MakeBackend({"cpu", 1, "auto"}).ok()) model.backend = "cpu";  // else slow, not wrong
   const testing::TinyGroups groups(model);
   Wish wish;

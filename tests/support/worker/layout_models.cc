@@ -48,7 +48,7 @@ ModelSettings Schedule(const char* schedule, const char* ladder_layers, const ch
 }
 
 std::vector<LayoutModel> LayoutModels() {
-  std::vector<Setting> all;
+  std::vector<LayoutModel> all;
   const auto add = [&](TinyModel tiny, ModelSettings schedule, std::string name) {
     all.push_back({std::move(tiny), schedule, std::move(name), "reference", kTolerance});
   };

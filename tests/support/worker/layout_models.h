@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/config.h"
 #include "tests/support/model_builder.h"
 #include "tests/support/worker/generate.h"
 #include "worker/local_group.h"
