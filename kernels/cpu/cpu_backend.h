@@ -24,7 +24,8 @@ Result<const CpuKernels*> ChooseKernels(std::string_view isa);
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const CpuKernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+  CpuBackend(const CpuKernels& kernels, int threads)
+      : kernels_(kernels), pool_(threads), scratch_(threads) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string Describe() const override;
@@ -54,15 +55,18 @@ class CpuBackend : public Backend {
  private:
   // x (T, K) as codes, in scratch memory.
   QuantisedRows Quantise(const Tensor& x, int lead);
+  // Panels [begin, end) of the stacked weight.
+  void MultiplyPanels(const MatMulArgs& args, const CpuWeight& weight, int64_t begin, int64_t end,
+                      MatMulRange range) const;
 
   const CpuKernels& kernels_;
   ThreadPool pool_;
   HostArena arena_;  // of weights
   RopeAngles angles_;
-  std::vector<int8_t> codes_;  // of Quantise
+  std::vector<int16_t> codes_;  // of Quantise
   std::vector<float> scales_, sums_;
-  std::vector<int32_t> half_sums_;
-  std::vector<float> partials_;  // of Attention: splits not merged yet
+  std::vector<MatMulScratch> scratch_;  // one a thread
+  std::vector<float> partials_;         // of Attention: splits not merged yet
 };
 
 }  // namespace echelon::cpu

@@ -10,7 +10,7 @@ const CpuKernels& KernelsAvx512() {
   static constexpr CpuKernels kKernels = {
       .isa = Avx512::kName,
       .quantise = QuantiseRows<Avx512>,
-      .matmul = MatMulPanels<Avx512, LanesAvx512>,
+      .matmul = MatMulPanels<Avx512>,
       .rms_norm = RmsNormRow<Avx512>,
       .add_residual = AddResidualRow<Avx512>,
       .gated = GatedRow<Avx512>,
