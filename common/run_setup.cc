@@ -1,11 +1,11 @@
 #include "common/run_setup.h"
 
-#include <algorithm>
 #include <charconv>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "common/nearest_layouts.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -87,19 +87,6 @@ bool SameSchedule(const ModelConfig& a, const ModelConfig& b) {
   return true;
 }
 
-Status CheckSequenceRanks(const ServiceConfig& config, const ModelConfig& model) {
-  const int64_t asked = config.model.context_max_tokens;
-  const int64_t context =
-      asked > 0 ? std::min<int64_t>(asked, model.context_max) : model.context_max;
-  const int64_t pages = (context + config.worker.page_tokens - 1) / config.worker.page_tokens;
-  if (config.layout.sp <= pages) return {};
-  return InvalidArgument(
-      StrCat("sp = ", config.layout.sp, ": the longest context, ", context, " tokens, has ", pages,
-             " KV pages of ", config.worker.page_tokens, ", one rank each at most; use sp 1 to ",
-             pages, " or more pipeline stages (up to pp = ", model.n_layers(), ")"),
-      "sp");
-}
-
 }  // namespace
 
 Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
@@ -167,8 +154,11 @@ Result<RunSetup> SetUpRun(const ServiceConfig& config) {
   options.dummy_seed = static_cast<uint64_t>(config.model.dummy_seed);
   ASSIGN_OR_RETURN(setup.checkpoint, OpenCheckpoint(config.model.path, options));
   ASSIGN_OR_RETURN(setup.effective, ModelFrom(setup.checkpoint->config(), config.model));
-  RETURN_IF_ERROR(setup.layout.Validate(setup.effective.model));
-  RETURN_IF_ERROR(CheckSequenceRanks(config, setup.effective.model));
+  const ModelConfig& model = setup.effective.model;
+  RETURN_IF_ERROR(setup.layout.Validate(model));
+  const LayoutLimits limits =
+      LimitsOf(model, config.model.context_max_tokens, config.worker.page_tokens);
+  RETURN_IF_ERROR(CheckLayoutLimits(setup.layout, model, limits));
   return setup;
 }
 

@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "common/model_config.h"
+#include "common/rank_part.h"
 #include "common/result.h"
 #include "kernels/backend.h"
 #include "worker/comm/communicator.h"
-#include "worker/rank_part.h"
 #include "worker/sequence_plan.h"
 
 namespace echelon {

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/model/checkpoint.h"
 #include "common/network.h"
+#include "common/rank_part.h"
 #include "common/run_setup.h"
 #include "common/strings.h"
 #include "kernels/backend.h"
@@ -24,7 +25,6 @@
 #include "worker/control_link.h"
 #include "worker/executor.h"
 #include "worker/plan_channel.h"
-#include "worker/rank_part.h"
 #include "worker/weights.h"
 
 namespace echelon {

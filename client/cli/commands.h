@@ -18,5 +18,7 @@ Status RunInspect(const InspectOptions& options);
 Status RunServe(const ServeOptions& options, Interrupts& interrupts);
 Status RunCheckConfig(const CheckConfigOptions& options);
 Status RunStatus(const StatusOptions& options);
+Status RunPlan(const PlanOptions& options);
+Status RunSimulate(const SimulateOptions& options);
 
 }  // namespace echelon

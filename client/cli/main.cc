@@ -30,6 +30,8 @@ class Runner {
   Status operator()(const ServeOptions& options) { return RunServe(options, interrupts_); }
   Status operator()(const CheckConfigOptions& options) { return RunCheckConfig(options); }
   Status operator()(const StatusOptions& options) { return RunStatus(options); }
+  Status operator()(const PlanOptions& options) { return RunPlan(options); }
+  Status operator()(const SimulateOptions& options) { return RunSimulate(options); }
 
  private:
   Interrupts& interrupts_;
