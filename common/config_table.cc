@@ -142,6 +142,9 @@ void AddWorker(std::vector<ConfigRow>& rows) {
   add.Choice("measure_memory", &S::measure_memory, {"no", "yes"},
              "Whether each rank measures how fast its threads read memory before it is ready, for "
              "status and benchmarks.");
+  add.Text("trace", &S::trace,
+           "A folder on each host: as it ends, every rank writes there when each operation and "
+           "message of its first steps began and ended; empty: off.");
 }
 
 void AddScheduler(std::vector<ConfigRow>& rows) {
@@ -160,6 +163,17 @@ void AddScheduler(std::vector<ConfigRow>& rows) {
           "Deadline of requests that name none, from their acceptance; 0: no deadline.");
   add.Int("max_tokens_default", &S::max_tokens_default, "tokens", 1, 1 << 24,
           "Length of the answer to requests that name none.");
+  add.Choice("speculation", &S::speculation, {"off", "prompt_lookup"},
+             "Whether to guess tokens from what stands in the text already, for requests that do "
+             "not say; never changes an answer.");
+  add.Int("speculation_tokens_max", &S::speculation_tokens_max, "tokens", 0, 1024,
+          "Tokens guessed in one step, shared out among its requests; with more requests than "
+          "tokens none are. 0: never, whatever a request says.");
+  add.Int("speculation_ngram_max_tokens", &S::speculation_ngram_max_tokens, "tokens", 1, 64,
+          "A guess is what followed the text's last tokens where they stood before: so many, or "
+          "fewer ...");
+  add.Int("speculation_ngram_min_tokens", &S::speculation_ngram_min_tokens, "tokens", 1, 64,
+          "... down to this many.");
 }
 
 void AddFrontend(std::vector<ConfigRow>& rows) {

@@ -60,7 +60,8 @@ Status SequenceParallel::Allocate(const ModelConfig& model, int rows_max) {
   // Every own row may have a partial of every rank, copied rows one more.
   ASSIGN_OR_RETURN(partials_,
                    NewTensor(int64_t{sharing_.parts.parts} * rows_max + kCopiedRowsMax, partial));
-  ASSIGN_OR_RETURN(collected_, NewTensor(rows_max, model.d_model));
+  // A row may be wanted twice: scored and sampled.
+  ASSIGN_OR_RETURN(collected_, NewTensor(int64_t{2} * rows_max, model.d_model));
   KvShape staging = cache_.shape();
   staging.layers = 1;
   staging.pages = 2 * sharing_.ring_pages;

@@ -77,7 +77,7 @@ class SequenceParallel {
   Tensor foreign_partials_;  // (rows_max, H * (D + 2))
   Tensor copied_partials_;   // (kCopiedRowsMax, H * (D + 2))
   Tensor partials_;          // (sp * rows_max + kCopiedRowsMax, H * (D + 2))
-  Tensor collected_;         // (rows_max, d_model)
+  Tensor collected_;         // (2 * rows_max, d_model)
   SequencePlan plan_;
   std::map<int, AttentionPlan> attention_plans_;  // of the step, by window
   CommHandle exchanged_;                          // the last operation of the exchange

@@ -43,6 +43,7 @@ struct GenerateOptions {
   std::string messages_file;
   std::optional<int64_t> logprobs, prompt_logprobs;
   std::optional<int64_t> deadline_ms;
+  std::string speculation;  // "" = the service's
   bool ignore_eos = false;
   bool json = false;
 };
@@ -75,6 +76,14 @@ struct BenchOptions {
   int64_t streams = 8;   // at once, for the served speed
   int64_t repeat = 5;
   bool json = false;
+};
+
+struct TraceOptions {
+  ServiceOptions service;
+  int64_t prompt = 128;
+  int64_t gen = 16;
+  int64_t streams = 1;
+  std::string out = "trace.json";
 };
 
 struct TokenizeOptions {
@@ -125,8 +134,9 @@ struct SimulateOptions {
   bool json = false;
 };
 
-using Command = std::variant<GenerateOptions, RunOptions, ChatOptions, PerplexityOptions,
-                             BenchOptions, TokenizeOptions, InspectOptions, ServeOptions,
-                             CheckConfigOptions, StatusOptions, PlanOptions, SimulateOptions>;
+using Command =
+    std::variant<GenerateOptions, RunOptions, ChatOptions, PerplexityOptions, BenchOptions,
+                 TraceOptions, TokenizeOptions, InspectOptions, ServeOptions, CheckConfigOptions,
+                 StatusOptions, PlanOptions, SimulateOptions>;
 
 }  // namespace echelon
