@@ -248,13 +248,9 @@ Entry AddPerplexity(CLI::App& root) {
           }};
 }
 
-Entry AddBench(CLI::App& root) {
-  auto options = std::make_shared<BenchOptions>();
-  CLI::App* app = root.add_subcommand(
-      "bench",
-      "how fast the service is: prefill and decode of one stream, then several streams at once, "
-      "all over the client API; medians with their spread");
-  AddServiceOptions(app, &options->service, true);
+// What a measurement asks of the service.
+template <typename Options>
+void AddLoadOptions(CLI::App* app, Options* options) {
   app->add_option("--prompt", options->prompt, "tokens of each prompt")
       ->check(kPositive)
       ->type_name("N")
@@ -263,10 +259,20 @@ Entry AddBench(CLI::App& root) {
       ->check(CLI::Range(int64_t{2}, kCountMax))
       ->type_name("N")
       ->capture_default_str();
-  app->add_option("--streams", options->streams, "requests at once for the served speed")
+  app->add_option("--streams", options->streams, "requests at once, after a single one")
       ->check(kPositive)
       ->type_name("N")
       ->capture_default_str();
+}
+
+Entry AddBench(CLI::App& root) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* app = root.add_subcommand(
+      "bench",
+      "how fast the service is: prefill and decode of one stream, then several streams at once, "
+      "all over the client API; medians with their spread");
+  AddServiceOptions(app, &options->service, true);
+  AddLoadOptions(app, options.get());
   app->add_option("--repeat", options->repeat, "runs that count, after one that warms up")
       ->check(kPositive)
       ->type_name("N")
@@ -276,6 +282,26 @@ Entry AddBench(CLI::App& root) {
             std::string problem = CheckService(options->service);
             if (problem.empty() && options->service.model.empty()) {
               problem = "--model is needed for its vocabulary and its attention windows";
+            }
+            return Finish(*options, std::move(problem));
+          }};
+}
+
+Entry AddTrace(CLI::App& root) {
+  auto options = std::make_shared<TraceOptions>();
+  CLI::App* app = root.add_subcommand(
+      "trace",
+      "what every rank of a local group does in some steps, as a file for Perfetto or Chrome's "
+      "tracing page: operations, messages in flight, waits");
+  AddServiceOptions(app, &options->service, true);
+  AddLoadOptions(app, options.get());
+  app->add_option("--out", options->out, "the file that is written")
+      ->type_name("FILE.json")
+      ->capture_default_str();
+  return {app, [options] {
+            std::string problem = CheckService(options->service);
+            if (problem.empty() && !options->service.connect.empty()) {
+              problem = "a trace needs a group of its own: give --model, not --connect";
             }
             return Finish(*options, std::move(problem));
           }};
@@ -381,10 +407,11 @@ Result<std::variant<Command, HelpText>> ParseCommandLine(
   CLI::App root("Echelon: large language models over several machines", "echelon");
   root.set_version_flag("--version", BuildId());
   root.require_subcommand(1);
-  const std::vector<Entry> entries = {AddGenerate(root),   AddRun(root),   AddChat(root),
-                                      AddPerplexity(root), AddBench(root), AddTokenize(root),
-                                      AddInspect(root),    AddServe(root), AddCheckConfig(root),
-                                      AddStatus(root),     AddPlan(root),  AddSimulate(root)};
+  const std::vector<Entry> entries = {AddGenerate(root),    AddRun(root),     AddChat(root),
+                                      AddPerplexity(root),  AddBench(root),   AddTrace(root),
+                                      AddTokenize(root),    AddInspect(root), AddServe(root),
+                                      AddCheckConfig(root), AddStatus(root),  AddPlan(root),
+                                      AddSimulate(root)};
   std::vector<std::string> names;
   for (const Entry& entry : entries) names.push_back(entry.app->get_name());
   const std::string first = arguments.empty() ? "-" : arguments.front();

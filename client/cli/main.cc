@@ -25,6 +25,7 @@ class Runner {
     return RunPerplexity(options, interrupts_);
   }
   Status operator()(const BenchOptions& options) { return RunBench(options, interrupts_); }
+  Status operator()(const TraceOptions& options) { return RunTrace(options, interrupts_); }
   Status operator()(const TokenizeOptions& options) { return RunTokenize(options); }
   Status operator()(const InspectOptions& options) { return RunInspect(options); }
   Status operator()(const ServeOptions& options) { return RunServe(options, interrupts_); }

@@ -77,6 +77,14 @@ struct BenchOptions {
   bool json = false;
 };
 
+struct TraceOptions {
+  ServiceOptions service;
+  int64_t prompt = 128;
+  int64_t gen = 16;
+  int64_t streams = 1;
+  std::string out = "trace.json";
+};
+
 struct TokenizeOptions {
   std::string model;
   std::string text;
@@ -125,8 +133,9 @@ struct SimulateOptions {
   bool json = false;
 };
 
-using Command = std::variant<GenerateOptions, RunOptions, ChatOptions, PerplexityOptions,
-                             BenchOptions, TokenizeOptions, InspectOptions, ServeOptions,
-                             CheckConfigOptions, StatusOptions, PlanOptions, SimulateOptions>;
+using Command =
+    std::variant<GenerateOptions, RunOptions, ChatOptions, PerplexityOptions, BenchOptions,
+                 TraceOptions, TokenizeOptions, InspectOptions, ServeOptions, CheckConfigOptions,
+                 StatusOptions, PlanOptions, SimulateOptions>;
 
 }  // namespace echelon
