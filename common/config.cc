@@ -179,6 +179,13 @@ Status CheckTogether(const ServiceConfig& config, std::string_view source) {
                 StrCat(group.lease_ms, " ms leave no room for two heartbeats of ",
                        group.heartbeat_interval_ms, " ms; raise it or lower the interval"));
   }
+  const SchedulerSettings& scheduler = config.scheduler;
+  if (scheduler.speculation_ngram_min_tokens > scheduler.speculation_ngram_max_tokens) {
+    return fail("scheduler.speculation_ngram_min_tokens",
+                StrCat(scheduler.speculation_ngram_min_tokens,
+                       " is more than scheduler.speculation_ngram_max_tokens, ",
+                       scheduler.speculation_ngram_max_tokens, "; lower it"));
+  }
   const std::string& per_stage = config.layout.layers_per_stage;
   const int64_t stages = static_cast<int64_t>(Split(per_stage, ',').size());
   if (!per_stage.empty() && stages != config.layout.pp) {

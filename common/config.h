@@ -1,7 +1,7 @@
 #pragma once
-// ServiceConfig: every setting of the service, with a limit, a unit and a default each. One table of
-// rows (config.cc) names the keys; file, flags, the printed effective configuration and the sample
-// deploy/echelon.yaml all go through it. Precedence: flags over file over default.
+// ServiceConfig: every setting of the service, with a limit, a unit and a default each. One table
+// of rows (config.cc) names the keys; file, flags, the printed effective configuration and the
+// sample deploy/echelon.yaml all go through it. Precedence: flags over file over default.
 
 #include <cstdint>
 #include <string>
@@ -18,21 +18,21 @@ struct ModelSettings {
   std::string name;                  // what clients call it; default: the path's last part
   std::string load_format = "auto";  // auto | dummy
   int64_t dummy_seed = 0;
-  int64_t context_max_tokens = 0;    // 0 = the checkpoint's own
+  int64_t context_max_tokens = 0;       // 0 = the checkpoint's own
   std::string schedule = "checkpoint";  // checkpoint | standard | ladder | parallel | desync
-  std::string ladder_layers;         // "1,3,5" or "last:10"; "" = all (schedule ladder)
+  std::string ladder_layers;            // "1,3,5" or "last:10"; "" = all (schedule ladder)
   std::string desync_pattern;
 };
 struct LayoutSettings {
   int64_t tp = 1, pp = 1, sp = 1;
-  std::string layers_per_stage;      // "8,8,7,7"; "" = balanced by cost
+  std::string layers_per_stage;  // "8,8,7,7"; "" = balanced by cost
 };
 struct WorkerSettings {
-  std::string backend = "auto";      // auto | cpu | reference | cuda
-  int64_t threads = 0;               // per rank; 0 = the host's cores shared out among its ranks
-  std::string isa = "auto";          // auto | avx2 | avx512
-  int64_t kv_memory_bytes = 0;       // per rank; 0 = a quarter of the free memory, shared out
-  std::string kv_type = "auto";      // auto | f32 | f16
+  std::string backend = "auto";  // auto | cpu | reference | cuda
+  int64_t threads = 0;           // per rank; 0 = the host's cores shared out among its ranks
+  std::string isa = "auto";      // auto | avx2 | avx512
+  int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out
+  std::string kv_type = "auto";  // auto | f32 | f16
   int64_t page_tokens = 16;
   std::string measure_memory = "no"; // no | yes
   std::string trace;                 // folder; "" = none
@@ -40,17 +40,21 @@ struct WorkerSettings {
 struct SchedulerSettings {
   int64_t queue_requests_max = 256;
   int64_t queue_tokens_max = 1 << 20;
-  int64_t sequences_max = 64;        // running at once
-  int64_t step_tokens_max = 512;     // rows of one step: prefill chunk and decodes together
-  int64_t steps_in_flight_max = 0;   // 0 = chosen from the layout
-  int64_t deadline_default_ms = 0;   // 0 = none
+  int64_t sequences_max = 64;       // running at once
+  int64_t step_tokens_max = 512;    // rows of one step: prefill chunk and decodes together
+  int64_t steps_in_flight_max = 0;  // 0 = chosen from the layout
+  int64_t deadline_default_ms = 0;  // 0 = none
   int64_t max_tokens_default = 128;
+  std::string speculation = "off";           // off | prompt_lookup; for requests that do not say
+  int64_t speculation_tokens_max = 8;        // guessed in one step, all requests together
+  int64_t speculation_ngram_max_tokens = 4;  // the end of the text that must have stood before
+  int64_t speculation_ngram_min_tokens = 2;
 };
 struct FrontendSettings {
   std::string endpoint = "tcp://127.0.0.1:5760";
   int64_t message_bytes_max = 4 << 20;
   int64_t clients_max = 1024;
-  int64_t resume_ttl_ms = 60'000;    // how long a finished request's log is kept for resuming
+  int64_t resume_ttl_ms = 60'000;  // how long a finished request's log is kept for resuming
   int64_t slow_reader_timeout_ms = 30'000;
   int64_t undelivered_bytes_max = 64 << 20;  // of all streams together
 };
@@ -58,19 +62,19 @@ struct MetricsSettings {
   std::string address = "127.0.0.1:9760";  // "" = off
 };
 struct GroupSettings {
-  std::string launcher = "local";    // local | hostfile | slurm | external
-  std::string hosts;                 // hostfile: path, or "host1:2,host2:2"
-  std::string remote_agent;          // command mpirun uses instead of ssh
-  std::string interface;             // CIDR or name for MPI and control; "" = by route
+  std::string launcher = "local";              // local | hostfile | slurm | external
+  std::string hosts;                           // hostfile: path, or "host1:2,host2:2"
+  std::string remote_agent;                    // command mpirun uses instead of ssh
+  std::string interface;                       // CIDR or name for MPI and control; "" = by route
   std::string endpoint = "tcp://127.0.0.1:0";  // workers' socket; port 0 = any free one
-  std::string mpirun_extra;          // more words for the launcher command
+  std::string mpirun_extra;                    // more words for the launcher command
   int64_t heartbeat_interval_ms = 500;
   int64_t heartbeat_timeout_ms = 3'000;
   int64_t step_deadline_ms = 30'000;
   int64_t join_deadline_ms = 60'000;
   int64_t load_deadline_ms = 600'000;
-  int64_t lease_ms = 5'000;          // a worker without the coordinator's heartbeat ends itself
-  int64_t relaunches_max = 5;        // within relaunch_window_ms, then the service gives up
+  int64_t lease_ms = 5'000;    // a worker without the coordinator's heartbeat ends itself
+  int64_t relaunches_max = 5;  // within relaunch_window_ms, then the service gives up
   int64_t relaunch_window_ms = 60'000;
 };
 
@@ -86,8 +90,8 @@ struct ServiceConfig {
 
 // One documented key, for help texts and the test that compares code and sample.
 struct ConfigKey {
-  std::string name;           // "scheduler.queue_requests_max"
-  std::string unit;           // "requests", "ms", "bytes", "" ...
+  std::string name;  // "scheduler.queue_requests_max"
+  std::string unit;  // "requests", "ms", "bytes", "" ...
   std::string default_value;
   std::string help;
 };

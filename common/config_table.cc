@@ -163,6 +163,17 @@ void AddScheduler(std::vector<ConfigRow>& rows) {
           "Deadline of requests that name none, from their acceptance; 0: no deadline.");
   add.Int("max_tokens_default", &S::max_tokens_default, "tokens", 1, 1 << 24,
           "Length of the answer to requests that name none.");
+  add.Choice("speculation", &S::speculation, {"off", "prompt_lookup"},
+             "Whether to guess tokens from what stands in the text already, for requests that do "
+             "not say; never changes an answer.");
+  add.Int("speculation_tokens_max", &S::speculation_tokens_max, "tokens", 0, 1024,
+          "Tokens guessed in one step, shared out among its requests; with more requests than "
+          "tokens none are. 0: never, whatever a request says.");
+  add.Int("speculation_ngram_max_tokens", &S::speculation_ngram_max_tokens, "tokens", 1, 64,
+          "A guess is what followed the text's last tokens where they stood before: so many, or "
+          "fewer ...");
+  add.Int("speculation_ngram_min_tokens", &S::speculation_ngram_min_tokens, "tokens", 1, 64,
+          "... down to this many.");
 }
 
 void AddFrontend(std::vector<ConfigRow>& rows) {

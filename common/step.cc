@@ -7,8 +7,8 @@ namespace echelon {
 
 namespace {
 
-constexpr uint32_t kPlanMagic = 0x314C5045;    // "EPL1"
-constexpr uint32_t kResultMagic = 0x31535245;  // "ERS1"
+constexpr uint32_t kPlanMagic = 0x324C5045;    // "EPL2"
+constexpr uint32_t kResultMagic = 0x32535245;  // "ERS2"
 constexpr uint32_t kBiasMax = 4096;
 constexpr uint32_t kTopMax = 256;
 
@@ -82,6 +82,7 @@ std::string EncodePlan(const StepPlan& plan) {
     out.PutVector(s.tokens);
     out.PutVector(s.new_pages);
     out.Put(s.sample);
+    out.Put(s.drafts);
     out.Put(s.first);
     if (s.first) {
       PutParams(out, s.params);
@@ -98,7 +99,7 @@ Result<StepPlan> DecodePlan(std::string_view bytes, const StepLimits& limits) {
   plan.step_id = in.Get<uint64_t>();
   plan.epoch = in.Get<uint64_t>();
   plan.released = in.GetVector<uint64_t>(limits.sequences_max);
-  constexpr size_t kSequenceBytesMin = 8 + 4 + 4 + 4 + 1 + 1;
+  constexpr size_t kSequenceBytesMin = 8 + 4 + 4 + 4 + 1 + 4 + 1;
   plan.sequences.resize(in.GetCount(limits.sequences_max, kSequenceBytesMin));
   for (SequenceStep& s : plan.sequences) {
     s.id = in.Get<uint64_t>();
@@ -106,6 +107,7 @@ Result<StepPlan> DecodePlan(std::string_view bytes, const StepLimits& limits) {
     s.tokens = in.GetVector<int32_t>(limits.tokens_max);
     s.new_pages = in.GetVector<int32_t>(limits.pages_max);
     s.sample = in.Get<bool>();
+    s.drafts = in.Get<int32_t>();
     s.first = in.Get<bool>();
     if (s.first) {
       s.params = GetParams(in);
@@ -113,7 +115,8 @@ Result<StepPlan> DecodePlan(std::string_view bytes, const StepLimits& limits) {
     }
     if (!in.ok()) break;
   }
-  if (!in.AtEnd()) return Corrupt(StrCat("step plan: ", bytes.size(), " bytes are not one message"));
+  if (!in.AtEnd())
+    return Corrupt(StrCat("step plan: ", bytes.size(), " bytes are not one message"));
   return plan;
 }
 
@@ -125,9 +128,12 @@ std::string EncodeResult(const StepResult& result) {
   out.Put(static_cast<uint32_t>(result.sequences.size()));
   for (const SequenceResult& s : result.sequences) {
     out.Put(s.id);
-    out.Put(s.token);
-    out.Put(s.logit);
-    PutTop(out, s.top);
+    out.Put(static_cast<uint32_t>(s.sampled.size()));
+    for (const SampledToken& token : s.sampled) {
+      out.Put(token.token);
+      out.Put(token.logit);
+      PutTop(out, token.top);
+    }
     out.Put(static_cast<uint32_t>(s.prompt_top.size()));
     for (const auto& top : s.prompt_top) PutTop(out, top);
   }
@@ -147,13 +153,17 @@ Result<StepResult> DecodeResult(std::string_view bytes, const StepLimits& limits
   if (in.Get<uint32_t>() != kResultMagic) return Corrupt("step result: bad magic");
   result.step_id = in.Get<uint64_t>();
   result.epoch = in.Get<uint64_t>();
-  constexpr size_t kSequenceBytesMin = 8 + 4 + 4 + 4 + 4;
+  constexpr size_t kSequenceBytesMin = 8 + 4 + 4;
+  constexpr size_t kSampledBytesMin = 4 + 4 + 4;
   result.sequences.resize(in.GetCount(limits.sequences_max, kSequenceBytesMin));
   for (SequenceResult& s : result.sequences) {
     s.id = in.Get<uint64_t>();
-    s.token = in.Get<int32_t>();
-    s.logit = in.Get<float>();
-    s.top = GetTop(in);
+    s.sampled.resize(in.GetCount(limits.tokens_max, kSampledBytesMin));
+    for (SampledToken& token : s.sampled) {
+      token.token = in.Get<int32_t>();
+      token.logit = in.Get<float>();
+      token.top = GetTop(in);
+    }
     s.prompt_top.resize(in.GetCount(limits.tokens_max, 4));
     for (auto& top : s.prompt_top) top = GetTop(in);
     if (!in.ok()) break;
@@ -166,7 +176,8 @@ Result<StepResult> DecodeResult(std::string_view bytes, const StepLimits& limits
     t.comm_hidden_seconds = in.Get<float>();
     t.comm_exposed_seconds = in.Get<float>();
   }
-  if (!in.AtEnd()) return Corrupt(StrCat("step result: ", bytes.size(), " bytes are not one message"));
+  if (!in.AtEnd())
+    return Corrupt(StrCat("step result: ", bytes.size(), " bytes are not one message"));
   return result;
 }
 

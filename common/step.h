@@ -27,8 +27,12 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;   // over generated tokens
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
   uint64_t seed = 0;
-  int32_t logprobs = -1;            // -1 = none; K = the K best of every step and the chosen token
-  int32_t prompt_logprobs = -1;     // the same for each prompt position but the first
+  int32_t logprobs = -1;         // -1 = none; K = the K best of every step and the chosen token
+  int32_t prompt_logprobs = -1;  // the same for each prompt position but the first
+  // What is drawn depends on the tokens that were run, not only on the logits.
+  bool penalised() const {
+    return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
+  }
   bool operator==(const SamplingParams&) const = default;
 };
 
@@ -40,30 +44,41 @@ struct TokenLogprob {
 
 struct SequenceStep {
   SequenceId id = 0;
-  int32_t start_position = 0;       // absolute position of tokens[0]
-  std::vector<int32_t> tokens;      // to run through the model; decode: one, kTokenFromLastStep
-  std::vector<int32_t> new_pages;   // KV pages appended to the sequence's table before the step
-  bool sample = false;              // the last row yields the next token
+  int32_t start_position = 0;      // absolute position of tokens[0]
+  std::vector<int32_t> tokens;     // to run through the model; decode: one, kTokenFromLastStep
+  std::vector<int32_t> new_pages;  // KV pages appended to the sequence's table before the step
+  bool sample = false;             // the last row yields the next token
+  // The last `drafts` tokens are guesses of what the rows before them yield; needs `sample`, and
+  // one token before them. Each row from there on is drawn from; guesses are kept as far as they
+  // are what was drawn, and the next step starts behind the last one kept (its keys and values
+  // overwrite those of the rest). Not for sequences with penalties, whose counts know no way back.
+  int32_t drafts = 0;
   // Set once, when the sequence first appears (or again after preemption): start_position is 0.
   bool first = false;
-  SamplingParams params;            // first only
-  int32_t prompt_tokens = 0;        // first only: positions below are prompt, from here generated
+  SamplingParams params;      // first only
+  int32_t prompt_tokens = 0;  // first only: positions below are prompt, from here generated
   bool operator==(const SequenceStep&) const = default;
 };
 
 struct StepPlan {
-  uint64_t step_id = 0;             // ascending by one within an epoch
-  uint64_t epoch = 0;               // of the worker group; older frames are dropped
-  std::vector<SequenceId> released; // forget these sequences before the step (done, preempted)
+  uint64_t step_id = 0;              // ascending by one within an epoch
+  uint64_t epoch = 0;                // of the worker group; older frames are dropped
+  std::vector<SequenceId> released;  // forget these sequences before the step (done, preempted)
   std::vector<SequenceStep> sequences;
   bool operator==(const StepPlan&) const = default;
 };
 
+struct SampledToken {
+  int32_t token = -1;
+  float logit = 0.0f;             // its raw logit: the proof of bit-exact replay
+  std::vector<TokenLogprob> top;  // params.logprobs
+  bool operator==(const SampledToken&) const = default;
+};
+
 struct SequenceResult {
   SequenceId id = 0;
-  int32_t token = -1;               // sampled token, or -1 where the plan asked for none
-  float logit = 0.0f;               // its raw logit: the proof of bit-exact replay
-  std::vector<TokenLogprob> top;    // params.logprobs
+  // Empty where the plan asked for none; else the drafts that were right and one more token.
+  std::vector<SampledToken> sampled;
   // params.prompt_logprobs: one entry per prompt token of this chunk but the prompt's first, in
   // their order. (The entry for the first token of a later chunk was computed by the chunk before;
   // only now is it known which token stands there.)
@@ -90,7 +105,7 @@ struct StepResult {
 // Little-endian, length-checked; `Decode*` refuses anything that is not exactly one message.
 struct StepLimits {
   uint32_t sequences_max = 4096;
-  uint32_t tokens_max = 1 << 20;      // of one plan, all sequences together
+  uint32_t tokens_max = 1 << 20;  // of one plan, all sequences together
   uint32_t pages_max = 1 << 20;
 };
 std::string EncodePlan(const StepPlan& plan);

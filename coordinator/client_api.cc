@@ -261,6 +261,18 @@ Status ParseCounts(const Json& body, const SubmitLimits& limits, Request& reques
   return Status();
 }
 
+Status ParseSpeculation(const Json& body, const SubmitLimits& limits, Request& request) {
+  request.speculate = limits.speculate_default;
+  const Json* value = Given(body, "speculation");
+  if (value == nullptr) return Status();
+  if (!value->is_string()) return WrongType("speculation", "a string", *value);
+  request.speculate = value->as_string() == "prompt_lookup";
+  if (request.speculate || value->as_string() == "off") return Status();
+  return InvalidArgument(
+      StrCat("speculation must be \"off\" or \"prompt_lookup\", not ", value->Dump()),
+      "speculation");
+}
+
 // Fields whose silent absence would change the answer: refused, unless they ask for nothing.
 Status RefuseUnsupported(const Json& body) {
   for (const char* field : {"tools", "functions", "response_format", "echo", "suffix", "images"}) {
@@ -314,6 +326,7 @@ Result<Request> ParseSubmit(std::string_view id, std::string_view text,
   RETURN_IF_ERROR(ParseStops(body, limits.vocab_size, request));
   RETURN_IF_ERROR(ParseBool(body, "ignore_eos", request.ignore_eos));
   RETURN_IF_ERROR(ParseBool(body, "stream", request.stream));
+  RETURN_IF_ERROR(ParseSpeculation(body, limits, request));
   return request;
 }
 

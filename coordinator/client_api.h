@@ -23,6 +23,7 @@ bool IsValidRequestId(std::string_view id);
 struct SubmitLimits {
   int64_t vocab_size = 0;
   int64_t deadline_default_ms = 0;
+  bool speculate_default = false;
 };
 // Errors are kInvalidArgument or kUnsupported with the offending field.
 Result<Request> ParseSubmit(std::string_view id, std::string_view body, const SubmitLimits& limits);

@@ -33,6 +33,8 @@ Json TimingsJson(const Sequence& sequence) {
   out.Set("ttft_s", Seconds(times.accepted, times.first_token));
   out.Set("decode_tokens_per_s", decode_s > 0 && decoded > 0 ? decoded / decode_s : 0.0);
   out.Set("total_s", Seconds(times.accepted, times.finished));
+  out.Set("tokens_drafted", sequence.drafts.drafted);
+  out.Set("drafts_accepted", sequence.drafts.accepted);
   return out;
 }
 

@@ -96,6 +96,7 @@ class Coordinator {
   void GiveUp(const Error& error);
   void CommitResult(const StepResult& result);
   void CommitItemOf(const CommitItem& item, const StepResult& result);
+  void AppendSampled(Sequence& sequence, const SequenceResult& result, int64_t now_us);
   void SendPlans();
   void Probe();
   void Report();

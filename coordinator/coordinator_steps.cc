@@ -114,26 +114,17 @@ void Coordinator::CommitItemOf(const CommitItem& item, const StepResult& result)
     entry.prompt_counted = true;
     if (!internal) parts_.metrics.AddPromptTokens(sequence.prompt_size());
   }
-  if (item.proof && !sequence.MatchesLog(item.log_index, *item.result)) {
+  if (item.proof && !sequence.MatchesLog(item.log_index, item.result->sampled[0])) {
     parts_.metrics.AddReplayLogitMismatch();
-    parts_.logger.Error(StrCat("replay of sequence ", sequence.id(), " gave token ",
-                               item.result->token, " at generated position ", item.log_index,
-                               " where the log has ", sequence.log()[item.log_index].token,
-                               ", or another logit: the workers are not bit-exact"));
+    parts_.logger.Error(StrCat(
+        "replay of sequence ", sequence.id(), " gave token ", item.result->sampled[0].token,
+        " at generated position ", item.log_index, " where the log has ",
+        sequence.log()[item.log_index].token, ", or another logit: the workers are not bit-exact"));
   }
   if (item.sampled) {
-    const SequenceTimes before = sequence.times;
-    sequence.Append(*item.result, now);
-    last_token_us_ = now;
-    if (!internal) {
-      parts_.metrics.AddGenerationTokens(1);
-      if (before.first_token == 0) {
-        parts_.metrics.ObserveQueueTime(Seconds(before.first_planned - before.accepted));
-        parts_.metrics.ObserveFirstToken(Seconds(now - before.accepted));
-      } else {
-        parts_.metrics.ObserveInterToken(Seconds(now - before.last_token));
-      }
-    }
+    AppendSampled(sequence, *item.result, now);
+    sequence.drafts.drafted += item.drafted;
+    sequence.drafts.accepted += static_cast<int64_t>(item.result->sampled.size()) - 1;
   } else if (item.prompt_complete && sequence.max_tokens() == 0) {
     sequence.Finish(FinishReason::kLength, now);
   }
@@ -141,6 +132,24 @@ void Coordinator::CommitItemOf(const CommitItem& item, const StepResult& result)
     Ended(entry);
   } else if (!internal && item.sampled) {
     parts_.frontend.Notify(sequence.request().id);
+  }
+}
+
+// Drafts that were right come in one step: all of them arrive now, up to the sequence's end.
+void Coordinator::AppendSampled(Sequence& sequence, const SequenceResult& result, int64_t now_us) {
+  for (const SampledToken& token : result.sampled) {
+    if (sequence.finished()) return;
+    const SequenceTimes before = sequence.times;
+    sequence.Append(token, now_us);
+    last_token_us_ = now_us;
+    if (sequence.internal()) continue;
+    parts_.metrics.AddGenerationTokens(1);
+    if (before.first_token == 0) {
+      parts_.metrics.ObserveQueueTime(Seconds(before.first_planned - before.accepted));
+      parts_.metrics.ObserveFirstToken(Seconds(now_us - before.accepted));
+    } else {
+      parts_.metrics.ObserveInterToken(Seconds(now_us - before.last_token));
+    }
   }
 }
 
@@ -200,6 +209,8 @@ void Coordinator::Report() {
   metrics.SetClients(parts_.frontend.clients(), parts_.frontend.undelivered_bytes());
   metrics.SetPreemptions(scheduler_.counters().preemptions);
   metrics.SetReplayTokensForced(scheduler_.counters().replay_tokens_forced);
+  metrics.SetDraftTokens(scheduler_.counters().tokens_drafted,
+                         scheduler_.counters().drafts_accepted);
   metrics.SetGroupRestarts(parts_.group.counters().relaunches);
   metrics.SetGroupReady(ready);
   if (parts_.group.state() == GroupState::kLoading) {

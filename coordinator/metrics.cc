@@ -99,6 +99,10 @@ struct Metrics::Impl {
   Counter& mismatches =
       NewCounter("echelon_replay_logit_mismatch_total",
                  "Replayed positions whose token or logit differed from the log; must stay 0.");
+  Counter& drafted =
+      NewCounter("echelon_spec_decode_num_draft_tokens_total", "Tokens guessed by speculation.");
+  Counter& drafts_accepted = NewCounter("echelon_spec_decode_num_accepted_tokens_total",
+                                        "Guessed tokens that were what the model drew.");
   Family<Counter>& finished = prometheus::BuildCounter()
                                   .Name("echelon_request_success_total")
                                   .Help("Requests that ended, by reason.")
@@ -202,6 +206,10 @@ void Metrics::SetClients(int64_t clients, int64_t undelivered_bytes) {
 void Metrics::SetPreemptions(uint64_t total) { Impl::Follow(impl_->preemptions, total); }
 void Metrics::SetGroupRestarts(uint64_t total) { Impl::Follow(impl_->restarts, total); }
 void Metrics::SetReplayTokensForced(uint64_t total) { Impl::Follow(impl_->forced, total); }
+void Metrics::SetDraftTokens(uint64_t drafted_total, uint64_t accepted_total) {
+  Impl::Follow(impl_->drafted, drafted_total);
+  Impl::Follow(impl_->drafts_accepted, accepted_total);
+}
 void Metrics::AddReplayLogitMismatch() { impl_->mismatches.Increment(); }
 
 void Metrics::AddRefused(const std::string& reason) {

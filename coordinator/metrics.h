@@ -39,6 +39,7 @@ class Metrics {
   void SetPreemptions(uint64_t total);
   void SetGroupRestarts(uint64_t total);
   void SetReplayTokensForced(uint64_t total);
+  void SetDraftTokens(uint64_t drafted_total, uint64_t accepted_total);
   void AddReplayLogitMismatch();
   void AddRefused(const std::string& reason);  // an ErrorCodeName
 

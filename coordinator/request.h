@@ -28,6 +28,7 @@ struct Request {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   bool stream = true;
+  bool speculate = false;   // by prompt lookup
   int64_t deadline_ms = 0;  // from acceptance; 0 = none
 };
 

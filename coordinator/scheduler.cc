@@ -129,6 +129,7 @@ void Scheduler::Preempt(Track& track) {
   Drop(track);
   track.first = true;
   track.planned = 0;
+  track.pages_hashed = 0;
   waiting_.emplace(track.arrival, track.sequence->id());
   ++counters_.preemptions;
 }
@@ -175,8 +176,8 @@ bool Scheduler::MakeRoom(Track& track) {
   return true;
 }
 
-void Scheduler::PlanRows(Track& track, int32_t rows, StepPlan& plan, PlannedStep& step,
-                         int64_t now_us) {
+void Scheduler::PlanRows(Track& track, int32_t rows, std::vector<int32_t> drafts, StepPlan& plan,
+                         PlannedStep& step, int64_t now_us) {
   Sequence& sequence = *track.sequence;
   const int32_t known = sequence.known_size();
   const int32_t end = track.planned + rows;
@@ -186,7 +187,10 @@ void Scheduler::PlanRows(Track& track, int32_t rows, StepPlan& plan, PlannedStep
   for (int32_t position = track.planned; position < end; ++position) {
     out.tokens.push_back(position < known ? sequence.TokenAt(position) : kTokenFromLastStep);
   }
-  out.new_pages = blocks_->Append(out.id, blocks_->PagesMissing(out.id, std::max(known, end)));
+  out.tokens.insert(out.tokens.end(), drafts.begin(), drafts.end());
+  out.drafts = static_cast<int32_t>(drafts.size());
+  const int32_t positions = std::max(known, end + out.drafts);
+  out.new_pages = blocks_->Append(out.id, blocks_->PagesMissing(out.id, positions));
   const bool proof = end == known - 1 && sequence.generated() > 0 && IsPrefill(track);
   out.sample = proof || (end >= known && !NothingLeft(track));
   if (track.first) {
@@ -195,8 +199,8 @@ void Scheduler::PlanRows(Track& track, int32_t rows, StepPlan& plan, PlannedStep
     out.prompt_tokens = sequence.prompt_size();
     track.first = false;
   }
-  step.items.push_back({out.id, track.planned, rows, out.sample, proof});
-  track.planned = end;
+  step.items.push_back({out.id, track.planned, rows, std::move(drafts), out.sample, proof});
+  track.planned = end + out.drafts;
   if (out.sample && !proof) ++track.samples_pending;
   ++track.plans_in_flight;
   track.last_plan = step.step_id;
@@ -213,15 +217,18 @@ void Scheduler::PlanDecodes(StepPlan& plan, PlannedStep& step, int32_t& budget, 
   std::stable_sort(ready.begin(), ready.end(), [this](SequenceId a, SequenceId b) {
     return tracks_.at(a).last_plan < tracks_.at(b).last_plan;
   });
-  int32_t left = std::min(budget, DecodesPerPlan());
+  int32_t left = std::min({budget, DecodesPerPlan(), static_cast<int32_t>(ready.size())});
+  const int32_t drafts_each =
+      left == 0 ? 0 : std::min(limits_.speculation.drafts_max, budget - left) / left;
   for (const SequenceId id : ready) {
     if (left == 0) break;
     Track& track = tracks_.at(id);
     if (!track.running) continue;  // preempted for an older one just now
     if (!MakeRoom(track)) continue;
-    PlanRows(track, 1, plan, step, now_us);
+    std::vector<int32_t> drafts = DraftsFor(track, drafts_each);
     --left;
-    --budget;
+    budget -= 1 + static_cast<int32_t>(drafts.size());
+    PlanRows(track, 1, std::move(drafts), plan, step, now_us);
   }
 }
 
@@ -234,7 +241,7 @@ void Scheduler::PlanPrefills(StepPlan& plan, PlannedStep& step, int32_t& budget,
     const int32_t end = track.sequence->generated() == 0 ? known : known - 1;
     const int32_t rows = std::min(budget, end - track.planned);
     budget -= rows;
-    PlanRows(track, rows, plan, step, now_us);
+    PlanRows(track, rows, {}, plan, step, now_us);
   }
 }
 
@@ -255,12 +262,13 @@ void Scheduler::AdmitWaiting(StepPlan& plan, PlannedStep& step, int32_t& budget,
     const int32_t end = track.forced == 0 ? known : known - 1;
     const int32_t rows = std::min(budget, end);
     budget -= rows;
-    PlanRows(track, rows, plan, step, now_us);
+    PlanRows(track, rows, {}, plan, step, now_us);
   }
 }
 
 std::optional<StepPlan> Scheduler::Plan(int64_t now_us) {
   if (!started_ || in_flight() >= limits_.steps_in_flight_max) return std::nullopt;
+  if (WaitsToDraft()) return std::nullopt;
   StepPlan plan;
   PlannedStep step;
   plan.step_id = step.step_id = next_step_;

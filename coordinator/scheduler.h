@@ -8,6 +8,12 @@
 // pipeline. What a plan ahead cannot know is settled when its result comes: tokens past a stop are
 // discarded, and pages are freed after the last plan that names them.
 //
+// Speculation (speculation.h). A decode whose last token is known may carry drafts: guesses that
+// the same step checks, so that it yields one token and those that were right. With pp = 1 that
+// needs a plan less in flight: while a sequence that could be guessed for waits for its token,
+// nothing is planned ahead, for all would run in two half-filled steps instead of one. A plan's
+// drafts are shared out evenly, so that with more decodes than drafts everything is as without.
+//
 // When pages run out, the sequence admitted last gives up all of its pages and waits, in its old
 // place in the queue, to be computed again from its token log (recompute preemption): the tokens
 // emitted are fed, not sampled. The step before the last of them is sampled as well and compared
@@ -29,6 +35,7 @@
 #include "common/step.h"
 #include "coordinator/block_manager.h"
 #include "coordinator/sequence.h"
+#include "coordinator/speculation.h"
 
 namespace echelon {
 
@@ -37,6 +44,7 @@ struct SchedulerLimits {
   int32_t step_tokens_max = 512;    // rows of a step
   int32_t steps_in_flight_max = 0;  // 0 = 2 for pp 1, else pp
   int32_t pp = 1;
+  SpeculationLimits speculation;
 };
 
 // What the workers have, from the group when it is ready.
@@ -51,16 +59,19 @@ struct SchedulerCapacity {
 struct CommitItem {
   Sequence* sequence = nullptr;
   const SequenceResult* result = nullptr;
-  bool sampled = false;  // result->token is the next token of the log
-  bool proof = false;    // result->token is log entry `log_index` again: compare
+  bool sampled = false;  // result->sampled are the next tokens of the log, up to its end
+  bool proof = false;    // result->sampled is log entry `log_index` again: compare
   int32_t log_index = 0;
   int32_t row_begin = 0;         // position of the chunk's first row, for prompt_top
+  int32_t drafted = 0;           // result->sampled has up to so many more
   bool prompt_complete = false;  // the last prompt row was in this step
 };
 
 struct SchedulerCounters {
   uint64_t preemptions = 0;
   uint64_t replay_tokens_forced = 0;
+  uint64_t tokens_drafted = 0;
+  uint64_t drafts_accepted = 0;
 };
 
 class Scheduler {
@@ -108,18 +119,21 @@ class Scheduler {
     uint64_t arrival = 0;          // order of Add: the place in the queue
     uint64_t admission = 0;        // order of admission: the latest is preempted first
     int32_t planned = 0;           // positions [0, planned) have been given to plans
-    int32_t samples_pending = 0;   // planned samples for the log whose results are not back
-    int32_t plans_in_flight = 0;   // plans that name this sequence
-    uint64_t last_plan = 0;        // step id
-    bool first = true;             // the next plan introduces it
-    int32_t forced = 0;            // log entries known when it was (re-)admitted
+    int32_t pages_hashed = 0;
+    int32_t samples_pending = 0;  // planned samples for the log whose results are not back
+    int32_t plans_in_flight = 0;  // plans that name this sequence
+    uint64_t last_plan = 0;       // step id
+    bool first = true;            // the next plan introduces it
+    int32_t forced = 0;           // log entries known when it was (re-)admitted
     bool running = false;
     bool dropped = false;  // preempted or removed; pages go with the last plan in flight
+    DraftPace pace;
   };
   struct PlannedItem {
     SequenceId id = 0;
     int32_t row_begin = 0;
-    int32_t rows = 0;
+    int32_t rows = 0;  // those of the drafts not counted
+    std::vector<int32_t> drafts;
     bool sample = false;
     bool proof = false;
   };
@@ -134,15 +148,25 @@ class Scheduler {
   void PlanDecodes(StepPlan& plan, PlannedStep& step, int32_t& budget, int64_t now_us);
   void PlanPrefills(StepPlan& plan, PlannedStep& step, int32_t& budget, int64_t now_us);
   void AdmitWaiting(StepPlan& plan, PlannedStep& step, int32_t& budget, int64_t now_us);
-  void PlanRows(Track& track, int32_t rows, StepPlan& plan, PlannedStep& step, int64_t now_us);
+  // `drafts` stand behind the rows, and only where one row is a decode of a known token.
+  void PlanRows(Track& track, int32_t rows, std::vector<int32_t> drafts, StepPlan& plan,
+                PlannedStep& step, int64_t now_us);
+  // scheduler_drafts.cc. Guesses for the track's next decode, `most` of them.
+  std::vector<int32_t> Guess(const Track& track, int32_t most) const;
+  // The same within the pages at hand.
+  std::vector<int32_t> DraftsFor(const Track& track, int32_t most) const;
+  bool WaitsToDraft() const;
+  void CommitDrafts(const PlannedItem& planned, const SequenceResult& result, Track& track);
   // Makes room for the track's next row, preempting later admissions. False: not in this plan.
   bool MakeRoom(Track& track);
   void Preempt(Track& track);
   void Drop(Track& track);
   void ReleasePages(SequenceId id);
-  void HashFullPages(const Track& track, int32_t row_begin, int32_t rows);
+  void HashFullPages(Track& track, int32_t end);
   int32_t DecodesPerPlan() const;
   Status CheckResult(const StepResult& result) const;
+  Status CheckSampled(uint64_t step_id, const PlannedItem& planned,
+                      const SequenceResult& got) const;
   CommitItem ItemOf(const PlannedItem& planned, const SequenceResult& result, Track& track);
 
   SchedulerLimits limits_;

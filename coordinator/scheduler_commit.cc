@@ -30,6 +30,28 @@ uint64_t HashPage(uint64_t before, const Sequence& sequence, int32_t begin, int3
 
 }  // namespace
 
+Status Scheduler::CheckSampled(uint64_t step_id, const PlannedItem& planned,
+                               const SequenceResult& got) const {
+  const size_t least = planned.sample ? 1 : 0;
+  const size_t most = least + planned.drafts.size();
+  if (got.sampled.size() < least || got.sampled.size() > most) {
+    return InternalError(StrCat("step ", step_id, " sampled ", got.sampled.size(),
+                                " tokens of a sequence that asked for ", least, " to ", most));
+  }
+  for (size_t i = 0; i < got.sampled.size(); ++i) {
+    const int32_t token = got.sampled[i].token;
+    if (token < 0 || token >= capacity_.vocab_size) {
+      return InternalError(StrCat("step ", step_id, " sampled token ", token,
+                                  "; the vocabulary has ", capacity_.vocab_size));
+    }
+    if (i + 1 < got.sampled.size() && token != planned.drafts[i]) {
+      return InternalError(StrCat("step ", step_id, " went on behind draft ", planned.drafts[i],
+                                  " although it sampled ", token));
+    }
+  }
+  return Status();
+}
+
 Status Scheduler::CheckResult(const StepResult& result) const {
   if (in_flight_.empty() || in_flight_.front().step_id != result.step_id ||
       result.epoch != epoch_) {
@@ -48,10 +70,7 @@ Status Scheduler::CheckResult(const StepResult& result) const {
       return InternalError(
           StrCat("the result of step ", result.step_id, " names other sequences than its plan"));
     }
-    if (items[i].sample && (got.token < 0 || got.token >= capacity_.vocab_size)) {
-      return InternalError(StrCat("step ", result.step_id, " sampled token ", got.token,
-                                  "; the vocabulary has ", capacity_.vocab_size));
-    }
+    RETURN_IF_ERROR(CheckSampled(result.step_id, items[i], got));
     const Sequence* sequence = tracks_.at(items[i].id).sequence;
     if (sequence == nullptr) continue;
     const int32_t rows =
@@ -71,12 +90,15 @@ Status Scheduler::CheckResult(const StepResult& result) const {
   return Status();
 }
 
-void Scheduler::HashFullPages(const Track& track, int32_t row_begin, int32_t rows) {
+// Of the pages below position `end` whose tokens are in the log: a draft that was kept is appended
+// after this, and its page has its turn with the next result.
+void Scheduler::HashFullPages(Track& track, int32_t end) {
   const SequenceId id = track.sequence->id();
   const auto* table = blocks_->TableOf(id);
   const int32_t page_tokens = blocks_->page_tokens();
-  for (int32_t page = row_begin / page_tokens; (page + 1) * page_tokens <= row_begin + rows;
-       ++page) {
+  const int32_t certain = std::min(end, track.sequence->known_size());
+  for (; (track.pages_hashed + 1) * page_tokens <= certain; ++track.pages_hashed) {
+    const int32_t page = track.pages_hashed;
     const uint64_t before = page == 0 ? 0 : blocks_->HashOf((*table)[page - 1]);
     blocks_->SetHash(
         id, page, HashPage(before, *track.sequence, page * page_tokens, (page + 1) * page_tokens));
@@ -91,6 +113,7 @@ CommitItem Scheduler::ItemOf(const PlannedItem& planned, const SequenceResult& r
   item.sampled = planned.sample && !planned.proof;
   item.proof = planned.proof;
   item.row_begin = planned.row_begin;
+  item.drafted = static_cast<int32_t>(planned.drafts.size());
   const int32_t prompt = track.sequence->prompt_size();
   // A proof row at position p is compared with the token at p + 1.
   item.log_index = planned.row_begin + planned.rows - prompt;
@@ -109,7 +132,8 @@ Result<std::vector<CommitItem>> Scheduler::Commit(const StepResult& result) {
     Track& track = found->second;
     if (planned.sample && !planned.proof) --track.samples_pending;
     if (track.sequence != nullptr) {
-      if (!track.dropped) HashFullPages(track, planned.row_begin, planned.rows);
+      CommitDrafts(planned, result.sequences[i], track);
+      if (!track.dropped) HashFullPages(track, planned.row_begin + planned.rows);
       items.push_back(ItemOf(planned, result.sequences[i], track));
     }
     if (--track.plans_in_flight > 0) continue;

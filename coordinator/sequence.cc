@@ -49,36 +49,38 @@ Sequence::Sequence(SequenceId id, Request request, const Tokenizer& tokenizer)
       text_(tokenizer, request_.stop) {}
 
 void Sequence::SetPrompt(std::vector<int32_t> prompt, int32_t max_tokens) {
-  CHECK(prompt_.empty() && log_.empty() && !prompt.empty() && max_tokens >= 0);
-  prompt_ = std::move(prompt);
+  CHECK(tokens_.empty() && !prompt.empty() && max_tokens >= 0);
+  tokens_ = std::move(prompt);
+  prompt_size_ = static_cast<int32_t>(tokens_.size());
   max_tokens_ = max_tokens;
 }
 
 int32_t Sequence::TokenAt(int32_t position) const {
   CHECK(position >= 0 && position < known_size());
-  return position < prompt_size() ? prompt_[position] : log_[position - prompt_size()].token;
+  return tokens_[position];
 }
 
-void Sequence::Append(const SequenceResult& result, int64_t now_us) {
+void Sequence::Append(const SampledToken& sampled, int64_t now_us) {
   CHECK(!finished() && generated() < max_tokens_);
   const uint64_t before = log_.empty() ? kHashStart : log_.back().hash;
-  const uint32_t bits = std::bit_cast<uint32_t>(result.logit);
-  TextStream::Output text = text_.Push(result.token);
+  const uint32_t bits = std::bit_cast<uint32_t>(sampled.logit);
+  TextStream::Output text = text_.Push(sampled.token);
   log_.push_back(
-      {result.token, std::move(text.text), result.top, bits, Roll(before, result.token, bits)});
+      {sampled.token, std::move(text.text), sampled.top, bits, Roll(before, sampled.token, bits)});
+  tokens_.push_back(sampled.token);
   if (times.first_token == 0) times.first_token = now_us;
   times.last_token = now_us;
-  const bool ended = !request_.ignore_eos && Contains(end_ids_, result.token);
-  if (text.stopped || ended || Contains(request_.stop_token_ids, result.token)) {
+  const bool ended = !request_.ignore_eos && Contains(end_ids_, sampled.token);
+  if (text.stopped || ended || Contains(request_.stop_token_ids, sampled.token)) {
     Finish(FinishReason::kStop, now_us);
   } else if (generated() == max_tokens_) {
     Finish(FinishReason::kLength, now_us);
   }
 }
 
-bool Sequence::MatchesLog(int32_t log_index, const SequenceResult& result) const {
+bool Sequence::MatchesLog(int32_t log_index, const SampledToken& sampled) const {
   const TokenLogEntry& entry = log_.at(log_index);
-  return entry.token == result.token && entry.logit_bits == std::bit_cast<uint32_t>(result.logit);
+  return entry.token == sampled.token && entry.logit_bits == std::bit_cast<uint32_t>(sampled.logit);
 }
 
 void Sequence::AddPromptLogprobs(int32_t row_begin,
@@ -102,7 +104,7 @@ void Sequence::AddTimings(const std::vector<RankTiming>& timings) {
 }
 
 int64_t Sequence::MemoryBytes() const {
-  size_t bytes = sizeof(Sequence) + prompt_.size() * sizeof(int32_t);
+  size_t bytes = sizeof(Sequence) + tokens_.size() * sizeof(int32_t);
   for (const TokenLogEntry& entry : log_) {
     bytes += sizeof entry + entry.text.size() + entry.top.size() * sizeof(TokenLogprob);
   }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,10 @@ struct SequenceTimes {  // microseconds of the Clock; 0 = not yet
   int64_t accepted = 0, first_planned = 0, first_token = 0, last_token = 0, finished = 0;
 };
 
+struct DraftTotals {  // of speculation, in tokens
+  int64_t drafted = 0, accepted = 0;
+};
+
 class Sequence {
  public:
   // `end_ids`: tokens that end a text. prompt() is filled by SetPrompt after tokenizing.
@@ -47,19 +52,20 @@ class Sequence {
   bool internal() const { return request_.id.empty(); }  // the service's own probe
 
   void SetPrompt(std::vector<int32_t> prompt, int32_t max_tokens);
-  const std::vector<int32_t>& prompt() const { return prompt_; }
+  std::span<const int32_t> prompt() const { return tokens().first(prompt_size_); }
   int32_t max_tokens() const { return max_tokens_; }
-  int32_t prompt_size() const { return static_cast<int32_t>(prompt_.size()); }
+  int32_t prompt_size() const { return prompt_size_; }
   int32_t generated() const { return static_cast<int32_t>(log_.size()); }
   // Prompt and log together: every token that is known, by absolute position.
-  int32_t known_size() const { return prompt_size() + generated(); }
+  int32_t known_size() const { return static_cast<int32_t>(tokens_.size()); }
   int32_t TokenAt(int32_t position) const;
+  std::span<const int32_t> tokens() const { return tokens_; }
   const std::vector<TokenLogEntry>& log() const { return log_; }
 
   // Appends a sampled token; may finish the sequence (end of text, stop, length).
-  void Append(const SequenceResult& result, int64_t now_us);
+  void Append(const SampledToken& sampled, int64_t now_us);
   // A replayed position gave what the log has: token and logit, bit for bit.
-  bool MatchesLog(int32_t log_index, const SequenceResult& result) const;
+  bool MatchesLog(int32_t log_index, const SampledToken& sampled) const;
   // prompt_logprobs of a chunk that begins at `row_begin`: one entry per prompt token of the chunk
   // but the prompt's first.
   void AddPromptLogprobs(int32_t row_begin, const std::vector<std::vector<TokenLogprob>>& tops);
@@ -78,12 +84,14 @@ class Sequence {
   std::optional<int64_t> retry_after_ms() const { return retry_after_ms_; }
 
   SequenceTimes times;
+  DraftTotals drafts;
 
  private:
   const SequenceId id_;
   Request request_;
   std::vector<int32_t> end_ids_;
-  std::vector<int32_t> prompt_;
+  std::vector<int32_t> tokens_;  // prompt, then the log's
+  int32_t prompt_size_ = 0;
   int32_t max_tokens_ = 0;
   std::vector<TokenLogEntry> log_;
   std::vector<std::vector<TokenLogprob>> prompt_top_;  // [0] belongs to position 1

@@ -121,8 +121,9 @@ Status Service::Start() {
                       metrics_address.empty() ? "no address" : metrics_address));
   frontend_ = std::make_unique<Frontend>(
       config_.frontend,
-      SubmitLimits{tokenizer_->vocab_size(), config_.scheduler.deadline_default_ms}, *transport_,
-      clock_);
+      SubmitLimits{tokenizer_->vocab_size(), config_.scheduler.deadline_default_ms,
+                   config_.scheduler.speculation == "prompt_lookup"},
+      *transport_, clock_);
   frontend_->SetFacts({model,
                        static_cast<int>(config_.layout.tp),
                        static_cast<int>(config_.layout.pp),

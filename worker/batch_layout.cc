@@ -35,13 +35,28 @@ class StepChecker {
     if (step_.first && known_ != nullptr) return Bad("is called new but is known");
     if (!step_.first && known_ == nullptr) return Bad("is not known to this worker");
     const int32_t length = known_ ? known_->length : 0;
-    if (step_.start_position != length) {
-      return Bad("starts at position ", step_.start_position, ", ", length, " have been run");
+    const int32_t certain = length - (known_ ? known_->drafts : 0);
+    if (step_.start_position < certain || step_.start_position > length) {
+      return Bad("starts at position ", step_.start_position, ", ", length,
+                 " have been run, the last ", length - certain, " as drafts");
     }
     if (step_.tokens.empty()) return Bad("has no tokens");
-    const auto count = static_cast<int64_t>(step_.tokens.size());
-    if (length + count > limits_.context_max) {
-      return Bad("would reach ", length + count, " positions; the limit is ", limits_.context_max);
+    const int64_t end = step_.start_position + static_cast<int64_t>(step_.tokens.size());
+    if (end > limits_.context_max) {
+      return Bad("would reach ", end, " positions; the limit is ", limits_.context_max);
+    }
+    return CheckDrafts();
+  }
+
+  Status CheckDrafts() const {
+    if (step_.drafts == 0) return {};
+    if (step_.drafts < 0 || step_.tokens.size() != 1 + static_cast<size_t>(step_.drafts)) {
+      return Bad(step_.drafts, " of ", step_.tokens.size(),
+                 " tokens are drafts; they follow exactly one that is not");
+    }
+    if (!step_.sample) return Bad("has drafts but samples nothing");
+    if (known_ ? known_->penalised : step_.params.penalised()) {
+      return Bad("has drafts and penalties, which count tokens that could be taken back");
     }
     return {};
   }
@@ -153,8 +168,10 @@ void ApplyPlan(const StepPlan& plan, SequenceTable& table) {
   for (const SequenceStep& step : plan.sequences) {
     SequenceState& state = table[step.id];
     state.pages.insert(state.pages.end(), step.new_pages.begin(), step.new_pages.end());
-    state.length += static_cast<int32_t>(step.tokens.size());
-    state.sampled = step.sample;
+    state.length = step.start_position + static_cast<int32_t>(step.tokens.size());
+    state.drafts = step.drafts;
+    state.sampled = step.sample && step.drafts == 0;
+    if (step.first) state.penalised = step.params.penalised();
   }
 }
 

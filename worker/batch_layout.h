@@ -28,8 +28,8 @@ struct PlanLimits {
 inline constexpr int kLogprobsMax = 128;
 
 // Unknown or doubled sequences, pages or tokens out of range, positions that do not continue the
-// sequence, a sampled token that no step sampled, parameters that are not numbers: an error that
-// names the step and the sequence.
+// sequence (or go back by more than its drafts), drafts that cannot be, a sampled token that no
+// step sampled, parameters that are not numbers: an error that names the step and the sequence.
 Status CheckPlan(const StepPlan& plan, const SequenceTable& table, const PlanLimits& limits);
 
 // Releases and extends the sequences as a checked plan says.

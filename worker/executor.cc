@@ -168,7 +168,7 @@ class Executor::Impl {
     result.sequences = output_->Finish(plan, batch);
     std::vector<int32_t> tokens;
     for (size_t s = 0; s < plan.sequences.size(); ++s) {
-      if (plan.sequences[s].sample) tokens.push_back(result.sequences[s].token);
+      if (plan.sequences[s].sample) tokens.push_back(result.sequences[s].sampled.back().token);
     }
     token_ring_.Deliver(plan, tokens);
     return result;

@@ -32,7 +32,9 @@ Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
 struct SequenceState {
   std::vector<int32_t> pages;  // position p is in pages[p / page_tokens]
   int32_t length = 0;          // positions run through the model so far
-  bool sampled = false;        // the last step sampled the token at position `length`
+  int32_t drafts = 0;          // of those, at the end: guesses that the next step may take back
+  bool sampled = false;        // the last step sampled the token at position `length`, for certain
+  bool penalised = false;      // its tokens are counted: none can be taken back
 };
 
 using SequenceTable = std::unordered_map<SequenceId, SequenceState>;

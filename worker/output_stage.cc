@@ -33,7 +33,24 @@ void OutputStage::AddWanted(const SequenceStep& step, int sequence, const BatchL
       wanted.push_back({sequence, rows.end - 1, end - 1, -1, false, true});
     }
   }
-  if (step.sample) wanted.push_back({sequence, rows.end - 1, end - 1, -1, true, false});
+  if (!step.sample) return;
+  for (int back = step.drafts; back >= 0; --back) {
+    wanted.push_back({sequence, rows.end - 1 - back, end - 1 - back, -1, true, false});
+  }
+}
+
+// A draw behind a draft counts if all draws so far were what the drafts said.
+void OutputStage::AddAnswer(const Wanted& wanted, const SequenceStep& step,
+                            const BatchLayout& batch, SampledToken answer, SequenceResult& result) {
+  if (!wanted.sample) {
+    result.prompt_top.push_back(std::move(answer.top));
+    return;
+  }
+  const int first = batch.steps[wanted.sequence].end - 1 - step.drafts;
+  const bool guesses_hold =
+      static_cast<int>(result.sampled.size()) == wanted.row - first &&
+      (result.sampled.empty() || result.sampled.back().token == batch.ids[wanted.row]);
+  if (guesses_hold) result.sampled.push_back(std::move(answer));
 }
 
 std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const BatchLayout& batch) {
@@ -46,13 +63,13 @@ std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const Batc
   const std::span<const Wanted> all(wanted);
   const auto rows_max = static_cast<size_t>(decoder_.logit_rows_max());
   for (size_t at = 0; at < all.size(); at += rows_max) {
-    RunTile(all.subspan(at, std::min(rows_max, all.size() - at)), plan, results);
+    RunTile(all.subspan(at, std::min(rows_max, all.size() - at)), plan, batch, results);
   }
   return results;
 }
 
 void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
-                          std::vector<SequenceResult>& results) {
+                          const BatchLayout& batch, std::vector<SequenceResult>& results) {
   std::vector<int32_t> rows;
   for (const Wanted& w : tile) {
     if (w.row >= 0) rows.push_back(w.row);
@@ -85,16 +102,10 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
       asked_for.push_back(&w);
     }
   }
-  const std::vector<SampleResult> answers = sampler_.Run(asked);
+  std::vector<SampledToken> answers = sampler_.Run(asked);
   for (size_t i = 0; i < answers.size(); ++i) {
-    SequenceResult& result = results[asked_for[i]->sequence];
-    if (!asked_for[i]->sample) {
-      result.prompt_top.push_back(answers[i].top);
-      continue;
-    }
-    result.token = answers[i].token;
-    result.logit = answers[i].logit;
-    result.top = answers[i].top;
+    const Wanted& w = *asked_for[i];
+    AddAnswer(w, plan.sequences[w.sequence], batch, std::move(answers[i]), results[w.sequence]);
   }
   for (const auto& [id, logits] : held) {
     sampler_.StateOf(id).held_logits.assign(logits.begin(), logits.end());

@@ -1,7 +1,8 @@
 #pragma once
 // OutputStage: the end of a step on the last pipeline stage. Chooses the rows whose logits are
-// needed (the last row of a sequence that samples, prompt rows that are scored), makes their logits
-// some rows at a time, and turns them into the step's results. One thread; collective over tp.
+// needed (the last row of a sequence that samples, with those before its drafts, prompt rows that
+// are scored), makes their logits some rows at a time, and turns them into the step's results. One
+// thread; collective over tp.
 
 #include <cstdint>
 #include <vector>
@@ -37,7 +38,9 @@ class OutputStage {
   };
   void AddWanted(const SequenceStep& step, int sequence, const BatchLayout& batch,
                  std::vector<Wanted>& wanted);
-  void RunTile(std::span<const Wanted> tile, const StepPlan& plan,
+  void AddAnswer(const Wanted& wanted, const SequenceStep& step, const BatchLayout& batch,
+                 SampledToken answer, SequenceResult& result);
+  void RunTile(std::span<const Wanted> tile, const StepPlan& plan, const BatchLayout& batch,
                std::vector<SequenceResult>& results);
 
   Backend& backend_;

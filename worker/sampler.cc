@@ -21,8 +21,8 @@ SamplingState& Sampler::StateOf(SequenceId id) {
   return it->second;
 }
 
-std::vector<SampleResult> Sampler::Run(std::span<const SampleRow> rows) {
-  std::vector<SampleResult> results(rows.size());
+std::vector<SampledToken> Sampler::Run(std::span<const SampleRow> rows) {
+  std::vector<SampledToken> results(rows.size());
   std::vector<Draw> draws;
   for (size_t r = 0; r < rows.size(); ++r) {
     CHECK(static_cast<int64_t>(rows[r].logits.size()) == vocab_.size());
@@ -37,7 +37,7 @@ std::vector<SampleResult> Sampler::Run(std::span<const SampleRow> rows) {
   return results;
 }
 
-Sampler::Draw Sampler::Prepare(const SampleRow& row, SampleResult& result) {
+Sampler::Draw Sampler::Prepare(const SampleRow& row, SampledToken& result) {
   Draw draw;
   draw.row = &row;
   draw.state = &StateOf(row.id);
@@ -136,7 +136,7 @@ void Sampler::TakeGumbelMax(std::vector<Draw>& draws) {
     mine.push_back(WinnerOf(draw, best.score, best.id));
   }
   // Nothing can be drawn where every logit is NaN or -infinity: the argmax stays.
-  std::vector<SampleResult> before;
+  std::vector<SampledToken> before;
   for (const Draw& draw : draws) before.push_back(*draw.result);
   Settle(mine, draws);
   for (size_t d = 0; d < draws.size(); ++d) {
@@ -144,7 +144,7 @@ void Sampler::TakeGumbelMax(std::vector<Draw>& draws) {
   }
 }
 
-void Sampler::AddLogprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results) {
+void Sampler::AddLogprobs(std::span<const SampleRow> rows, std::vector<SampledToken>& results) {
   std::vector<LogprobRow> wanted;
   std::vector<size_t> of_row;
   for (size_t r = 0; r < rows.size(); ++r) {
@@ -157,7 +157,7 @@ void Sampler::AddLogprobs(std::span<const SampleRow> rows, std::vector<SampleRes
   }
   const std::vector<Logprobs> found = FindLogprobs(wanted, vocab_, exchange_);
   for (size_t i = 0; i < found.size(); ++i) {
-    SampleResult& result = results[of_row[i]];
+    SampledToken& result = results[of_row[i]];
     if (wanted[i].known >= 0) result.logit = found[i].known_logit;
     result.top = WithChosen(found[i], result.token, result.logit);
   }

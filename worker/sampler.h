@@ -30,12 +30,6 @@ struct SampleRow {
   int32_t known_next = -1;
 };
 
-struct SampleResult {
-  int32_t token = -1;             // drawn, or the known one
-  float logit = 0.0f;             // its raw logit
-  std::vector<TokenLogprob> top;  // where log-probabilities were asked for
-};
-
 class Sampler {
  public:
   // `vocab`: this rank's part. The communicator (host memory) outlives the sampler.
@@ -46,7 +40,8 @@ class Sampler {
   // The sequence must have been started.
   SamplingState& StateOf(SequenceId id);
 
-  std::vector<SampleResult> Run(std::span<const SampleRow> rows);
+  // Of each row the token drawn, or the known one.
+  std::vector<SampledToken> Run(std::span<const SampleRow> rows);
 
  private:
   // A row whose token is to be drawn, and what the phases of Run learn about it.
@@ -57,7 +52,7 @@ class Sampler {
     std::span<const float> logits;  // adjusted, or the row's own
     float max = 0.0f;               // of `logits`, over all ranks
     uint32_t key_min = 0;           // of what top_k and top_p leave
-    SampleResult* result = nullptr;
+    SampledToken* result = nullptr;
   };
   // This rank's best token of a row by some score; id -1 where it has none.
   struct Winner {
@@ -66,14 +61,14 @@ class Sampler {
     float raw_logit = 0.0f;
   };
 
-  Draw Prepare(const SampleRow& row, SampleResult& result);
+  Draw Prepare(const SampleRow& row, SampledToken& result);
   Winner WinnerOf(const Draw& draw, double score, int32_t id) const;
   void TakeArgmax(std::vector<Draw>& draws);
   void FindNuclei(std::vector<Draw>& draws);
   void TakeGumbelMax(std::vector<Draw>& draws);
   // Writes the ranks' best winner of each draw to its result; returns its score.
   std::vector<double> Settle(const std::vector<Winner>& mine, std::vector<Draw>& draws);
-  void AddLogprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results);
+  void AddLogprobs(std::span<const SampleRow> rows, std::vector<SampledToken>& results);
 
   const Range vocab_;
   VocabExchange exchange_;

@@ -3,7 +3,7 @@
 namespace echelon {
 
 void SamplingState::Observe(int32_t position, int32_t token) {
-  if (!penalised()) return;
+  if (!params_.penalised()) return;
   Count& count = counts_[token];
   if (position < prompt_tokens_) {
     count.in_prompt = true;

@@ -29,7 +29,7 @@ class SamplingState {
   static constexpr float kGreedyBelow = 1e-5f;
   bool greedy() const { return params_.temperature < kGreedyBelow; }
   // Whether Adjust does anything.
-  bool adjusts() const { return !params_.logit_bias.empty() || penalised(); }
+  bool adjusts() const { return !params_.logit_bias.empty() || params_.penalised(); }
   // In place: logit_bias, then the repetition penalty (over prompt and generated tokens), then
   // frequency and presence penalties (over generated tokens). `logits` are those of `vocab`.
   void Adjust(Range vocab, std::span<float> logits) const;
@@ -43,14 +43,10 @@ class SamplingState {
     bool in_prompt = false;
     int32_t generated = 0;
   };
-  bool penalised() const {
-    return params_.repetition_penalty != 1.0f || params_.presence_penalty != 0.0f ||
-           params_.frequency_penalty != 0.0f;
-  }
 
   SamplingParams params_;
   int32_t prompt_tokens_;
-  std::unordered_map<int32_t, Count> counts_;  // empty unless penalised()
+  std::unordered_map<int32_t, Count> counts_;  // empty unless params_.penalised()
 };
 
 }  // namespace echelon

@@ -179,6 +179,9 @@ Entry AddGenerate(CLI::App& root) {
       ->check(kLogprobs);
   app->add_option("--deadline-ms", options->deadline_ms, "the answer's, from its acceptance")
       ->check(kPositive);
+  app->add_option("--speculation", options->speculation,
+                  "guess from what stands in the text; never changes an answer")
+      ->check(CLI::IsMember({"off", "prompt_lookup"}));
   app->add_flag("--ignore-eos", options->ignore_eos, "go on after an end-of-sequence token");
   app->add_flag("--json", options->json, "one JSON object on stdout's last line");
   return {app, [options] {

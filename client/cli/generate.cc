@@ -25,6 +25,7 @@ Result<GenerationRequest> BuildRequest(const GenerateOptions& options) {
   request.logprobs = options.logprobs;
   request.prompt_logprobs = options.prompt_logprobs;
   request.deadline_ms = options.deadline_ms;
+  request.speculation = options.speculation;
   request.ignore_eos = options.ignore_eos;
   return request;
 }

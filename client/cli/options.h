@@ -43,6 +43,7 @@ struct GenerateOptions {
   std::string messages_file;
   std::optional<int64_t> logprobs, prompt_logprobs;
   std::optional<int64_t> deadline_ms;
+  std::string speculation;  // "" = the service's
   bool ignore_eos = false;
   bool json = false;
 };

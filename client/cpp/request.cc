@@ -49,6 +49,7 @@ Json GenerationRequest::ToJson() const {
     body.Set("stop", std::move(texts));
   }
   if (!stop_token_ids.empty()) body.Set("stop_token_ids", IdsToJson(stop_token_ids));
+  if (!speculation.empty()) body.Set("speculation", speculation);
   if (ignore_eos) body.Set("ignore_eos", true);
   return body;
 }

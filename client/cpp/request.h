@@ -26,6 +26,7 @@ struct GenerationRequest {
   std::optional<int64_t> logprobs;         // K best of every step
   std::optional<int64_t> prompt_logprobs;  // K best of every prompt position
   std::optional<int64_t> deadline_ms;      // from acceptance
+  std::string speculation;                 // "off" or "prompt_lookup"; "" = the service's
   bool ignore_eos = false;
 
   // The body of a `submit`.

@@ -106,7 +106,8 @@ std::optional<int32_t> GroupDriver::Step(StepPlan plan) {
       },
       60'000);
   if (results.empty() || results[0].sequences.empty()) return std::nullopt;
-  return results[0].sequences[0].token;
+  if (results[0].sequences[0].sampled.empty()) return std::nullopt;
+  return results[0].sequences[0].sampled[0].token;
 }
 
 std::vector<int32_t> GroupDriver::Generate(const std::vector<int32_t>& prompt, int count,

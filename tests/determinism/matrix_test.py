@@ -1,5 +1,5 @@
 """The replay contract on a real checkpoint: greedy and seeded output, and the bits of every log-probability, are identical over batch
-composition, prefill chunks, threads, pipeline stages and restarts of the group; tensor-parallel counts agree with themselves bit for bit
+composition, prefill chunks, threads, pipeline stages, speculation and restarts of the group; tensor-parallel counts agree with themselves bit for bit
 and with each other up to the first thin margin.
 
 usage: matrix_test.py [--backend cpu|reference] [--quick]
@@ -33,16 +33,19 @@ def fingerprint(answer):
     return answer.token_ids, [[(t["id"], bits(t["logprob"])) for t in top] for top in answer.logprobs]
 
 
-def run_probes(connection, tag, tokens, company=0, rng=None):
+def run_probes(connection, tag, tokens, company=0, rng=None, speculation="off"):
     """The probes among `company` other requests of random length, content and start."""
     for i in range(company):
         words = [rng.choice(["sea", "rung", "stone", "42", "né", "🙂", "loop"]) for _ in range(rng.randint(1, 120))]
         connection.submit(f"{tag}.company{i}", prompt=" ".join(words), max_tokens=rng.randint(1, tokens), seed=i, temperature=1.0)
     for i, probe in enumerate(PROBES):
-        connection.submit(f"{tag}.{i}", max_tokens=tokens, logprobs=3, ignore_eos=True, **probe)
+        connection.submit(f"{tag}.{i}", max_tokens=tokens, logprobs=3, ignore_eos=True, speculation=speculation, **probe)
         if rng:
             connection.pump(rng.random() * 0.05)  # let some steps pass: another batch for the next one
     connection.finish(within_seconds=600)
+    if speculation != "off":
+        accepted = sum(connection.answers[f"{tag}.{i}"].done["timings"]["drafts_accepted"] for i in range(len(PROBES)))
+        assert accepted > 0, "nothing was guessed right, so nothing was tried"
     return [fingerprint(connection.answers[f"{tag}.{i}"]) for i in range(len(PROBES))]
 
 
@@ -99,6 +102,12 @@ def main():
         first = serve_probes({**base_settings, "layout.tp": tp}, tokens)
         expect_agree(f"tp {tp}", base, first)
         expect_same(f"tp {tp} again, in company", first, serve_probes({**base_settings, "layout.tp": tp}, tokens, company=4, rng=rng))
+    for name, settings, against in [("one rank", {}, base), ("pp 2, steps of 7 tokens", {"layout.pp": 2, "scheduler.step_tokens_max": 7}, base),
+                                    ("tp 2", {"layout.tp": 2}, None)][::2 if flags.quick else 1]:
+        wide = {**base_settings, **settings, "scheduler.speculation_tokens_max": 24}
+        against = against or serve_probes(wide, tokens)
+        expect_same(f"speculation, {name}", against, serve_probes(wide, tokens, speculation="prompt_lookup"))
+        expect_same(f"speculation, {name}, in company", against, serve_probes(wide, tokens, company=4, rng=rng, speculation="prompt_lookup"))
     expect_same("tp 2 x pp 2 against tp 2", serve_probes({**base_settings, "layout.tp": 2}, tokens),
                 serve_probes({**base_settings, "layout.tp": 2, "layout.pp": 2}, tokens))
     print("passed")

@@ -335,6 +335,28 @@ def test_the_readme_of_the_python_client(running):
                        env={**os.environ, "PYTHONPATH": str(TESTS.parent / "client" / "python")})
 
 
+def test_speculation_changes_speed_alone(running):
+    """Two ranks, several streams at once: the same tokens, log-probabilities, texts and ends with and without guessing."""
+    story = "The wind rose. The wind fell. The wind rose. The wind fell. The wind rose."
+    requests = [dict(prompt=story, temperature=0, max_tokens=60, ignore_eos=True, logprobs=2), dict(prompt=story, temperature=0.7, seed=3, max_tokens=60),
+                dict(prompt=story, temperature=0, max_tokens=60, stop=["rose. The wind fell."]), dict(prompt=story, max_tokens=1, temperature=0),
+                dict(prompt=story, temperature=0, max_tokens=40, repetition_penalty=1.2), dict(prompt=story, temperature=0, max_tokens=33, stream=False)]
+    with Client(running.endpoint) as client:
+        answers = {}
+        for speculation in ("off", "prompt_lookup"):
+            streams = [client.stream(speculation=speculation, **request) for request in requests]
+            answers[speculation] = [stream.collect() for stream in streams]
+        for plain, guessed in zip(answers["off"], answers["prompt_lookup"]):
+            assert (guessed.token_ids, guessed.text, guessed.logprobs) == (plain.token_ids, plain.text, plain.logprobs)
+            assert guessed.done.finish_reason == plain.done.finish_reason
+        drafts = [(answer.done.timings.tokens_drafted, answer.done.timings.drafts_accepted) for answer in answers["prompt_lookup"]]
+        print(f"     drafted and accepted: {drafts}")
+        assert drafts[0][1] > 20 and drafts[2][1] > 0 and drafts[5][1] > 0, drafts
+        assert drafts[3] == drafts[4] == (0, 0), "one token leaves nothing to guess, and penalties forbid it"
+        assert all(answer.done.timings.tokens_drafted == 0 for answer in answers["off"])
+    ended(running)
+
+
 def test_a_full_queue_answers_at_once(_):
     """A service of its own: one sequence at a time, two may wait."""
     limits = {"scheduler.queue_requests_max": 2, "scheduler.sequences_max": 1}

@@ -244,6 +244,40 @@ TEST_P(Layouts, CompanyAndChunksKeepEveryBit) {
   EXPECT_EQ(Generate(*Group(2, 1, 2), {wish}, kPageTokens), alone) << "2 threads";
 }
 
+// Guessed tokens are kept as far as they are what would have been drawn without: any tp, pp, chunk
+// and company gives the same tokens, logits and log-probabilities, greedy and sampled.
+TEST_P(Layouts, SpeculationKeepsEveryBit) {
+  std::vector<Wish> wishes(3);
+  for (size_t i = 0; i < wishes.size(); ++i) {
+    wishes[i].prompt = RandomIds(3 + 10 * static_cast<int>(i), 40 + i);
+    wishes[i].max_tokens = 14;
+    wishes[i].params.seed = i;
+    wishes[i].params.logprobs = 2;
+    wishes[i].params.prompt_logprobs = i == 1 ? 1 : -1;
+  }
+  wishes[0].params.temperature = 0.0f;
+  wishes[1].params.top_k = 40;
+  wishes[1].params.top_p = 0.8f;
+  wishes[1].params.logit_bias = {{7, 2.0f}, {150, 3.0f}};
+  wishes[2].params.temperature = 1.5f;
+  for (const int tp : {1, 2, 3}) {
+    const auto plain = Generate(*Group(tp, 1), wishes, kPageTokens);
+    for (const int pp : {1, 2}) {
+      const auto group = Group(tp, pp);
+      for (const int drafts : {1, 3, 9}) {
+        const Pace pace{.chunk = 1 + 3 * drafts,
+                        .alternate = pp,
+                        .page_seed = static_cast<uint64_t>(drafts),
+                        .drafts = drafts,
+                        .guess = &plain,
+                        .draft_seed = static_cast<uint64_t>(tp)};
+        EXPECT_EQ(Generate(*group, wishes, kPageTokens, pace), plain)
+            << "tp = " << tp << ", pp = " << pp << ", drafts = " << drafts;
+      }
+    }
+  }
+}
+
 // Replay: tokens fed again as generated ones leave the rest as it was (penalties, draws, bits).
 TEST_P(Layouts, AReplayContinuesWithTheSameTokens) {
   const Wish wish = Scored();

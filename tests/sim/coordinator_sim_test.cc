@@ -101,6 +101,10 @@ class Simulation {
     config_.scheduler.step_tokens_max = dice_.In(1, 40);
     config_.scheduler.steps_in_flight_max = dice_.Chance(0.3) ? dice_.In(1, 4) : 0;
     config_.scheduler.queue_requests_max = dice_.In(2, 30);
+    config_.scheduler.speculation_tokens_max = dice_.In(0, 12);
+    config_.scheduler.speculation_ngram_min_tokens = dice_.In(1, 3);
+    config_.scheduler.speculation_ngram_max_tokens =
+        config_.scheduler.speculation_ngram_min_tokens + dice_.In(0, 3);
     config_.layout.pp = dice_.Chance(0.4) ? dice_.In(2, 4) : 1;
     config_.frontend.slow_reader_timeout_ms = 2'000;
     config_.frontend.resume_ttl_ms = 3'000;
@@ -147,6 +151,8 @@ class Simulation {
   }
   uint64_t preemptions() const { return coordinator_->scheduler().counters().preemptions; }
   uint64_t forced() const { return coordinator_->scheduler().counters().replay_tokens_forced; }
+  uint64_t drafted() const { return coordinator_->scheduler().counters().tokens_drafted; }
+  uint64_t accepted() const { return coordinator_->scheduler().counters().drafts_accepted; }
 
  private:
   GroupCapacity Capacity() {
@@ -182,6 +188,8 @@ class Simulation {
     body.Set("seed", seed);
     body.Set("ignore_eos", ignore_eos);
     body.Set("stream", dice_.Chance(0.8));
+    if (dice_.Chance(0.1)) body.Set("presence_penalty", 0.5);  // never guessed for
+    body.Set("speculation", dice_.Chance(0.6) ? "prompt_lookup" : "off");
     if (wish.wants_prompt_logprobs) body.Set("prompt_logprobs", 1);
     Json stop = Json::MakeArray();
     for (const std::string& text : stops) stop.Append(text);
@@ -359,6 +367,8 @@ TEST(CoordinatorSim, EveryStreamEqualsItsSoloRun) {
   const int64_t count = FromEnvironment("ECHELON_SIM_SEEDS", 2000);
   uint64_t preemptions = 0;
   uint64_t forced = 0;
+  uint64_t drafted = 0;
+  uint64_t accepted = 0;
   Metrics metrics("test", "fake");
   for (int64_t seed = first; seed < first + count; ++seed) {
     SCOPED_TRACE(StrCat("ECHELON_SIM_FIRST=", seed, " ECHELON_SIM_SEEDS=1"));
@@ -367,11 +377,15 @@ TEST(CoordinatorSim, EveryStreamEqualsItsSoloRun) {
     if (HasFatalFailure() || HasNonfatalFailure()) return;
     preemptions += simulation.preemptions();
     forced += simulation.forced();
+    drafted += simulation.drafted();
+    accepted += simulation.accepted();
   }
   // The simulation is worth something only if it gets to the rare paths.
   if (count >= 200) {
     EXPECT_GT(preemptions, 100u);
     EXPECT_GT(forced, 100u);
+    EXPECT_GT(accepted, 1000u);
+    EXPECT_GT(drafted - accepted, 1000u);
   }
 }
 

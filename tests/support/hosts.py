@@ -1,11 +1,14 @@
-"""Several hosts on one machine: network namespaces joined by a bridge, each with an address and a host name of its own. Needs root.
+"""Several hosts on one machine: network namespaces joined by a bridge or by an emulated link, each with an address and a host name of its own. Needs root.
 
     with Hosts(3) as hosts:
         subprocess.run([*hosts.on(1), "hostname"])   # "host1", whose address is 10.99.0.1
         hosts.agent                                  # what mpirun takes instead of ssh; it reaches every host by its address
+    with Hosts(2, link={"latency_us": 200}) as hosts:  # the settings are those of tests/net/link_relay.cc
+        hosts.link.set(loss=0.01)
 
 The names carry this process's id: what a killed run left behind is removed by the next one.
 """
+import json
 import os
 import pathlib
 import shutil
@@ -19,6 +22,7 @@ import service
 
 NETWORK = "10.99.0.0/24"
 PREFIX = "echelon"
+MTU = 9000  # of an emulated link, bytes: as networks between hosts of a cluster have
 
 
 def ip(*words, check=True):
@@ -66,9 +70,45 @@ def set_cable(any_name, host, up):
     ip("-n", f"{any_name.rsplit('-', 1)[0]}-switch", "link", "set", f"v{host}", "up" if up else "down")
 
 
+class Link:
+    """The wire between hosts, as any process of any of them may set it; `path` is what Hosts.link.path says."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    @staticmethod
+    def of_this_test():
+        """Inside a command that Hosts.run_on started."""
+        return Link(os.environ["ECHELON_TEST_LINK"])
+
+    def set(self, **settings):
+        """In force on return."""
+        for name, value in settings.items():
+            answer = self._command(f"{name}={value}")
+            assert answer == {}, f"{name}={value}: {answer}"
+
+    def stats(self):
+        """What crossed since the last call."""
+        return self._command("stats")
+
+    def _command(self, line):
+        answers = self.path / "answers"
+        seen = answers.stat().st_size
+        with open(self.path / "commands", "w") as commands:
+            commands.write(line + "\n")
+        for _ in range(2500):
+            text = answers.read_text()[seen:]
+            if text.endswith("\n"):
+                return json.loads(text)
+            time.sleep(0.002)
+        raise AssertionError("the link relay does not answer")
+
+
 class Hosts:
-    def __init__(self, count):
+    def __init__(self, count, link=None):
         self.count = count
+        self.link_settings = link
+        self.relay = None
         self.folder = tempfile.TemporaryDirectory(prefix="echelon-hosts-")
         self.agent = pathlib.Path(self.folder.name) / "agent"
 
@@ -93,15 +133,14 @@ class Hosts:
         self.remove()
 
     def make(self):
-        switch = self.name("switch")
-        ip("netns", "add", switch)
-        ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        ip("-n", switch, "link", "set", "br0", "up")
+        for host in range(1, self.count + 1):
+            ip("netns", "add", self.name(host))
+        if self.link_settings is None:
+            self.join_by_bridge()
+        else:
+            self.join_by_relay()
         for host in range(1, self.count + 1):
             name = self.name(host)
-            ip("netns", "add", name)
-            ip("-n", switch, "link", "add", f"v{host}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("-n", switch, "link", "set", f"v{host}", "master", "br0", "up")
             ip("-n", name, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
@@ -111,10 +150,41 @@ class Hosts:
                               "bash -c \"hostname host$host; $*\"\n")
         self.agent.chmod(0o755)
 
+    def join_by_bridge(self):
+        switch = self.name("switch")
+        ip("netns", "add", switch)
+        ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        ip("-n", switch, "link", "set", "br0", "up")
+        for host in range(1, self.count + 1):
+            ip("-n", switch, "link", "add", f"v{host}", "type", "veth", "peer", "name", "eth0", "netns", self.name(host))
+            ip("-n", switch, "link", "set", f"v{host}", "master", "br0", "up")
+
+    def join_by_relay(self):
+        self.link = Link(self.folder.name)
+        os.mkfifo(self.link.path / "commands")
+        # Opened for both, so that it does not end when a writer of commands closes its end.
+        commands = os.open(self.link.path / "commands", os.O_RDWR)
+        words = [service.BIN.parent / "tests/link_relay", *(f"/run/netns/{self.name(host)}" for host in range(1, self.count + 1)),
+                 *(f"{name}={value}" for name, value in self.link_settings.items())]
+        with open(self.link.path / "answers", "w") as answers:
+            # It stands for a wire, which waits for nobody: ahead of the processes it connects.
+            self.relay = subprocess.Popen(words, stdin=commands, stdout=answers, preexec_fn=lambda: os.nice(-20))
+        os.close(commands)
+        while not (self.link.path / "answers").read_text():
+            assert self.relay.poll() is None, "the link relay did not start"
+            time.sleep(0.01)
+        for host in range(1, self.count + 1):
+            ip("-n", self.name(host), "link", "set", "eth0", "mtu", str(MTU))
+
     def on(self, host):
         """The words that run a command on a host; the command keeps the process id that was started."""
         return ["ip", "netns", "exec", self.name(host), "unshare", "--uts", "bash", "-c",
                 f"hostname host{host}; exec \"$@\"", "--"]
+
+    def run_on(self, host, command):
+        """Runs a command that may look after the network itself; its exit status."""
+        known = {"ECHELON_TEST_NAMESPACE": self.name(host), "ECHELON_TEST_LINK": self.folder.name}
+        return subprocess.run([*self.on(host), *command], env={**os.environ, **known}).returncode
 
     def pids(self):
         """Every process on any of the hosts."""
@@ -132,20 +202,23 @@ class Hosts:
             time.sleep(0.1)
 
     def remove(self):
+        if self.relay:
+            self.relay.kill()
+            self.relay.wait()
+            self.relay = None
         for host in [*range(1, self.count + 1), "switch"]:
             remove_namespace(self.name(host))
         self.folder.cleanup()
 
 
-def run_on_first(count, inside, script):
+def run_on_first(count, inside, script, link=None):
     """The main of a test on `count` hosts: starts `script` again on the first of them, where inside(agent) is the test."""
     if sys.argv[1:2] == ["--inside"]:
         inside(sys.argv[2])
         return
     service.need_model(service.SMOL)
-    with Hosts(count) as network:
-        command = [*network.on(1), sys.executable, "-B", "-u", script, "--inside", str(network.agent)]
-        status = subprocess.run(command, env={**os.environ, "ECHELON_TEST_NAMESPACE": network.name(1)}).returncode
+    with Hosts(count, link) as network:
+        status = network.run_on(1, [sys.executable, "-B", "-u", script, "--inside", str(network.agent)])
         if status == 0:
             network.assert_empty()
     sys.exit(status)

@@ -67,7 +67,8 @@ def _pick(kind: Any, body: Dict[str, Any], **defaults: Any) -> Any:
 def _done(body: Dict[str, Any]) -> types.Done:
     return types.Done(
         seq=body["seq"], finish_reason=body["finish_reason"], text=body["text"], usage=_pick(types.Usage, body["usage"]),
-        timings=_pick(types.Timings, body["timings"], queue_s=0.0, ttft_s=0.0, decode_tokens_per_s=0.0, total_s=0.0),
+        timings=_pick(types.Timings, body["timings"], queue_s=0.0, ttft_s=0.0, decode_tokens_per_s=0.0, total_s=0.0,
+                      tokens_drafted=0, drafts_accepted=0),
         seed=body["seed"], layout=_pick(types.Layout, body["layout"]),
         ranks=[_pick(types.RankReport, rank, host="", steps=0, compute_s=0.0, comm_hidden_s=0.0, comm_exposed_s=0.0)
                for rank in body.get("ranks") or []],

@@ -28,6 +28,7 @@ class Request:
     top_logprobs: Optional[int] = None
     prompt_logprobs: Optional[int] = None
     deadline_ms: Optional[int] = None
+    speculation: Optional[str] = None  # "off" or "prompt_lookup"
     stream: Optional[bool] = None
 
     def body(self) -> Dict[str, Any]:
@@ -72,6 +73,8 @@ class Timings:
     ttft_s: float
     decode_tokens_per_s: float
     total_s: float
+    tokens_drafted: int  # guessed by speculation
+    drafts_accepted: int  # and right
 
 
 @dataclasses.dataclass

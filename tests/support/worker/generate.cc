@@ -5,6 +5,7 @@
 #include <random>
 
 #include "common/check.h"
+#include "common/random.h"
 
 namespace echelon::testing {
 
@@ -90,12 +91,15 @@ class Driver {
     if (r.length < known) {
       const int32_t end = std::min(known, r.length + pace_.chunk);
       step.tokens.assign(r.known.begin() + r.length, r.known.begin() + end);
+    } else if (pace_.drafts > 0) {
+      step.tokens = Drafts(r);
+      step.drafts = static_cast<int32_t>(step.tokens.size()) - 1;
     } else {
       step.tokens = {kTokenFromLastStep};
     }
     r.length += static_cast<int32_t>(step.tokens.size());
     step.sample = r.length >= known;
-    if (step.sample) ++r.asked;
+    if (step.sample) r.asked += 1 + step.drafts;
     while (static_cast<int64_t>(r.pages.size()) * page_tokens_ < r.length) {
       CHECK_MSG(!free_pages_.empty(), "the test needs more KV pages");
       step.new_pages.push_back(free_pages_.back());
@@ -103,6 +107,23 @@ class Driver {
       free_pages_.pop_back();
     }
     return step;
+  }
+
+  // The sequence's last token and guesses of those that follow.
+  std::vector<int32_t> Drafts(const Running& r) const {
+    CHECK(pace_.plans_ahead == 0 && r.asked == static_cast<int>(r.answer->tokens.size()));
+    std::vector<int32_t> tokens = {r.answer->tokens.back()};
+    const std::vector<int32_t>& truth = (*pace_.guess)[r.id - 1000].tokens;
+    const auto random = [&](size_t at) {
+      return Philox(pace_.draft_seed, {uint32_t(r.id), uint32_t(at), uint32_t(r.asked), 0})[0];
+    };
+    const size_t most = std::min<size_t>(r.wish->max_tokens - r.asked - 1,
+                                         random(truth.size()) % (pace_.drafts + 1));
+    for (size_t at = r.asked; tokens.size() <= most; ++at) {
+      const int32_t right = at < truth.size() ? truth[at] : 0;
+      tokens.push_back(random(at) % 4 == 0 ? (right + 1) % 100 : right);
+    }
+    return tokens;
   }
 
   void Take() {
@@ -123,12 +144,18 @@ class Driver {
     Running& r = running_[s.id - 1000];
     Answer& answer = *r.answer;
     answer.prompt_top.insert(answer.prompt_top.end(), s.prompt_top.begin(), s.prompt_top.end());
-    if (s.token < 0 || r.ended) return;  // past the end: discarded
-    answer.tokens.push_back(s.token);
-    answer.logits.push_back(s.logit);
-    if (r.wish->params.logprobs >= 0) answer.top.push_back(s.top);
-    r.ended =
-        s.token == r.wish->eos || static_cast<int>(answer.tokens.size()) == r.wish->max_tokens;
+    for (const SampledToken& sampled : s.sampled) {
+      if (r.ended) return;  // past the end: discarded
+      answer.tokens.push_back(sampled.token);
+      answer.logits.push_back(sampled.logit);
+      if (r.wish->params.logprobs >= 0) answer.top.push_back(sampled.top);
+      r.ended = sampled.token == r.wish->eos ||
+                static_cast<int>(answer.tokens.size()) == r.wish->max_tokens;
+    }
+    if (pace_.drafts == 0 || s.sampled.empty()) return;
+    // Back behind the last draft that was right.
+    r.asked = static_cast<int>(answer.tokens.size());
+    r.length = static_cast<int32_t>(r.known.size()) + r.asked - 1;
   }
 
   LocalGroup& group_;

@@ -33,6 +33,11 @@ struct Pace {
   int plans_ahead = 0;     // posted before the result of the one before is taken
   int alternate = 1;       // sequence i is in plans n with n % alternate == i % alternate
   uint64_t page_seed = 0;  // 0: pages in ascending order, else shuffled
+  // Speculation: up to `drafts` guesses a step, of the tokens in `guess` (by wish), a quarter of
+  // them made wrong. Needs plans_ahead 0: the last token has to be known.
+  int drafts = 0;
+  const std::vector<Answer>* guess = nullptr;
+  uint64_t draft_seed = 1;
 };
 
 // Greedy parameters, for short tests.

@@ -69,6 +69,8 @@ TEST(CommandLine, GenerateWithEverything) {
                                                  "5",
                                                  "--prompt-logprobs",
                                                  "0",
+                                                 "--speculation",
+                                                 "prompt_lookup",
                                                  "--ignore-eos",
                                                  "--json",
                                                  "--set",
@@ -82,6 +84,7 @@ TEST(CommandLine, GenerateWithEverything) {
   EXPECT_EQ(options.sampling.max_tokens, 0);
   EXPECT_EQ(options.sampling.seed, 7);
   EXPECT_EQ(options.prompt_logprobs, 0);
+  EXPECT_EQ(options.speculation, "prompt_lookup");
   EXPECT_TRUE(options.ignore_eos && options.json);
   ASSERT_EQ(options.service.settings.size(), 2u);
   EXPECT_EQ(options.service.settings[0].first, "scheduler.step_tokens_max");

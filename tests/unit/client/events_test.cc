@@ -104,8 +104,9 @@ TEST(Request, SendsOnlyWhatWasSet) {
   request.logprobs = 2;
   request.stop = {"x"};
   request.ignore_eos = true;
-  EXPECT_EQ(request.ToJson().Dump(),
-            R"({"prompt":[1,2],"max_tokens":0,"logprobs":2,"stop":["x"],"ignore_eos":true})");
+  request.speculation = "prompt_lookup";
+  EXPECT_EQ(request.ToJson().Dump(), R"({"prompt":[1,2],"max_tokens":0,"logprobs":2,"stop":["x"],)"
+                                     R"("speculation":"prompt_lookup","ignore_eos":true})");
 }
 
 TEST(Request, ChatAsksForTopLogprobs) {

@@ -133,6 +133,8 @@ TEST(Config, ChecksWhatBelongsTogether) {
   EXPECT_THAT(ErrorOf("group: {lease_ms: 600}"), HasSubstr("group.lease_ms"));
   EXPECT_THAT(ErrorOf("layout: {pp: 2, layers_per_stage: \"8,8,8\"}"), HasSubstr("3 stages"));
   EXPECT_THAT(ErrorOf("group: {launcher: hostfile}"), HasSubstr("group.hosts"));
+  EXPECT_THAT(ErrorOf("scheduler: {speculation_ngram_max_tokens: 1}"),
+              HasSubstr("scheduler.speculation_ngram_min_tokens"));
 }
 
 TEST(Config, RefusesWhatAConfigurationNeverNeeds) {

@@ -19,16 +19,20 @@ StepPlan SamplePlan() {
                      .start_position = 40,
                      .tokens = {kTokenFromLastStep},
                      .new_pages = {},
-                     .sample = true}};
+                     .sample = true},
+                    {.id = 3,
+                     .start_position = 8,
+                     .tokens = {1, 2, 3},
+                     .new_pages = {},
+                     .sample = true,
+                     .drafts = 2}};
   return plan;
 }
 
 StepResult SampleResult() {
   StepResult result{.step_id = 7, .epoch = 3};
   result.sequences = {{.id = 1,
-                       .token = 12,
-                       .logit = 3.5f,
-                       .top = {{12, -0.1f}, {3, -2.0f}},
+                       .sampled = {{12, 3.5f, {{12, -0.1f}, {3, -2.0f}}}, {13, 1.5f, {}}},
                        .prompt_top = {{{1, -0.5f}}, {}}},
                       {.id = 2}};
   result.timings = {{0, 0.1f, 0.2f, 0.3f}, {1, 0.4f, 0.5f, 0.6f}};

@@ -20,6 +20,13 @@ TEST(ClientApi, DefaultsAreTheDocumentedOnes) {
   EXPECT_FALSE(r.seed_given);
   EXPECT_TRUE(r.stream);
   EXPECT_EQ(r.deadline_ms, 0);
+  EXPECT_FALSE(r.speculate);
+}
+
+TEST(ClientApi, SpeculationIsTheServicesUnlessTheRequestSays) {
+  const SubmitLimits on = {1000, 0, true};
+  EXPECT_TRUE(ParseSubmit("r", R"({"prompt":"x"})", on)->speculate);
+  EXPECT_FALSE(ParseSubmit("r", R"({"prompt":"x","speculation":"off"})", on)->speculate);
 }
 
 TEST(ClientApi, EveryFieldIsRead) {
@@ -28,7 +35,7 @@ TEST(ClientApi, EveryFieldIsRead) {
     "min_p":0.1,"repetition_penalty":1.2,"presence_penalty":-1,"frequency_penalty":2,
     "logit_bias":{"7":-100,"3":1.5},"seed":9223372036854775807,"stop":["a","b"],
     "stop_token_ids":[4],"ignore_eos":true,"logprobs":3,"prompt_logprobs":2,"n":1,
-    "deadline_ms":100,"stream":false,"model":"anything","unknown":{"x":1}})")
+    "deadline_ms":100,"stream":false,"speculation":"prompt_lookup","model":"anything","unknown":{"x":1}})")
           .value();
   EXPECT_EQ(r.prompt_ids, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(r.max_tokens, 5);
@@ -49,6 +56,7 @@ TEST(ClientApi, EveryFieldIsRead) {
   EXPECT_EQ(r.params.prompt_logprobs, 2);
   EXPECT_EQ(r.deadline_ms, 100);
   EXPECT_FALSE(r.stream);
+  EXPECT_TRUE(r.speculate);
 }
 
 TEST(ClientApi, NullIsAsGoodAsAbsent) {
@@ -124,6 +132,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"top_logprobs", "3", "logprobs true"},
         BadCase{"prompt_logprobs", "2147483648", "from 0 to 20"}, BadCase{"n", "2", "from 1 to 1"},
         BadCase{"n", "0", "from 1 to 1"}, BadCase{"best_of", "3", "from 1 to 1"},
+        BadCase{"speculation", "true", "string"},
+        BadCase{"speculation", "\"draft_model\"", "prompt_lookup"},
         BadCase{"deadline_ms", "0", "from 1"}, BadCase{"deadline_ms", "1e30", "integer"}));
 
 TEST(ClientApi, TooManyOrTooLong) {
@@ -220,8 +230,9 @@ TEST(ClientApi, EventsOfASequence) {
   sequence.times.accepted = 1'000'000;
   sequence.times.first_planned = 1'500'000;
   sequence.AddPromptLogprobs(0, {{{6, -2.0f}}});
-  sequence.Append({1, 'h', 1.0f, {{'h', -0.5f}}, {}}, 2'000'000);
-  sequence.Append({1, 'i', 1.0f, {{'i', -0.25f}}, {}}, 2'500'000);
+  sequence.Append({'h', 1.0f, {{'h', -0.5f}}}, 2'000'000);
+  sequence.Append({'i', 1.0f, {{'i', -0.25f}}}, 2'500'000);
+  sequence.drafts = {5, 4};
   sequence.AddTimings({{0, 1.0f, 0.5f, 0.25f}});
   ServiceFacts facts{"m", 2, 1, 1, "standard", {"n1"}};
   EXPECT_EQ(AcceptedBody(sequence, facts, 99),
@@ -229,13 +240,14 @@ TEST(ClientApi, EventsOfASequence) {
   EXPECT_EQ(TokensBody(sequence, 0, 2),
             R"({"seq":0,"token_ids":[104,105],"text":"hi","logprobs":[[{"id":104,"logprob":-0.5}],)"
             R"([{"id":105,"logprob":-0.25}]]})");
-  EXPECT_EQ(DoneBody(sequence, facts),
-            R"({"seq":2,"finish_reason":"length","text":"","usage":{"prompt_tokens":2,)"
-            R"("completion_tokens":2,"total_tokens":4},"timings":{"queue_s":0.5,"ttft_s":1,)"
-            R"("decode_tokens_per_s":2,"total_s":1.5},"seed":3,"layout":{"tp":2,"pp":1,"sp":1},)"
-            R"("ranks":[{"rank":0,"host":"n1","steps":1,"compute_s":1,"comm_hidden_s":0.5,)"
-            R"("comm_exposed_s":0.25}],"prompt_ids":[5,6],)"
-            R"("prompt_logprobs":[null,[{"id":6,"logprob":-2}]]})");
+  EXPECT_EQ(
+      DoneBody(sequence, facts),
+      R"({"seq":2,"finish_reason":"length","text":"","usage":{"prompt_tokens":2,)"
+      R"("completion_tokens":2,"total_tokens":4},"timings":{"queue_s":0.5,"ttft_s":1,)"
+      R"("decode_tokens_per_s":2,"total_s":1.5,"tokens_drafted":5,"drafts_accepted":4},"seed":3,"layout":{"tp":2,"pp":1,"sp":1},)"
+      R"("ranks":[{"rank":0,"host":"n1","steps":1,"compute_s":1,"comm_hidden_s":0.5,)"
+      R"("comm_exposed_s":0.25}],"prompt_ids":[5,6],)"
+      R"("prompt_logprobs":[null,[{"id":6,"logprob":-2}]]})");
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ namespace {
 
 using testing::ByteTokenizer;
 using testing::FakeGroup;
+using testing::FakeTransport;
 using testing::Rig;
 
 constexpr const char* kBody = R"({"prompt":"ab","max_tokens":6,"seed":1,"ignore_eos":true})";
@@ -26,6 +27,57 @@ TEST(Coordinator, ServesARequestEndToEnd) {
   EXPECT_EQ(rig.last.Find("prompt_ids")->Dump(), "[257,97,98]") << "special tokens are added";
   EXPECT_EQ(rig.last.Find("ranks")->as_array().at(1).Find("host")->as_string(), "host1");
   EXPECT_EQ(rig.group.in_flight_most(), 2u) << "one plan of lookahead";
+}
+
+// A model that repeats itself (seed 3), guessed for and not: the same answer in fewer steps, and
+// tokens that came in one step go out in one event.
+TEST(Coordinator, SpeculationGivesTheSameAnswerInFewerSteps) {
+  struct Seen {
+    Json::Array ids;
+    std::string text;
+    size_t events = 0;
+    Json timings;
+    int64_t steps = 0;
+  };
+  const auto ask = [](const std::string& speculation, std::string* metrics) {
+    Rig rig;
+    rig.group.BecomeReady();
+    rig.Submit("c", "r",
+               StrCat(R"({"prompt":"abcabcab","max_tokens":100,"seed":3,"ignore_eos":true,)",
+                      R"("speculation":")", speculation, R"("})"));
+    rig.Turn(300);
+    Seen seen;
+    for (const FakeTransport::Sent& sent : rig.transport.Take("c")) {
+      const Json body = testing::ParseBody(sent);
+      if (sent.type == "accepted") continue;
+      ++seen.events;
+      seen.text += body.Find("text")->as_string();
+      if (sent.type == "tokens") {
+        EXPECT_EQ(body.Find("seq")->as_int(), static_cast<int64_t>(seen.ids.size()));
+        for (const Json& id : body.Find("token_ids")->as_array()) seen.ids.push_back(id);
+      } else {
+        EXPECT_EQ(sent.type, "done");
+        seen.timings = *body.Find("timings");
+        seen.steps = body.Find("ranks")->as_array().at(0).Find("steps")->as_int();
+      }
+    }
+    *metrics = rig.metrics.Text();
+    return seen;
+  };
+  std::string metrics;
+  const Seen plain = ask("off", &metrics);
+  EXPECT_NE(metrics.find("echelon_spec_decode_num_draft_tokens_total 0\n"), std::string::npos);
+  const Seen guessed = ask("prompt_lookup", &metrics);
+  EXPECT_EQ(plain.ids.size(), 100u);
+  EXPECT_EQ(Json(guessed.ids).Dump(), Json(plain.ids).Dump());
+  EXPECT_EQ(guessed.text, plain.text);
+  const int64_t accepted = guessed.timings.Find("drafts_accepted")->as_int();
+  EXPECT_GT(accepted, 30);
+  EXPECT_EQ(guessed.steps, plain.steps - accepted);
+  EXPECT_LT(guessed.events, plain.events);
+  EXPECT_EQ(plain.timings.Find("tokens_drafted")->as_int(), 0);
+  const auto counted = StrCat("echelon_spec_decode_num_accepted_tokens_total ", accepted, "\n");
+  EXPECT_NE(metrics.find(counted), std::string::npos) << counted;
 }
 
 TEST(Coordinator, RequestsWaitWhileTheGroupStarts) {

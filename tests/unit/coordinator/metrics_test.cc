@@ -26,6 +26,7 @@ std::string Filled() {
   metrics.SetPreemptions(4);
   metrics.SetPreemptions(4);
   metrics.SetGroupRestarts(1);
+  metrics.SetDraftTokens(9, 4);
   metrics.AddRefused("resource_exhausted");
   return metrics.Text();
 }
@@ -36,11 +37,17 @@ bool Has(const std::string& text, const std::string& line) {
 
 TEST(Metrics, ValuesArriveUnderTheDocumentedNames) {
   const std::string text = Filled();
-  for (const char* line : {"echelon_prompt_tokens_total 10", "echelon_generation_tokens_total 3",
-                           "echelon_requests_running 2", "echelon_requests_waiting 5",
-                           "echelon_kv_cache_usage_ratio 0.25", "echelon_preemptions_total 4",
-                           "echelon_group_restarts_total 1", "echelon_replay_tokens_forced_total 0",
+  for (const char* line : {"echelon_prompt_tokens_total 10",
+                           "echelon_generation_tokens_total 3",
+                           "echelon_requests_running 2",
+                           "echelon_requests_waiting 5",
+                           "echelon_kv_cache_usage_ratio 0.25",
+                           "echelon_preemptions_total 4",
+                           "echelon_group_restarts_total 1",
+                           "echelon_replay_tokens_forced_total 0",
                            "echelon_replay_logit_mismatch_total 0",
+                           "echelon_spec_decode_num_draft_tokens_total 9",
+                           "echelon_spec_decode_num_accepted_tokens_total 4",
                            "echelon_request_success_total{finished_reason=\"stop\"} 1",
                            "echelon_request_success_total{finished_reason=\"length\"} 0",
                            "echelon_time_to_first_token_seconds_bucket{le=\"0.02\"} 0",

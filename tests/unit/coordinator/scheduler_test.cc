@@ -30,7 +30,14 @@ class SchedulerTest : public ::testing::Test {
   StepResult ResultOf(const StepPlan& plan) {
     StepResult result{plan.step_id, plan.epoch, {}, {}};
     for (const SequenceStep& step : plan.sequences) {
-      result.sequences.push_back({step.id, step.sample ? next_token_ : -1, 2.0f, {}, {}});
+      result.sequences.push_back({step.id, {}, {}});
+      if (!step.sample) continue;
+      const size_t first = step.tokens.size() - step.drafts;
+      size_t right = 0;
+      while (first + right < step.tokens.size() && step.tokens[first + right] == next_token_) {
+        ++right;
+      }
+      result.sequences.back().sampled.assign(right + 1, {next_token_, 2.0f, {}});
     }
     return result;
   }
@@ -41,9 +48,11 @@ class SchedulerTest : public ::testing::Test {
     for (const CommitItem& item : *items) {
       if (item.proof) {
         ++proofs_;
-        EXPECT_TRUE(item.sequence->MatchesLog(item.log_index, *item.result));
+        EXPECT_TRUE(item.sequence->MatchesLog(item.log_index, item.result->sampled[0]));
       }
-      if (item.sampled) item.sequence->Append(*item.result, 1);
+      for (const SampledToken& token : item.result->sampled) {
+        if (item.sampled && !item.sequence->finished()) item.sequence->Append(token, 1);
+      }
       if (item.sequence->finished()) scheduler_->Remove(item.sequence->id());
     }
     scheduler_->CheckInvariants();
@@ -280,14 +289,16 @@ TEST_F(SchedulerTest, AResultThatBreaksTheContractIsAnErrorNotACrash) {
   Add(3, 5);
   const StepPlan plan = Plan();
   const StepResult good = ResultOf(plan);
-  std::vector<StepResult> bad(7, good);
+  std::vector<StepResult> bad(9, good);
   bad[0].step_id += 1;
   bad[1].epoch += 1;
   bad[2].sequences.clear();
   bad[3].sequences[0].id = 99;
-  bad[4].sequences[0].token = 300;
+  bad[4].sequences[0].sampled[0].token = 300;
   bad[5].sequences[0].prompt_top.resize(2);
   bad[6].timings.push_back({-1, 0, 0, 0});
+  bad[7].sequences[0].sampled.clear();
+  bad[8].sequences[0].sampled.push_back({'x', 1.0f, {}});
   for (const StepResult& result : bad) {
     const auto items = scheduler_->Commit(result);
     EXPECT_FALSE(items.ok());

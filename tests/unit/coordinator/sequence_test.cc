@@ -16,7 +16,7 @@ class SequenceTest : public ::testing::Test {
     sequence.SetPrompt({1, 2, 3}, max_tokens);
     return sequence;
   }
-  static SequenceResult Token(int32_t id, float logit = 1.5f) { return {1, id, logit, {}, {}}; }
+  static SampledToken Token(int32_t id, float logit = 1.5f) { return {id, logit, {}}; }
   ByteTokenizer tokenizer_;
 };
 

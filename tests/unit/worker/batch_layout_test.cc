@@ -110,6 +110,53 @@ TEST_F(BatchLayoutTest, RefusesPlansThatContradictTheState) {
   EXPECT_THAT(Refusal(Plan({First(3, {kTokenFromLastStep}, {1})})), HasSubstr("sampled none"));
 }
 
+TEST_F(BatchLayoutTest, DraftsMayBeTakenBack) {
+  SequenceStep guess = Decode(1, 5);
+  guess.tokens = {15, 16, 17};
+  guess.drafts = 2;
+  ASSERT_EQ(Refusal(Plan({guess})), "accepted");
+  ApplyPlan(Plan({guess}), table_);
+  SequenceStep blind = Decode(1, 8);
+  blind.new_pages = {3};
+  EXPECT_THAT(Refusal(Plan({blind})), HasSubstr("sampled none")) << "which was the last?";
+  const auto go_on_at = [&](int32_t position) {
+    SequenceStep step = Decode(1, position);
+    step.tokens = {30};
+    step.new_pages = {3};
+    return step;
+  };
+  EXPECT_THAT(Refusal(Plan({go_on_at(5)})), HasSubstr("8 have been run, the last 2 as drafts"));
+  EXPECT_THAT(Refusal(Plan({go_on_at(9)})), HasSubstr("8 have been run"));
+  for (const int32_t kept : {6, 7, 8}) EXPECT_EQ(Refusal(Plan({go_on_at(kept)})), "accepted");
+  ApplyPlan(Plan({go_on_at(6)}), table_);
+  EXPECT_EQ(table_[1].length, 7);
+  EXPECT_EQ(Refusal(Plan({Decode(1, 7)})), "accepted");
+  EXPECT_THAT(Refusal(Plan({go_on_at(6)})), HasSubstr("7 have been run")) << "no longer";
+}
+
+TEST_F(BatchLayoutTest, RefusesDraftsThatCannotBe) {
+  const auto refusal = [&](auto change) {
+    SequenceStep step = Decode(1, 5);
+    step.tokens = {15, 16};
+    step.drafts = 1;
+    change(step);
+    return Refusal(Plan({step}));
+  };
+  EXPECT_EQ(refusal([](auto&) {}), "accepted");
+  EXPECT_THAT(refusal([](auto& s) { s.drafts = 2; }), HasSubstr("follow exactly one"));
+  EXPECT_THAT(refusal([](auto& s) { s.drafts = -1; }), HasSubstr("follow exactly one"));
+  EXPECT_THAT(refusal([](auto& s) { s.tokens.push_back(17); }), HasSubstr("follow exactly one"));
+  EXPECT_THAT(refusal([](auto& s) { s.sample = false; }), HasSubstr("samples nothing"));
+  SequenceStep penalised = First(3, {1}, {1});
+  penalised.params.frequency_penalty = 0.1f;
+  ApplyPlan(Plan({penalised}), table_);
+  EXPECT_THAT(refusal([](auto& s) {
+                s.id = 3;
+                s.start_position = 1;
+              }),
+              HasSubstr("penalties"));
+}
+
 TEST_F(BatchLayoutTest, RefusesWhatIsOutOfRange) {
   EXPECT_THAT(Refusal(Plan({First(3, {1}, {10})})), HasSubstr("page 10 of a cache of 10"));
   EXPECT_THAT(Refusal(Plan({First(3, {1}, {-1})})), HasSubstr("page -1"));

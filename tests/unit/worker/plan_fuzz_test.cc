@@ -54,8 +54,8 @@ class MadPeer {
   SequenceStep Continue(SequenceId id, const SequenceState& state) {
     SequenceStep step;
     step.id = id;
-    step.start_position = state.length;
-    Fill(step, state.length, static_cast<int>(state.pages.size()));
+    step.start_position = state.length - Below(state.drafts + 1);
+    Fill(step, step.start_position, static_cast<int>(state.pages.size()));
     if (state.sampled && Chance(50)) step.tokens[0] = kTokenFromLastStep;
     return step;
   }
@@ -67,11 +67,12 @@ class MadPeer {
       step.new_pages.push_back(Below(kLimits.pages));
     }
     step.sample = Chance(60);
+    if (step.sample && Chance(50)) step.drafts = tokens - 1;
   }
   void Mutate(StepPlan& plan) {
     if (plan.sequences.empty() || Chance(10)) return plan.released.push_back(Below(10));
     SequenceStep& step = plan.sequences[Below(static_cast<int>(plan.sequences.size()))];
-    switch (Below(9)) {
+    switch (Below(10)) {
       case 0:
         step.id = static_cast<SequenceId>(Wild());
         break;
@@ -97,6 +98,9 @@ class MadPeer {
         step.first = !step.first;
         break;
       case 8:
+        step.drafts = Wild();
+        break;
+      case 9:
         plan.sequences.push_back(step);
         break;
     }

@@ -29,8 +29,8 @@ struct Ask {
 };
 
 // Every rank's answers to all asks in one batch; the ranks must agree.
-std::vector<SampleResult> Sample(const std::vector<Ask>& asks, int tp) {
-  std::vector<std::vector<SampleResult>> answers;
+std::vector<SampledToken> Sample(const std::vector<Ask>& asks, int tp) {
+  std::vector<std::vector<SampledToken>> answers;
   std::mutex mutex;
   testing::OnVocabRanks(
       static_cast<int64_t>(asks[0].logits.size()), tp, [&](Range part, Communicator& comm) {
@@ -59,7 +59,7 @@ std::vector<SampleResult> Sample(const std::vector<Ask>& asks, int tp) {
   return answers[0];
 }
 
-SampleResult SampleOne(const Ask& ask, int tp = 1) { return Sample({ask}, tp)[0]; }
+SampledToken SampleOne(const Ask& ask, int tp = 1) { return Sample({ask}, tp)[0]; }
 
 Ask Greedy(std::vector<float> logits) {
   Ask ask;
@@ -72,7 +72,7 @@ TEST(Sampler, GreedyIsTheArgmaxAndTiesGoToTheLowerId) {
   std::vector<float> logits(300, -1.0f);
   logits[70] = logits[200] = logits[299] = 4.0f;  // on three of four ranks
   for (const int tp : {1, 2, 4}) {
-    const SampleResult result = SampleOne(Greedy(logits), tp);
+    const SampledToken result = SampleOne(Greedy(logits), tp);
     EXPECT_EQ(result.token, 70);
     EXPECT_EQ(result.logit, 4.0f);
   }
@@ -133,7 +133,7 @@ TEST(Sampler, DrawsFromTheSoftmax) {
   std::vector<Ask> asks(kDraws, ask);
   for (int i = 0; i < kDraws; ++i) asks[i].position = i;
   std::vector<int> seen(5, 0);
-  for (const SampleResult& result : Sample(asks, 1)) ++seen[result.token];
+  for (const SampledToken& result : Sample(asks, 1)) ++seen[result.token];
   double sum = 0.0;
   for (const float l : ask.logits) sum += std::exp(l / 0.7);
   double chi_squared = 0.0;
@@ -149,7 +149,7 @@ std::set<int32_t> Support(Ask ask) {
   std::vector<Ask> asks(3000, ask);
   for (size_t i = 0; i < asks.size(); ++i) asks[i].position = static_cast<int32_t>(i);
   std::set<int32_t> seen;
-  for (const SampleResult& result : Sample(asks, 1)) seen.insert(result.token);
+  for (const SampledToken& result : Sample(asks, 1)) seen.insert(result.token);
   return seen;
 }
 
@@ -248,7 +248,7 @@ TEST(Sampler, LogprobsAreTheModelsOwn) {
   for (int32_t i = 0; i < 500; ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(),
                    [&](int32_t a, int32_t b) { return ask.logits[a] > ask.logits[b]; });
-  const SampleResult result = SampleOne(ask, 3);
+  const SampledToken result = SampleOne(ask, 3);
   EXPECT_EQ(result.token, 499);
   ASSERT_EQ(result.top.size(), 5u);  // the chosen one behind the four best
   for (int i = 0; i < 5; ++i) {
@@ -268,7 +268,7 @@ TEST(Sampler, AKnownTokenIsScoredNotDrawn) {
   ask.logits = testing::RandomLogits(500, 9);
   ask.params.prompt_logprobs = 2;
   ask.known_next = 417;
-  const SampleResult result = SampleOne(ask, 2);
+  const SampledToken result = SampleOne(ask, 2);
   EXPECT_EQ(result.token, 417);
   EXPECT_EQ(result.logit, ask.logits[417]);
   ASSERT_GE(result.top.size(), 2u);
