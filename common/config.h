@@ -34,6 +34,7 @@ struct WorkerSettings {
   int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out
   std::string kv_type = "auto";  // auto | f32 | f16
   int64_t page_tokens = 16;
+  std::string shared_memory = "auto";  // auto | off
   std::string measure_memory = "no"; // no | yes
   std::string trace;                 // folder; "" = none
 };

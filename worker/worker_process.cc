@@ -112,7 +112,12 @@ Status WorkerProcess::Configure(const std::string& yaml) {
 }
 
 Status WorkerProcess::StartMpi() {
-  ASSIGN_OR_RETURN(mpi_, MpiEnvironment::Start());
+  MpiOptions options;
+  options.shared_memory = config_.worker.shared_memory == "auto";
+  ASSIGN_OR_RETURN(mpi_, MpiEnvironment::Start(options));
+  if (!mpi_->shared_memory_problem().empty()) {
+    logger_.Warn(StrCat(mpi_->shared_memory_problem(), "; the ranks of this host go through MPI"));
+  }
   world_ = mpi_->World();
   if (world_->rank() != identity_.rank || world_->size() != identity_.world) {
     return InternalError(StrCat("MPI says rank ", world_->rank(), " of ", world_->size(),

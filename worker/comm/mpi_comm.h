@@ -1,35 +1,34 @@
 #pragma once
-// MpiCommunicator: the Communicator over Open MPI (pml ob1; btl self, vader, tcp). One thread
-// drives it (MPI_THREAD_FUNNELED). A peer's death ends the process (MPI_ERRORS_ARE_FATAL).
+// MPI as the wire between ranks: Open MPI (pml ob1; btl self, vader, tcp), one thread
+// (MPI_THREAD_FUNNELED), a peer's death ends the process (MPI_ERRORS_ARE_FATAL). Ranks of one host
+// find each other through MPI and then exchange through memory of their own (group_comm.h); MPI
+// carries what goes to other hosts, or everything where memory cannot be shared.
 //
-// An all-reduce is a one-shot exchange: receives are posted, then every rank sends its partial to
-// every other, eagerly, so that the kernel's TCP stack moves the bytes while the caller computes;
-// Wait adds the partials in rank order. (Open MPI progresses MPI_Iallreduce only inside MPI calls
-// and picks algorithms, so sums, by size.) Beyond OneShotBytesMax a reduce-scatter and an
-// all-gather by slices take over: the same sum per element, two hops, 2 / size of the bytes.
-//
-// Waiting polls: some microseconds of spinning, then sleeping for a fraction of the time waited so
-// far (backoff.h). A rank that waits for its next plan costs some 0.3 % of a core.
+// Between hosts receives are posted, then every rank sends eagerly, so that the kernel's TCP stack
+// moves the bytes while the caller computes; Wait adds the partials in rank order. (Open MPI
+// progresses MPI_Iallreduce only inside MPI calls and picks algorithms, so sums, by size.)
 
-#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "common/result.h"
 #include "worker/comm/communicator.h"
+#include "worker/comm/progress.h"
 
 namespace echelon {
 
-// Largest all-reduce done in one shot by `size` ranks. With latency L and bandwidth W one shot
-// takes L + (n - 1) B / W, two shots take 2 L + 2 (n - 1) / n B / W: equal at B = L W n / ((n - 1)
-// (n - 2)). L W = 32 us * 2 GB/s = 64 KiB lies between shared memory and a 10 Gbit/s link. Two
-// ranks send the same bytes either way, so one shot always wins there.
-int64_t OneShotBytesMax(int size);
+struct MpiOptions {
+  bool shared_memory = true;  // false: MPI carries what ranks of one host exchange, too
+  // Which host a rank (of the world) is to believe it is on, a number from 0 on; empty: the one it
+  // is on. Only for ranks that are on one machine: what separates hosts can be tried on it.
+  std::function<int(int rank)> pretended_host;
+};
 
 // MPI for the life of this object: one per process.
 class MpiEnvironment {
  public:
-  static Result<std::unique_ptr<MpiEnvironment>> Start();
+  static Result<std::unique_ptr<MpiEnvironment>> Start(const MpiOptions& options = {});
   ~MpiEnvironment();  // MPI_Finalize: waits for the other ranks
   MpiEnvironment(const MpiEnvironment&) = delete;
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
@@ -37,11 +36,17 @@ class MpiEnvironment {
   std::unique_ptr<Communicator> World() const;  // collective over all ranks
   void Progress() const;                        // for a rank that waits for something else
   int ranks_on_this_host() const { return ranks_on_this_host_; }
+  // Why this host's ranks do not share memory though they should; "" = they do, or need not.
+  const std::string& shared_memory_problem() const { return shared_memory_problem_; }
 
  private:
   MpiEnvironment() = default;
+  void TakePlace(const MpiOptions& options);
+
   int ranks_on_this_host_ = 1;
-  int64_t spin_ns_ = 0;
+  std::string shared_memory_problem_;
+  std::shared_ptr<echelon::Progress> progress_;
+  std::unique_ptr<Communicator> base_;  // the world before ranks know their hosts
 };
 
 }  // namespace echelon

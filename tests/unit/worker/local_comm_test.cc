@@ -33,28 +33,6 @@ TEST_P(LocalCommTest, KeepsTheContract) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, LocalCommTest, ::testing::Range(1, 9));
 
-TEST(LocalComm, ASenderWaitsForAReaderThatIsFarBehind) {
-  constexpr size_t kBytes = kLocalMailboxBytes / 2;
-  std::atomic<int> sent = 0;
-  std::atomic<bool> reader_saw_the_limit = false;
-  OnRanks(2, [&](Communicator& comm) {
-    std::vector<char> data(kBytes);
-    if (comm.rank() == 0) {
-      for (int m = 0; m < 3; ++m) {
-        comm.Send(data.data(), kBytes, 1);
-        ++sent;
-      }
-      return;
-    }
-    while (sent < 2) std::this_thread::yield();
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    reader_saw_the_limit = sent == 2;  // the third must wait
-    for (int m = 0; m < 3; ++m) comm.Wait(comm.Recv(data.data(), kBytes, 0));
-  });
-  EXPECT_TRUE(reader_saw_the_limit);
-  EXPECT_EQ(sent, 3);
-}
-
 TEST(LocalComm, TimeBetweenIssueAndWaitIsHiddenAndTheRestExposed) {
   std::atomic<bool> issued = false;
   OnRanks(2, [&](Communicator& comm) {

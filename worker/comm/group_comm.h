@@ -1,0 +1,108 @@
+#pragma once
+// GroupCommunicator: the one implementation of Communicator. Ranks of one host exchange through
+// shared memory (near_group.h), ranks of different hosts through a FarLink (MPI); threads as ranks
+// are one host without a link, and without shared memory every rank is a host of its own.
+//
+// An all-reduce is shared out in one of three ways, chosen by size and hosts alone (reduction.h).
+// What is exchanged are always the ranks' own contributions, never sums of some of them, so that
+// whoever adds can add in rank order: the sum's bits do not depend on hosts or sizes.
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/comm/communicator.h"
+#include "worker/comm/far_link.h"
+#include "worker/comm/near_group.h"
+#include "worker/comm/progress.h"
+
+namespace echelon {
+
+// The ranks of a group and who of them shares memory with whom.
+struct GroupMembers {
+  // host (ranks): equal for ranks that share memory; seat (ranks): their bells.
+  GroupMembers(int rank, std::vector<int> host, std::vector<int> seat);
+
+  int size() const { return static_cast<int>(host.size()); }
+  bool IsNear(int other) const { return host[other] == host[rank]; }
+
+  int rank;  // this one
+  std::vector<int> host, seat;
+  std::vector<int> index_on_host, ranks_on_host;  // (ranks)
+  std::vector<int> near;                          // ranks of this host, this one among them
+  int hosts = 0;
+  int ranks_per_host_max = 0;
+};
+
+// What operations of a group work with.
+struct GroupWires {
+  GroupMembers members;
+  std::unique_ptr<NearGroup> near;   // null: alone on this host
+  std::unique_ptr<FarLink> far;      // null: threads as ranks
+  uint64_t second_shots_issued = 0;  // reductions whose sums travel between hosts
+  uint64_t second_shots_posted = 0;
+  uint64_t bytes_sent = 0;
+};
+
+class GroupOperation {
+ public:
+  virtual ~GroupOperation() = default;
+  virtual bool Advance() = 0;  // true when it is complete
+  virtual bool awaits_other_hosts() const = 0;
+};
+
+class GroupCommunicator final : public Communicator, private Progressing {
+ public:
+  // segment: shared by all ranks on this rank's host, null where it is alone.
+  GroupCommunicator(std::shared_ptr<Progress> progress, GroupMembers members,
+                    std::shared_ptr<SharedSegment> segment, std::unique_ptr<FarLink> far);
+  ~GroupCommunicator() override;
+
+  int rank() const override { return wires_.members.rank; }
+  int size() const override { return wires_.members.size(); }
+  CommHandle AllReduceSum(float* data, int64_t count) override;
+  CommHandle AllGather(const void* send, void* recv, size_t bytes) override;
+  CommHandle Broadcast(void* data, size_t bytes, int root) override;
+  CommHandle Send(const void* data, size_t bytes, int to) override;
+  CommHandle Recv(void* data, size_t bytes, int from) override;
+  void Wait(CommHandle handle) override;
+  void Poll() override;
+  std::unique_ptr<Communicator> Split(int color, int key) override;
+  CommStats TakeStats() override;
+
+ private:
+  struct Pending {
+    uint64_t ticket;
+    std::unique_ptr<GroupOperation> operation;  // null: complete
+  };
+  CommHandle Issue(std::unique_ptr<GroupOperation> operation);
+  void Advance() override;
+  bool awaits_other_hosts() const override;
+  bool IsComplete(CommHandle handle) const {
+    return pending_.empty() || pending_.front().ticket > handle.ticket;
+  }
+  // The caller computed until `now` with operations in flight; alone, nothing was ever sent.
+  void CountHidden(double now) {
+    if (size() > 1) stats_.hidden_seconds += now - in_flight_since_;
+  }
+
+  const std::shared_ptr<Progress> progress_;
+  GroupWires wires_;
+  uint64_t last_ticket_ = 0;
+  std::deque<Pending> pending_;   // ascending tickets
+  double in_flight_since_ = 0.0;  // the caller computes since, with operations in flight
+  CommStats stats_;
+};
+
+// A segment that rank `leader` creates and the ranks of `over` that name it map; null for all of
+// them if one could not. bytes 0: takes part, needs none. Collective over `over`.
+struct SharedByRanks {
+  std::shared_ptr<SharedSegment> segment;
+  std::vector<bool> failed;  // (ranks of over): all those of a segment that one could not map
+  std::string problem;       // why this rank could not; "" = it could
+};
+SharedByRanks ShareSegment(Communicator& over, int leader, size_t bytes);
+
+}  // namespace echelon
