@@ -33,12 +33,6 @@ Status ParallelLayout::Validate(const ModelConfig& model) const {
   if (tp < 1 || tp > kAxisMax) return bad_axis("tp", tp);
   if (pp < 1 || pp > kAxisMax) return bad_axis("pp", pp);
   if (sp < 1 || sp > kAxisMax) return bad_axis("sp", sp);
-  if (sp > 1) {
-    return Error{ErrorCode::kUnsupported,
-                 StrCat("sp = ", sp, ": sequence parallelism is not built yet; use sp = 1 with tp ",
-                        "and pp"),
-                 "sp"};
-  }
   RETURN_IF_ERROR(CheckLayoutLimits(*this, model, LimitsOf(model, 0, /*page_tokens=*/1)));
   if (layers_per_stage.empty()) return {};
   int64_t sum = 0;

@@ -94,6 +94,13 @@ Result<TensorPiece> TensorShards::Read(const TensorShardRef& shard) const {
   return checkpoint_.Read(*shard.info, shard.rows, shard.cols);
 }
 
+Status TensorShards::ReadRows(const TensorShardRef& shard, Range rows, std::byte* out) const {
+  const Range of_tensor = {shard.rows.begin + rows.begin, shard.rows.begin + rows.end};
+  const TensorPiece piece = PieceOf(*shard.info, of_tensor, shard.cols);
+  return checkpoint_.ReadRows(*shard.info, of_tensor, shard.cols,
+                              {out, static_cast<size_t>(piece.rows * piece.row_bytes)});
+}
+
 TensorRole TensorShards::head_role() const {
   const bool stored = checkpoint_.Find(TensorRole::kLmHead, 0) != nullptr;
   return stored ? TensorRole::kLmHead : TensorRole::kEmbedding;

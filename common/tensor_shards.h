@@ -27,6 +27,8 @@ class TensorShards {
   // An error names what is missing or has another shape than the configuration says.
   Result<TensorShardRef> Find(TensorRole role, int layer) const;
   Result<TensorPiece> Read(const TensorShardRef& shard) const;
+  // Some of its rows, counted from its first; any thread.
+  Status ReadRows(const TensorShardRef& shard, Range rows, std::byte* out) const;
   // Everything this rank reads; what is missing is left out (Find reports it).
   std::vector<TensorShardRef> All() const;
   // The role that holds the LM head: kEmbedding where the model is tied and stores no head.

@@ -6,10 +6,42 @@
 
 namespace echelon {
 
-BlockManager::BlockManager(int32_t pages_total, int32_t page_tokens)
-    : page_tokens_(page_tokens), pages_(pages_total) {
-  CHECK(pages_total >= 0 && page_tokens > 0);
-  for (int32_t page = pages_total; page-- > 0;) free_.push_back(page);
+BlockManager::BlockManager(int32_t pages_total, int32_t page_tokens, int32_t sp)
+    : page_tokens_(page_tokens), sp_(sp), pages_(pages_total), free_(sp) {
+  CHECK(pages_total >= 0 && page_tokens > 0 && sp > 0 && pages_total % sp == 0);
+  for (int32_t page = pages_total; page-- > 0;) free_[RankOf(page)].push_back(page);
+}
+
+int32_t BlockManager::pages_free() const {
+  size_t free = 0;
+  for (const auto& pages : free_) free += pages.size();
+  return static_cast<int32_t>(free);
+}
+
+bool BlockManager::HasInTurn(int32_t rank, int32_t count) const {
+  for (int32_t i = 0; i < std::min(sp_, count); ++i) {
+    const size_t share = (count - i + sp_ - 1) / sp_;
+    if (free_[(rank + i) % sp_].size() < share) return false;
+  }
+  return true;
+}
+
+int32_t BlockManager::NextRank(SequenceId id, int32_t count) const {
+  const auto* table = TableOf(id);
+  if (table != nullptr) {
+    const auto next = static_cast<int32_t>((RankOf(table->front()) + table->size()) % sp_);
+    return HasInTurn(next, count) ? next : -1;
+  }
+  int32_t best = -1;
+  for (int32_t rank = 0; rank < sp_; ++rank) {
+    if (!HasInTurn(rank, count)) continue;
+    if (best < 0 || free_[rank].size() > free_[best].size()) best = rank;
+  }
+  return best;
+}
+
+bool BlockManager::CanAppend(SequenceId id, int32_t count) const {
+  return NextRank(id, count) >= 0;
 }
 
 int32_t BlockManager::PagesMissing(SequenceId id, int64_t tokens) const {
@@ -19,13 +51,16 @@ int32_t BlockManager::PagesMissing(SequenceId id, int64_t tokens) const {
 }
 
 std::vector<int32_t> BlockManager::Append(SequenceId id, int32_t count) {
-  CHECK(count >= 0 && count <= pages_free());
+  CHECK(count >= 0);
   std::vector<int32_t> added;
   if (count == 0) return added;
+  const int32_t rank = NextRank(id, count);
+  CHECK_MSG(rank >= 0, "more pages than pages_free()");
   std::vector<int32_t>& table = tables_[id];
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t page = free_.back();
-    free_.pop_back();
+    std::vector<int32_t>& free = free_[(rank + i) % sp_];
+    const int32_t page = free.back();
+    free.pop_back();
     pages_[page] = {id, true, 0};
     table.push_back(page);
     added.push_back(page);
@@ -44,7 +79,7 @@ void BlockManager::Free(SequenceId id) {
   for (size_t i = found->second.size(); i-- > 0;) {
     const int32_t page = found->second[i];
     pages_[page] = {};
-    free_.push_back(page);
+    free_[RankOf(page)].push_back(page);
   }
   tables_.erase(found);
 }
@@ -56,14 +91,18 @@ const std::vector<int32_t>* BlockManager::TableOf(SequenceId id) const {
 
 void BlockManager::CheckInvariants() const {
   std::vector<int> seen(pages_.size(), 0);
-  for (const int32_t page : free_) {
-    CHECK(page >= 0 && page < pages_total());
-    CHECK(!pages_[page].used);
-    ++seen[page];
+  for (int32_t rank = 0; rank < sp_; ++rank) {
+    for (const int32_t page : free_[rank]) {
+      CHECK(page >= 0 && page < pages_total() && RankOf(page) == rank);
+      CHECK(!pages_[page].used);
+      ++seen[page];
+    }
   }
   for (const auto& [id, table] : tables_) {
-    for (const int32_t page : table) {
+    for (size_t i = 0; i < table.size(); ++i) {
+      const int32_t page = table[i];
       CHECK(page >= 0 && page < pages_total());
+      CHECK(RankOf(page) == static_cast<int32_t>((RankOf(table[0]) + i) % sp_));
       CHECK(pages_[page].used && pages_[page].owner == id);
       ++seen[page];
     }

@@ -20,6 +20,7 @@ SchedulerLimits LimitsOf(const ServiceConfig& config) {
   limits.step_tokens_max = static_cast<int32_t>(config.scheduler.step_tokens_max);
   limits.steps_in_flight_max = static_cast<int32_t>(config.scheduler.steps_in_flight_max);
   limits.pp = static_cast<int32_t>(config.layout.pp);
+  limits.sp = static_cast<int32_t>(config.layout.sp);
   limits.speculation.drafts_max = static_cast<int32_t>(config.scheduler.speculation_tokens_max);
   limits.speculation.ngram_max =
       static_cast<int32_t>(config.scheduler.speculation_ngram_max_tokens);

@@ -8,7 +8,8 @@
 namespace echelon {
 
 Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) {
-  CHECK(limits_.sequences_max > 0 && limits_.step_tokens_max > 0 && limits_.pp > 0);
+  CHECK(limits_.sequences_max > 0 && limits_.step_tokens_max > 0);
+  CHECK(limits_.pp > 0 && limits_.sp > 0);
   // Every running sequence must be able to decode in one step.
   limits_.sequences_max = std::min(limits_.sequences_max, limits_.step_tokens_max);
   if (limits_.steps_in_flight_max <= 0) {
@@ -20,7 +21,7 @@ Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) {
 void Scheduler::Start(uint64_t epoch, SchedulerCapacity capacity) {
   CHECK(!started_ && capacity.page_tokens > 0);
   capacity_ = capacity;
-  blocks_ = std::make_unique<BlockManager>(capacity.pages, capacity.page_tokens);
+  blocks_ = std::make_unique<BlockManager>(capacity.pages, capacity.page_tokens, limits_.sp);
   epoch_ = epoch;
   next_step_ = 1;
   started_ = true;
@@ -32,7 +33,7 @@ void Scheduler::Stop() {
   released_.clear();
   pages_coming_ = 0;
   running_.clear();
-  blocks_ = std::make_unique<BlockManager>(capacity_.pages, capacity_.page_tokens);
+  blocks_ = std::make_unique<BlockManager>(capacity_.pages, capacity_.page_tokens, limits_.sp);
   for (auto it = tracks_.begin(); it != tracks_.end();) {
     Track& track = it->second;
     if (track.sequence == nullptr) {
@@ -163,8 +164,9 @@ bool Scheduler::MakeRoom(Track& track) {
   const SequenceId id = track.sequence->id();
   const int32_t positions = std::max(track.sequence->known_size(), track.planned + 1);
   const int32_t missing = blocks_->PagesMissing(id, positions);
-  while (missing > blocks_->pages_free()) {
-    if (blocks_->pages_free() + pages_coming_ >= missing) return false;  // soon
+  while (!blocks_->CanAppend(id, missing)) {
+    if (pages_coming_ > 0 && blocks_->pages_free() + pages_coming_ >= missing)
+      return false;  // soon
     // The latest admitted that the plan being made does not name yet; `track` itself is one such.
     auto victim = running_.rbegin();
     while (tracks_.at(victim->second).last_plan == next_step_) ++victim;
@@ -253,6 +255,7 @@ void Scheduler::AdmitWaiting(StepPlan& plan, PlannedStep& step, int32_t& budget,
     const int32_t needed = blocks_->PagesMissing(track.sequence->id(), known);
     // A page for each that runs, so that it is not preempted again at once.
     if (needed + running() > blocks_->pages_free()) return;
+    if (!blocks_->CanAppend(track.sequence->id(), needed)) return;
     waiting_.erase(waiting_.begin());
     track.running = true;
     track.admission = next_admission_++;

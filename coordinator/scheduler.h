@@ -44,12 +44,13 @@ struct SchedulerLimits {
   int32_t step_tokens_max = 512;    // rows of a step
   int32_t steps_in_flight_max = 0;  // 0 = 2 for pp 1, else pp
   int32_t pp = 1;
+  int32_t sp = 1;  // ranks that share the pages of a sequence
   SpeculationLimits speculation;
 };
 
 // What the workers have, from the group when it is ready.
 struct SchedulerCapacity {
-  int32_t pages = 0;
+  int32_t pages = 0;  // of all sp ranks together
   int32_t page_tokens = 16;
   int32_t context_max = 0;  // positions of one sequence
   int32_t vocab_size = 0;

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,17 +23,21 @@
 
 namespace echelon {
 
-// A matrix as the checkpoint stores it, in host memory: `rows` rows of whole blocks.
+// A matrix as the checkpoint stores it: `rows` rows of whole blocks, in host memory or read as they
+// are packed, so that no second copy of a matrix is ever in memory.
 struct HostMatrix {
   TensorFormat format = TensorFormat::kF32;
   int64_t rows = 0;
   int64_t cols = 0;             // stored columns, a multiple of the block's elements
-  const std::byte* data = nullptr;
+  const std::byte* data = nullptr;  // null: `read` brings the rows
   int64_t row_bytes = 0;        // from one row to the next
   // A cut along columns inside a block keeps the block; columns outside [begin, end) count as
   // zero. The packed weight takes inputs of col_end - col_begin values.
   int64_t col_begin = 0;
   int64_t col_end = 0;
+  // Rows [begin, end) into `out`, row_bytes apart. Called during PackWeight alone, from any of the
+  // backend's threads, several at once.
+  std::function<Status(int64_t begin, int64_t end, std::byte* out)> read = {};
 };
 
 // A matrix in the backend's own layout, still quantised. (rows, cols) = (outputs, inputs).
@@ -72,8 +77,9 @@ class KvCache {
  public:
   virtual ~KvCache() = default;
   virtual const KvShape& shape() const = 0;
-  // Backend memory of `pages` neighbouring pages of one layer, from `page` on: what is passed to
-  // another rank. The bytes mean the same in every cache whose shape differs in layers and pages.
+  // Backend memory of a page of one layer: what is passed to another rank. `pages` neighbouring ones
+  // from `page` on lie together where the cache has one layer. The bytes mean the same in every
+  // cache whose shape differs in layers and pages.
   virtual std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) = 0;
 };
 
@@ -159,13 +165,16 @@ class Backend {
 
   // Memory.
   virtual Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) = 0;
+  // Its memory is the host's: after Synchronize() it may be read where it lies.
+  virtual bool host_memory() const { return false; }
   virtual void Upload(const void* host, void* device, size_t bytes) = 0;
   virtual void Download(const void* device, void* host, size_t bytes) = 0;  // after Synchronize()
   virtual uint64_t FreeMemoryBytes() const = 0;      // what Allocate could still give, about
   // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
   // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
   virtual double MeasureReadBandwidth(size_t bytes) = 0;
-  // Parts are stacked along rows; they may differ in format, never in columns.
+  // Parts are stacked along rows; they may differ in format, never in columns. An error is one of
+  // memory, or of a part's `read`.
   virtual Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) = 0;
   virtual Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) = 0;
 
@@ -184,7 +193,7 @@ class Backend {
   virtual void RopeAppend(const QkvArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;
   virtual void MergeAttention(const MergeArgs& args) = 0;
-  // out (T, F) = act(gate_up[:, :F]) * gate_up[:, F:]; gate_up (T, 2F).
+  // out (T, F) = act(gate_up[:, :F]) * gate_up[:, F:]; gate_up (T, 2F). out may be gate_up[:, :F].
   virtual void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) = 0;
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
   virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,

@@ -15,8 +15,9 @@
 namespace echelon {
 
 namespace {
-// Address space that an arena takes at a time; what is not used of it is never touched.
-constexpr size_t kArenaBytes = size_t{32} << 20;
+// Address space that an arena takes at a time. What is not used of it is never touched, but for the
+// rest of a huge page: a small model's weights are to lie in one block.
+constexpr size_t kArenaBytes = size_t{128} << 20;
 constexpr uint64_t kUnknown = std::numeric_limits<uint64_t>::max();
 
 class HostBuffer : public DeviceBuffer {
@@ -112,7 +113,8 @@ Result<HostBlock> AllocateHost(size_t bytes, const char* what, bool zero) {
 Result<HostPiece> HostArena::Take(size_t bytes, const char* what) {
   const size_t rounded = (bytes + kHostAlignment - 1) / kHostAlignment * kHostAlignment;
   if (block_ == nullptr || rounded > block_->bytes() - used_) {
-    ASSIGN_OR_RETURN(HostBlock block, AllocateHost(std::max(rounded, kArenaBytes), what));
+    const uint64_t modest = std::min<uint64_t>(kArenaBytes, FreeHostMemoryBytes() / 4);
+    ASSIGN_OR_RETURN(HostBlock block, AllocateHost(std::max<size_t>(rounded, modest), what));
     block_ = std::make_shared<HostBlock>(std::move(block));
     used_ = 0;
   }

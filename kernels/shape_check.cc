@@ -11,7 +11,7 @@ void CheckParts(std::span<const HostMatrix> parts) {
     const TensorFormatInfo& info = InfoOf(part.format);
     CHECK(part.rows >= 0 && part.cols > 0);
     CHECK(part.cols % info.block_elements == 0);
-    CHECK(part.data != nullptr || part.rows == 0);
+    CHECK(part.data != nullptr || part.read != nullptr || part.rows == 0);
     CHECK(part.row_bytes >= part.cols / info.block_elements * info.block_bytes);
     CHECK(0 <= part.col_begin && part.col_begin < part.col_end && part.col_end <= part.cols);
     CHECK_MSG(part.col_end - part.col_begin == inputs, "stacked parts differ in columns");

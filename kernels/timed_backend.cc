@@ -22,6 +22,7 @@ class TimedBackend : public Backend {
   Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {
     return inner_->Allocate(bytes);
   }
+  bool host_memory() const override { return inner_->host_memory(); }
   void Upload(const void* host, void* device, size_t bytes) override {
     inner_->Upload(host, device, bytes);
   }

@@ -5,8 +5,8 @@
 namespace echelon {
 
 AttentionBlock::AttentionBlock(const ModelConfig& model, const RankPart& part, Backend& backend,
-                               KvCache& cache)
-    : model_(model), part_(part), backend_(backend), cache_(cache) {
+                               KvCache& cache, SequenceParallel* sharing)
+    : model_(model), part_(part), backend_(backend), cache_(cache), sharing_(sharing) {
   for (int64_t l = part.layers.begin; l < part.layers.end; ++l) {
     inverse_frequencies_.push_back(RopeInverseFrequencies(model.layers[l], model.head_dim));
   }
@@ -47,7 +47,11 @@ void AttentionBlock::Run(int layer, const LayerWeights& w, Tensor x, const Batch
 
   backend_.MatMul(x, *w.qkv, w.qkv_bias.get(), qkv);
   backend_.RopeAppend(append);
-  backend_.Attention(attend);
+  if (sharing_ != nullptr) {
+    sharing_->Attend(attend);
+  } else {
+    backend_.Attention(attend);
+  }
   backend_.MatMul(context, *w.attention_out, nullptr, out);
 }
 

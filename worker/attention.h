@@ -6,6 +6,7 @@
 #include "common/model_config.h"
 #include "common/rank_part.h"
 #include "kernels/backend.h"
+#include "worker/sequence_parallel.h"
 #include "worker/weights.h"
 
 namespace echelon {
@@ -18,8 +19,9 @@ struct AttentionScratch {
 
 class AttentionBlock {
  public:
-  // Model, part, backend and cache outlive the block.
-  AttentionBlock(const ModelConfig& model, const RankPart& part, Backend& backend, KvCache& cache);
+  // All outlive the block. `sharing`: who keeps which positions, or null where this rank keeps all.
+  AttentionBlock(const ModelConfig& model, const RankPart& part, Backend& backend, KvCache& cache,
+                 SequenceParallel* sharing);
 
   // x (T, d_model), normed; out (T, d_model): this rank's heads' share of the output projection, to
   // be summed over tp. `layer` counts within the stage.
@@ -31,6 +33,7 @@ class AttentionBlock {
   const RankPart& part_;
   Backend& backend_;
   KvCache& cache_;
+  SequenceParallel* sharing_;
   std::vector<std::vector<double>> inverse_frequencies_;  // per layer of the stage
 };
 

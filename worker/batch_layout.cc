@@ -67,11 +67,28 @@ class StepChecker {
         return Bad("page ", page, " of a cache of ", limits_.pages);
       }
     }
+    RETURN_IF_ERROR(CheckKeepers());
     const size_t pages = (known_ ? known_->pages.size() : 0) + step_.new_pages.size();
     const auto end = static_cast<size_t>(step_.start_position) + step_.tokens.size();
     if (pages * static_cast<size_t>(limits_.page_tokens) < end) {
       return Bad(pages, " pages of ", limits_.page_tokens, " tokens do not hold ", end,
                  " positions");
+    }
+    return {};
+  }
+
+  // The pages of a sequence lie on the sp ranks in turn.
+  Status CheckKeepers() const {
+    if (step_.new_pages.empty()) return {};
+    const int32_t per_rank = limits_.pages / limits_.sp;
+    const bool begins = known_ == nullptr || known_->pages.empty();
+    const int32_t first = (begins ? step_.new_pages : known_->pages)[0] / per_rank;
+    size_t index = begins ? 0 : known_->pages.size();
+    for (const int32_t page : step_.new_pages) {
+      const auto keeper = static_cast<int32_t>((first + index++) % limits_.sp);
+      if (page / per_rank != keeper) {
+        return Bad("page ", page, " does not lie on sp rank ", keeper, ", whose turn it is");
+      }
     }
     return {};
   }

@@ -18,7 +18,8 @@ namespace echelon {
 struct PlanLimits {
   int step_tokens_max = 512;  // rows
   int sequences_max = 64;     // known at once, after the plan's releases
-  int pages = 0;              // of the KV cache
+  int pages = 0;              // of the KV caches of all sp ranks together
+  int sp = 1;                 // sp rank r keeps pages [r, r + 1) * pages / sp
   int page_tokens = 16;
   int context_max = 0;  // positions of one sequence
   int vocab_size = 0;

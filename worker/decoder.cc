@@ -16,13 +16,14 @@ int PendingBefore(const std::vector<SubBlockStep>& all, size_t at) {
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights,
-                 Backend& backend, Communicator& tp, KvCache& cache)
+                 Backend& backend, Communicator& tp, KvCache& cache, SequenceParallel* sharing)
     : model_(model),
       part_(part),
       weights_(weights),
       backend_(backend),
       tp_(tp),
-      attention_(model, part, backend, cache) {
+      sharing_(sharing),
+      attention_(model, part, backend, cache, sharing) {
   const std::vector<SubBlockStep> all = MakeSchedule(model).steps;
   const auto first_of_layer = [&](int64_t layer) {
     return std::find_if(all.begin(), all.end(),
@@ -37,8 +38,9 @@ Decoder::Decoder(const ModelConfig& model, const RankPart& part, const Weights& 
 
 Result<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
-                                                 Communicator& tp, KvCache& cache, int rows_max) {
-  std::unique_ptr<Decoder> decoder(new Decoder(model, part, weights, backend, tp, cache));
+                                                 Communicator& tp, KvCache& cache,
+                                                 SequenceParallel* sharing, int rows_max) {
+  std::unique_ptr<Decoder> decoder(new Decoder(model, part, weights, backend, tp, cache, sharing));
   RETURN_IF_ERROR(decoder->Allocate(rows_max));
   return decoder;
 }
@@ -58,6 +60,7 @@ Status Decoder::Allocate(int rows_max) {
   for (const SubBlockStep& step : steps_) {
     in_flight_max = std::max(in_flight_max, step.in_flight_max);
   }
+  streams_.resize(part_.last_stage ? 1 : 2);
   for (Stream& stream : streams_) {
     ASSIGN_OR_RETURN(stream.residual, NewTensor(rows_max, d));
     stream.outputs.resize(in_flight_max + 1);
@@ -70,19 +73,22 @@ Status Decoder::Allocate(int rows_max) {
   ASSIGN_OR_RETURN(attention_scratch_.qkv,
                    NewTensor(rows_max, (part_.heads() + 2 * part_.kv_heads()) * head_dim));
   ASSIGN_OR_RETURN(attention_scratch_.context, NewTensor(rows_max, part_.heads() * head_dim));
-  ASSIGN_OR_RETURN(mlp_scratch_.gate_up, NewTensor(rows_max, 2 * part_.ff()));
-  ASSIGN_OR_RETURN(mlp_scratch_.hidden, NewTensor(rows_max, part_.ff()));
+  ASSIGN_OR_RETURN(mlp_scratch_,
+                   NewTensor(std::min<int64_t>(rows_max, kMlpRowsMax), 2 * part_.ff()));
   if (part_.ff() == 0 || part_.vocab() == 0) zeros_.assign(rows_max * d, 0.0f);
   if (!part_.last_stage) return {};
-  ASSIGN_OR_RETURN(head_rows_, NewTensor(kLogitRowsMax, d));
-  ASSIGN_OR_RETURN(head_normed_, NewTensor(kLogitRowsMax, d));
-  ASSIGN_OR_RETURN(logits_, NewTensor(kLogitRowsMax, part_.vocab()));
+  const int64_t row_bytes = std::max<int64_t>(1, part_.vocab()) * int64_t{sizeof(float)};
+  const int64_t rows =
+      std::clamp<int64_t>(kLogitBytesMax / row_bytes, kLogitRowsMin, kLogitRowsMax);
+  ASSIGN_OR_RETURN(head_rows_, NewTensor(rows, d));
+  ASSIGN_OR_RETURN(head_normed_, NewTensor(rows, d));
+  ASSIGN_OR_RETURN(logits_, NewTensor(rows, part_.vocab()));
   return {};
 }
 
 void Decoder::BeginStep(int64_t rows) {
   CHECK(pending_.empty());
-  stream_ = &streams_[steps_begun_++ % 2];
+  stream_ = &streams_[steps_begun_++ % streams_.size()];
   if (stream_->sent_over != nullptr) stream_->sent_over->Wait(stream_->sent);
   stream_->sent_over = nullptr;
   residual_ = stream_->residual.Rows(0, rows);
@@ -200,11 +206,15 @@ const float* Decoder::PostNorm(const SubBlockStep& step) const {
 
 Tensor Decoder::Logits(std::span<const int32_t> rows) {
   const auto count = static_cast<int64_t>(rows.size());
-  CHECK(count <= kLogitRowsMax);
+  CHECK(count <= logit_rows_max());
   const Tensor gathered = head_rows_.Rows(0, count);
   const Tensor normed = head_normed_.Rows(0, count);
   const Tensor logits = logits_.Rows(0, count);
-  backend_.GatherRows(residual_, rows, gathered);
+  if (sharing_ != nullptr) {
+    sharing_->GatherRows(residual_, rows, gathered);
+  } else {
+    backend_.GatherRows(residual_, rows, gathered);
+  }
   backend_.RmsNorm(gathered, weights_.final_norm.get(), model_.norm_eps, normed);
   if (weights_.head) backend_.MatMul(normed, *weights_.head, nullptr, logits);
   backend_.Synchronize();

@@ -25,16 +25,20 @@
 
 namespace echelon {
 
-// Rows whose logits are made at once: (kLogitRowsMax, vocabulary part) floats, 64 MiB for a
-// vocabulary of 262,144.
-inline constexpr int kLogitRowsMax = 64;
+// Logits are made some rows at a time, so that their memory does not grow with the batch: 64 rows
+// of a vocabulary of 65,536, 16 of one of 262,144. Fewer than 8 and the head would be read from
+// memory more often than the multiply-adds of a row take.
+inline constexpr int64_t kLogitBytesMax = int64_t{16} << 20;
+inline constexpr int kLogitRowsMin = 8, kLogitRowsMax = 64;
 
 class Decoder {
  public:
-  // All references outlive the decoder. rows_max: of one step.
+  // All references outlive the decoder. `sharing`: null without sequence parallelism; with it a
+  // step has the rows of sharing->own_rows(). rows_max: of one step.
   static Result<std::unique_ptr<Decoder>> Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
-                                                 Communicator& tp, KvCache& cache, int rows_max);
+                                                 Communicator& tp, KvCache& cache,
+                                                 SequenceParallel* sharing, int rows_max);
 
   // First stage: the stream begins as the embedding of `ids`.
   void Embed(std::span<const int32_t> ids);
@@ -45,8 +49,10 @@ class Decoder {
   // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
   // buffers are free again when the step after the next begins.
   void Send(Communicator& link, int to);
-  // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows. rows.size()
-  // at most kLogitRowsMax; valid until the next call.
+  // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows (of the
+  // whole step, on all sp ranks). rows.size()
+  // at most logit_rows_max(); valid until the next call.
+  int64_t logit_rows_max() const { return logits_.rows; }
   Tensor Logits(std::span<const int32_t> rows);
 
  private:
@@ -57,7 +63,7 @@ class Decoder {
     std::optional<CommHandle>
         handle;  // of its all-reduce; none where nothing is reduced (any more)
   };
-  // One step's stream; two, so that one can be sent while the next runs.
+  // One step's stream; two where it is sent on, so that one can be sent while the next runs.
   struct Stream {
     Tensor residual;              // (rows_max, d_model)
     std::vector<Tensor> outputs;  // (rows_max, d_model) each: in_flight_max + 1
@@ -66,7 +72,7 @@ class Decoder {
   };
 
   Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights, Backend& backend,
-          Communicator& tp, KvCache& cache);
+          Communicator& tp, KvCache& cache, SequenceParallel* sharing);
   Status Allocate(int rows_max);
   Result<Tensor> NewTensor(int64_t rows, int64_t cols);
 
@@ -85,6 +91,7 @@ class Decoder {
   const Weights& weights_;
   Backend& backend_;
   Communicator& tp_;
+  SequenceParallel* sharing_;
   AttentionBlock attention_;
 
   std::vector<SubBlockStep> steps_;     // of this stage
@@ -92,7 +99,7 @@ class Decoder {
   int leaving_ = 0;                     // pending that the next stage takes over
 
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
-  Stream streams_[2];
+  std::vector<Stream> streams_;
   Stream* stream_ = nullptr;  // of the step at hand
   uint64_t steps_begun_ = 0;
   uint64_t outputs_begun_ = 0;
@@ -102,9 +109,9 @@ class Decoder {
   Tensor normed_;         // (rows_max, d_model)
   Tensor second_output_;  // (rows_max, d_model): the MLP's, where one reduce takes both
   AttentionScratch attention_scratch_;
-  MlpScratch mlp_scratch_;
-  Tensor head_rows_, head_normed_;  // (kLogitRowsMax, d_model)
-  Tensor logits_;                   // (kLogitRowsMax, vocabulary part)
+  Tensor mlp_scratch_;              // (some rows, 2 F)
+  Tensor head_rows_, head_normed_;  // (logit_rows_max(), d_model)
+  Tensor logits_;                   // (logit_rows_max(), vocabulary part)
   std::vector<float> zeros_;        // host; only where the rank's share of something is empty
 };
 

@@ -10,6 +10,7 @@
 #include "worker/decoder.h"
 #include "worker/kv_cache.h"
 #include "worker/output_stage.h"
+#include "worker/sequence_parallel.h"
 #include "worker/timing_report.h"
 #include "worker/token_ring.h"
 
@@ -20,25 +21,29 @@ namespace {
 // The groups a rank belongs to, each with a queue of its own so that waiting for one message never
 // waits for another kind. Made in the same order on every rank.
 struct Groups {
-  std::unique_ptr<Communicator> tp;        // tensors: all-reduces of the stage
-  std::unique_ptr<Communicator> exchange;  // the sampler's small messages
-  std::unique_ptr<Communicator> links[2];  // stage s sends to s + 1 over links[s % 2]
-  std::unique_ptr<Communicator> tokens;    // last stage -> first stage
-  std::unique_ptr<Communicator> reports;   // the whole world
+  std::unique_ptr<Communicator> tp;             // tensors: all-reduces of the stage
+  std::unique_ptr<Communicator> exchange;       // the sampler's small messages
+  std::unique_ptr<Communicator> links[2];       // stage s sends to s + 1 over links[s % 2]
+  std::unique_ptr<Communicator> tokens;         // last stage -> first stage
+  std::unique_ptr<Communicator> reports;        // the whole world
+  std::unique_ptr<Communicator> sharing, ring;  // sp: queries and partials; keys and values
 
-  Groups(Communicator& world, const RankPosition& at) {
+  Groups(Communicator& world, const ParallelLayout& layout, const RankPosition& at) {
     const int rank = world.rank();
-    tp = world.Split(at.pp, at.tp);
-    exchange = world.Split(at.pp, at.tp);
-    for (auto& link : links) link = world.Split(at.tp, at.pp);
-    tokens = world.Split(at.tp, at.pp);
+    const int stage = at.pp * layout.sp + at.sp, pipeline = at.sp * layout.tp + at.tp;
+    tp = world.Split(stage, at.tp);
+    exchange = world.Split(stage, at.tp);
+    for (auto& link : links) link = world.Split(pipeline, at.pp);
+    tokens = world.Split(pipeline, at.pp);
     reports = world.Split(0, rank);
+    sharing = world.Split(at.pp * layout.tp + at.tp, at.sp);
+    ring = world.Split(at.pp * layout.tp + at.tp, at.sp);
   }
   // Of everything a step waits for; the reports wait for nothing.
   CommStats TakeStats() const {
     CommStats sum;
-    for (Communicator* comm :
-         {tp.get(), exchange.get(), links[0].get(), links[1].get(), tokens.get()}) {
+    for (Communicator* comm : {tp.get(), exchange.get(), links[0].get(), links[1].get(),
+                               tokens.get(), sharing.get(), ring.get()}) {
       const CommStats stats = comm->TakeStats();
       sum.exposed_seconds += stats.exposed_seconds;
       sum.hidden_seconds += stats.hidden_seconds;
@@ -80,7 +85,7 @@ class Executor::Impl {
         weights_(std::move(weights)),
         backend_(backend),
         clock_(clock),
-        groups_(world, part_.at),
+        groups_(world, options.layout, part_.at),
         token_ring_(*groups_.tokens),
         timing_report_(*groups_.reports, result_rank_) {}
 
@@ -94,16 +99,32 @@ class Executor::Impl {
     }
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
+    kv.sp = options.layout.sp;
+    SequenceSharing sharing;
+    sharing.parts = {kv.sp, kv.page_tokens};
+    if (kv.sp > 1) {
+      sharing.ring_pages =
+          SequenceSharing::RingPages(sharing.parts, options.ring_tokens, kv.context_max);
+    }
+    kv.ring_pages = sharing.ring_pages;
     ASSIGN_OR_RETURN(const KvShape shape, AgreeOnPages(SizeKvCache(model_, part_, kv), world));
     ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
+    if (kv.sp > 1) {
+      sharing.rank = part_.at.sp;
+      sharing.pages_per_rank = shape.pages;
+      ASSIGN_OR_RETURN(sharing_, SequenceParallel::Create(model_, part_, sharing, backend_, *cache_,
+                                                          *groups_.sharing, *groups_.ring,
+                                                          options.step_tokens_max));
+    }
     ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
-                                               *cache_, options.step_tokens_max));
+                                               *cache_, sharing_.get(), options.step_tokens_max));
     if (part_.last_stage) {
       output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
     }
     limits_.step_tokens_max = options.step_tokens_max;
     limits_.sequences_max = options.sequences_max;
-    limits_.pages = shape.pages;
+    limits_.pages = shape.pages * kv.sp;
+    limits_.sp = kv.sp;
     limits_.page_tokens = shape.page_tokens;
     limits_.context_max = kv.context_max;
     limits_.vocab_size = model_.vocab_size;
@@ -149,8 +170,10 @@ class Executor::Impl {
     }
   }
 
-  void RunStage(const BatchLayout& batch) {
+  void RunStage(const BatchLayout& all) {
     const int stage = part_.at.pp;
+    if (sharing_) sharing_->Begin(all);
+    const BatchLayout& batch = sharing_ ? sharing_->own_rows() : all;
     if (part_.first_stage) {
       decoder_->Embed(batch.ids);
     } else {
@@ -197,6 +220,7 @@ class Executor::Impl {
   PlanLimits limits_;
   SequenceTable table_;
   std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<SequenceParallel> sharing_;  // sp > 1
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<OutputStage> output_;  // last stage
 };

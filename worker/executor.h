@@ -30,6 +30,9 @@ struct ExecutorOptions {
   KvType kv_type = KvType::kF16;
   uint64_t kv_memory_bytes = 0;  // of this rank; 0 = a quarter of what is free on its host ...
   int ranks_on_host = 1;         // ... divided by this
+  // Sequence parallelism: most positions of a rank in one message round the ring. Two messages of
+  // one layer are held: for 768 bytes a position and layer (a 135M model) 3 MiB.
+  int ring_tokens = 2048;
 };
 
 class Executor {
@@ -49,7 +52,7 @@ class Executor {
   // executor is unchanged and the next plan may follow.
   Result<std::optional<StepResult>> Run(const StepPlan& plan);
 
-  int pages() const;          // of the KV cache: the same on all ranks
+  int pages() const;          // of the KV caches of all sp ranks: the same on all ranks
   int context_max() const;    // positions of one sequence
   uint64_t kv_bytes() const;  // of this rank
   uint64_t kv_position_bytes() const;  // of one position, all layers of this rank

@@ -18,19 +18,23 @@ Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
   const uint64_t pages_of_sequence =
       (static_cast<uint64_t>(settings.context_max) + settings.page_tokens - 1) /
       settings.page_tokens;
-  const uint64_t useful = pages_of_sequence * settings.sequences_max;
-  const uint64_t pages = std::min(settings.memory_bytes / page_bytes, useful);
+  const uint64_t of_rank = (pages_of_sequence + settings.sp - 1) / settings.sp;
+  const uint64_t useful = of_rank * settings.sequences_max;
+  const uint64_t ring_bytes = 2 * settings.ring_pages * (page_bytes / shape.layers);
+  const uint64_t memory = settings.memory_bytes - std::min(ring_bytes, settings.memory_bytes);
+  const uint64_t pages = std::min(memory / page_bytes, useful);
   if (pages == 0) {
     Error error = ResourceExhausted(
         StrCat("rank ", part.rank, ": one KV page of ", settings.page_tokens, " tokens needs ",
-               HumanBytes(static_cast<double>(page_bytes)), ", the KV memory is ",
+               HumanBytes(static_cast<double>(page_bytes)), " and the ring ",
+               HumanBytes(static_cast<double>(ring_bytes)), ", the KV memory is ",
                HumanBytes(static_cast<double>(settings.memory_bytes)),
                "; raise worker.kv_memory_bytes or use more ranks"));
     error.rank = part.rank;
     return error;
   }
-  constexpr uint64_t kPagesMax = 1 << 30;  // page ids are int32_t
-  shape.pages = static_cast<int>(std::min(pages, kPagesMax));
+  const uint64_t pages_max = (1 << 30) / settings.sp;  // ids of all ranks' pages are int32_t
+  shape.pages = static_cast<int>(std::min(pages, pages_max));
   return shape;
 }
 

@@ -21,6 +21,8 @@ struct KvSettings {
   uint64_t memory_bytes = 0;  // for this rank
   int sequences_max = 64;     // no more pages than this many sequences can fill
   int context_max = 0;        // positions of one sequence
+  int sp = 1;                 // ranks that share the pages of a sequence
+  int ring_pages = 0;         // pages of one layer in one message of the ring; two are held
 };
 
 // The greatest cache within the settings, in pages of all of the rank's layers. An error says how

@@ -30,6 +30,7 @@ Result<std::unique_ptr<LocalGroup>> LocalGroup::Start(const Checkpoint& checkpoi
   const int world = options.layout.world();
   std::unique_ptr<LocalGroup> group(new LocalGroup());
   group->plans_.resize(world);
+  group->sp_ = options.layout.sp;
   group->endpoints_ = MakeLocalCommunicators(world);
   for (int rank = 0; rank < world; ++rank) {
     group->threads_.emplace_back([&group = *group, &checkpoint, &model, &options, rank] {

@@ -46,9 +46,10 @@ class LocalGroup {
     return Take();
   }
 
-  int pages() const { return pages_; }
+  int pages() const { return pages_; }  // of all sp ranks
   int context_max() const { return context_max_; }
   int ranks() const { return static_cast<int>(threads_.size()); }
+  int sp() const { return sp_; }
 
  private:
   LocalGroup() = default;
@@ -70,6 +71,7 @@ class LocalGroup {
   bool stopping_ = false;
   int pages_ = 0;
   int context_max_ = 0;
+  int sp_ = 1;
   std::mutex loading_;
   SystemClock clock_;
   std::vector<std::unique_ptr<Communicator>> endpoints_;

@@ -1,16 +1,21 @@
 #include "worker/mlp.h"
 
+#include <algorithm>
+
 namespace echelon {
 
-void RunMlp(const ModelConfig& model, const LayerWeights& w, Tensor x, const MlpScratch& scratch,
+void RunMlp(const ModelConfig& model, const LayerWeights& w, Tensor x, Tensor scratch,
             Backend& backend, Tensor out) {
-  const Tensor gate_up = scratch.gate_up.Rows(0, x.rows);
-  const Tensor hidden = scratch.hidden.Rows(0, x.rows);
   const GatedKind kind =
       model.activation == Activation::kSilu ? GatedKind::kSilu : GatedKind::kGeluTanh;
-  backend.MatMul(x, *w.gate_up, nullptr, gate_up);
-  backend.GatedActivation(gate_up, kind, hidden);
-  backend.MatMul(hidden, *w.down, nullptr, out);
+  for (int64_t begin = 0; begin < x.rows; begin += scratch.rows) {
+    const int64_t end = std::min(begin + scratch.rows, x.rows);
+    const Tensor gate_up = scratch.Rows(0, end - begin);
+    const Tensor hidden = gate_up.Cols(0, gate_up.cols / 2);
+    backend.MatMul(x.Rows(begin, end), *w.gate_up, nullptr, gate_up);
+    backend.GatedActivation(gate_up, kind, hidden);
+    backend.MatMul(hidden, *w.down, nullptr, out.Rows(begin, end));
+  }
 }
 
 }  // namespace echelon

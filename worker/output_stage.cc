@@ -61,9 +61,9 @@ std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const Batc
     AddWanted(plan.sequences[s], static_cast<int>(s), batch, wanted);
   }
   const std::span<const Wanted> all(wanted);
-  for (size_t at = 0; at < all.size(); at += kLogitRowsMax) {
-    RunTile(all.subspan(at, std::min<size_t>(kLogitRowsMax, all.size() - at)), plan, batch,
-            results);
+  const auto rows_max = static_cast<size_t>(decoder_.logit_rows_max());
+  for (size_t at = 0; at < all.size(); at += rows_max) {
+    RunTile(all.subspan(at, std::min(rows_max, all.size() - at)), plan, batch, results);
   }
   return results;
 }
@@ -75,11 +75,16 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
     if (w.row >= 0) rows.push_back(w.row);
   }
   size_t vocab = 0;
+  std::span<const float> of_tile;
   if (!rows.empty()) {
     const Tensor logits = decoder_.Logits(rows);
     vocab = static_cast<size_t>(logits.cols);
-    logits_.resize(rows.size() * vocab);
-    backend_.Download(logits.data, logits_.data(), logits_.size() * sizeof(float));
+    of_tile = {logits.data, rows.size() * vocab};
+    if (!backend_.host_memory()) {
+      logits_.resize(of_tile.size());
+      backend_.Download(logits.data, logits_.data(), of_tile.size_bytes());
+      of_tile = logits_;
+    }
   }
   std::vector<SampleRow> asked;
   std::vector<const Wanted*> asked_for;
@@ -89,7 +94,7 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
     const SequenceId id = plan.sequences[w.sequence].id;
     const std::span<const float> logits =
         w.row < 0 ? std::span<const float>(sampler_.StateOf(id).held_logits)
-                  : std::span<const float>(logits_).subspan(vocab * next++, vocab);
+                  : of_tile.subspan(vocab * next++, vocab);
     if (w.hold) {
       held.emplace_back(id, logits);
     } else {

@@ -46,7 +46,7 @@ class OutputStage {
   Backend& backend_;
   Decoder& decoder_;
   Sampler sampler_;
-  std::vector<float> logits_;  // host copy of a tile
+  std::vector<float> logits_;  // host copy of a tile, where the backend's memory is another
 };
 
 }  // namespace echelon

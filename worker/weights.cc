@@ -32,20 +32,25 @@ class Loader {
 
   // The roles' parts stacked along rows; null where the rank's part is empty.
   Result<std::unique_ptr<Weight>> Matrix(Roles roles, int layer) {
-    std::vector<TensorPiece> pieces;
     std::vector<HostMatrix> parts;
+    uint64_t bytes = 0;
     for (const TensorRole role : roles) {
       ASSIGN_OR_RETURN(const TensorShardRef shard, shards_.Find(role, layer));
       if (shard.rows.empty() || shard.cols.empty()) continue;
-      ASSIGN_OR_RETURN(TensorPiece piece, Read(shard));
+      const TensorPiece piece = PieceOf(*shard.info, shard.rows, shard.cols);
       const int64_t begin = shard.cols.begin - piece.stored_col_begin;
-      parts.push_back({shard.info->format, piece.rows, piece.stored_cols, piece.bytes.data(),
-                       piece.row_bytes, begin, begin + shard.cols.size()});
-      pieces.push_back(std::move(piece));
+      HostMatrix part = {shard.info->format, piece.rows, piece.stored_cols,        nullptr,
+                         piece.row_bytes,    begin,      begin + shard.cols.size()};
+      part.read = [this, shard](int64_t from, int64_t to, std::byte* out) {
+        return shards_.ReadRows(shard, {from, to}, out);
+      };
+      parts.push_back(std::move(part));
+      bytes += shard.bytes;
     }
     if (parts.empty()) return std::unique_ptr<Weight>();
     ASSIGN_OR_RETURN(std::unique_ptr<Weight> weight, backend_.PackWeight(parts));
     packed_ += weight->bytes();
+    Advance(bytes);
     return weight;
   }
 
@@ -54,8 +59,9 @@ class Loader {
     std::vector<float> values;
     for (const TensorRole role : roles) {
       ASSIGN_OR_RETURN(const TensorShardRef shard, shards_.Find(role, layer));
-      ASSIGN_OR_RETURN(const TensorPiece piece, Read(shard));
+      ASSIGN_OR_RETURN(const TensorPiece piece, shards_.Read(shard));
       AppendFloats(*shard.info, piece, shard.cols, values);
+      Advance(shard.bytes);
     }
     for (float& value : values) value += add;
     const size_t bytes = values.size() * sizeof(float);
@@ -71,11 +77,9 @@ class Loader {
   uint64_t packed() const { return packed_; }
 
  private:
-  Result<TensorPiece> Read(const TensorShardRef& shard) {
-    ASSIGN_OR_RETURN(TensorPiece piece, shards_.Read(shard));
-    done_ += shard.bytes;
+  void Advance(uint64_t bytes) {
+    done_ += bytes;
     if (progress_) progress_(done_, total_);
-    return piece;
   }
 
   TensorShards shards_;

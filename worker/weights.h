@@ -64,10 +64,10 @@ uint64_t TokenBytes(const Weights& weights);
 // packed weights take.
 uint64_t WeightBytes(const Checkpoint& checkpoint, const RankPart& part);
 
-// Called after every tensor, on the loading thread.
+// Called after every weight, on the loading thread.
 using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
 
-// Memory at its peak: the packed weights and the parts of one matrix (gate and up, or q, k and v).
+// Rows are read as they are packed: memory at its peak is the packed weights.
 // `memory_bytes`: what this rank may use; an error names the rank and both figures before anything
 // is read when the model does not fit. `model`: the checkpoint's configuration, perhaps with
 // another schedule.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "common/clock.h"
@@ -64,7 +65,8 @@ class WorkerProcess {
   Status StartMpi();
   Status OpenModel();
   Status Agree();
-  Status Load();
+  Status LoadModel();
+  Status MakeExecutor();
   void MeasureMemory();
   void AnnounceReady();
   Status Serve();
@@ -89,6 +91,7 @@ class WorkerProcess {
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
   std::string weights_fingerprint_;
+  Weights weights_;  // until the executor has them
   uint64_t weight_bytes_ = 0, token_bytes_ = 0;
   double read_bytes_per_s_ = 0.0;
   std::unique_ptr<Executor> executor_;
@@ -147,7 +150,7 @@ Status WorkerProcess::Agree() {
                         {HostName(), weights_fingerprint_, backend_->NumericsFingerprint()});
 }
 
-Status WorkerProcess::Load() {
+Status WorkerProcess::LoadModel() {
   int64_t last_us = 0;
   const auto progress = [&](uint64_t done, uint64_t total) {
     const int64_t now_us = clock_.NowUs();
@@ -155,16 +158,20 @@ Status WorkerProcess::Load() {
     last_us = now_us;
     link_.SendProgress({done, total});
   };
-  const int on_host = mpi_->ranks_on_this_host();
-  ASSIGN_OR_RETURN(Weights weights,
-                   LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank),
-                               backend_->FreeMemoryBytes() / on_host, *backend_, progress));
-  weight_bytes_ = weights.bytes;
-  token_bytes_ = TokenBytes(weights);
+  const uint64_t memory = backend_->FreeMemoryBytes() / mpi_->ranks_on_this_host();
+  ASSIGN_OR_RETURN(
+      weights_, LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank), memory,
+                            *backend_, progress));
+  weight_bytes_ = weights_.bytes;
+  token_bytes_ = TokenBytes(weights_);
   if (trace_) {
     const RankPart part = PartOf(model_, layout_, identity_.rank);
-    trace_->NameWeights(weights, static_cast<int>(part.layers.begin));
+    trace_->NameWeights(weights_, static_cast<int>(part.layers.begin));
   }
+  return {};
+}
+
+Status WorkerProcess::MakeExecutor() {
   ExecutorOptions options;
   options.layout = layout_;
   options.rank = identity_.rank;
@@ -177,9 +184,9 @@ Status WorkerProcess::Load() {
                    (config_.worker.kv_type == "auto" && backend_->name() == "reference");
   options.kv_type = f32 ? KvType::kF32 : KvType::kF16;
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
-  options.ranks_on_host = on_host;
-  ASSIGN_OR_RETURN(
-      executor_, Executor::Create(model_, options, std::move(weights), *backend_, *world_, clock_));
+  options.ranks_on_host = mpi_->ranks_on_this_host();
+  ASSIGN_OR_RETURN(executor_, Executor::Create(model_, options, std::move(weights_), *backend_,
+                                               *world_, clock_));
   if (config_.worker.measure_memory == "yes") MeasureMemory();
   return {};
 }
@@ -249,12 +256,25 @@ Status WorkerProcess::WriteTrace() const {
 }
 
 // Joins, loads and serves; the error is this rank's last word.
-Status Live(WorkerProcess& worker, const std::string& config) {
+Status Live(WorkerProcess& worker, const std::string& config, const Logger& logger) {
+  struct Phase {
+    const char* name;
+    Status (WorkerProcess::*run)();
+  };
+  static constexpr Phase kPhases[] = {{"MPI", &WorkerProcess::StartMpi},
+                                      {"model opened", &WorkerProcess::OpenModel},
+                                      {"ranks agree", &WorkerProcess::Agree},
+                                      {"weights loaded", &WorkerProcess::LoadModel},
+                                      {"memory laid out", &WorkerProcess::MakeExecutor}};
   RETURN_IF_ERROR(worker.Configure(config));
-  RETURN_IF_ERROR(worker.StartMpi());
-  RETURN_IF_ERROR(worker.OpenModel());
-  RETURN_IF_ERROR(worker.Agree());
-  RETURN_IF_ERROR(worker.Load());
+  const SystemClock clock;
+  std::vector<std::string> took;
+  for (const Phase& phase : kPhases) {
+    const int64_t begin_us = clock.NowUs();
+    RETURN_IF_ERROR((worker.*phase.run)());
+    took.push_back(StrCat(phase.name, " ", (clock.NowUs() - begin_us) / 1000, " ms"));
+  }
+  logger.Info(StrCat("ready: ", Join(took, ", ")));
   worker.AnnounceReady();
   RETURN_IF_ERROR(worker.Serve());
   return worker.WriteTrace();
@@ -303,7 +323,7 @@ int RunWorker(const WorkerFlags& flags) {
     return config.error().code == ErrorCode::kUnavailable ? kExitLostCoordinator : kExitRefused;
   }
   auto worker = std::make_unique<WorkerProcess>(logger, *identity, **link);
-  const Status lived = Live(*worker, *config);
+  const Status lived = Live(*worker, *config, logger);
   if (!lived.ok()) {
     Error error = lived.error();
     error.rank = identity->rank;

@@ -84,7 +84,7 @@ void AddServiceOptions(CLI::App* app, ServiceOptions* options, bool model_is_opt
                   "only add communication); with --backend cuda one rank per GPU")
       ->check(kPositive);
   app->add_option("--pp", options->pp, "pipeline stages")->check(kPositive)->capture_default_str();
-  app->add_option("--sp", options->sp, "sequence-parallel ranks; above 1 does not exist yet")
+  app->add_option("--sp", options->sp, "ranks that share a long context: each keeps every sp-th KV page")
       ->check(kPositive)
       ->capture_default_str();
   app->add_option("--threads", options->threads,
@@ -132,10 +132,6 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options, int64_t max_tok
 std::string CheckService(const ServiceOptions& options) {
   if (options.connect.empty() && options.model.empty()) {
     return "give the model (a path), or --connect ENDPOINT of a running service";
-  }
-  if (options.sp > 1) {
-    return StrCat("--sp ", options.sp,
-                  ": sequence parallelism does not exist yet; the only value is 1");
   }
   if (!options.ladder_layers.empty() && options.schedule != "ladder") {
     return "--ladder-layers goes with --schedule ladder";

@@ -25,13 +25,10 @@ int64_t ChooseTp(const std::string& backend) {
 
 Result<std::string> CheckLayout(const ServiceConfig& config) {
   const LayoutSettings& settings = config.layout;
-  if (settings.sp > 1) {
-    return UsageError(
-        StrCat("sp is ", settings.sp, ": sequence parallelism does not exist yet; use sp 1"));
-  }
-  if (settings.tp > kRanksMax / settings.pp) {
-    return UsageError(
-        StrCat("tp ", settings.tp, " x pp ", settings.pp, " is more than ", kRanksMax, " ranks"));
+  if (settings.tp > kRanksMax / settings.pp ||
+      settings.tp * settings.pp > kRanksMax / settings.sp) {
+    return UsageError(StrCat("tp ", settings.tp, " x pp ", settings.pp, " x sp ", settings.sp,
+                             " is more than ", kRanksMax, " ranks"));
   }
   const auto setup = SetUpRun(config);
   if (setup.ok()) return setup->effective.warning;

@@ -23,7 +23,8 @@ namespace {
 constexpr int64_t kAnnounceDeadlineMs = 30'000;  // starting a process and binding sockets
 constexpr int64_t kStatusTimeoutMs = 10'000;
 constexpr int64_t kStopGraceMs = 15'000;  // the coordinator ends its group in a few seconds
-constexpr auto kPollStep = std::chrono::milliseconds(50);
+// Between looks at the announcement and at the status. A start of a small model takes 300 ms.
+constexpr auto kPollStep = std::chrono::milliseconds(10);
 constexpr size_t kLogTailBytes = 64 << 10;
 
 std::string ReadFile(const std::string& path) {

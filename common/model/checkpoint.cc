@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "common/check.h"
 #include "common/model/file.h"
 #include "common/model/gguf.h"
 #include "common/model/model_families.h"
@@ -49,6 +50,28 @@ Result<std::unique_ptr<Checkpoint>> OpenDummy(const std::string& path, Source so
 }
 
 }  // namespace
+
+TensorPiece PieceOf(const TensorInfo& tensor, Range rows, Range cols) {
+  CHECK(0 <= rows.begin && rows.begin <= rows.end && rows.end <= tensor.rows);
+  CHECK(0 <= cols.begin && cols.begin <= cols.end && cols.end <= tensor.cols);
+  const TensorFormatInfo& format = InfoOf(tensor.format);
+  const int64_t block = format.block_elements;
+  const int64_t first = cols.begin / block;
+  const int64_t last = cols.empty() ? first : (cols.end + block - 1) / block;
+  TensorPiece piece;
+  piece.rows = rows.size();
+  piece.stored_col_begin = first * block;
+  piece.stored_cols = (last - first) * block;
+  piece.row_bytes = (last - first) * format.block_bytes;
+  return piece;
+}
+
+Result<TensorPiece> Checkpoint::Read(const TensorInfo& tensor, Range rows, Range cols) const {
+  TensorPiece piece = PieceOf(tensor, rows, cols);
+  piece.bytes.resize(static_cast<size_t>(piece.rows * piece.row_bytes));
+  RETURN_IF_ERROR(ReadRows(tensor, rows, cols, piece.bytes));
+  return piece;
+}
 
 Result<ConfigText> ReadConfigText(const std::string& path) {
   ConfigText config{path, {}, {}};

@@ -1,11 +1,12 @@
 #pragma once
 // Checkpoint: an opened model, GGUF or safetensors, whose tensors are found by role and read in
 // pieces, so that each rank reads its own bytes only. Headers are parsed and checked when it is
-// opened; no size from the file is used unchecked. Reading is const and may be done by one thread.
+// opened; no size from the file is used unchecked. Reading is const; several threads may read.
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ struct TensorPiece {
   int64_t row_bytes = 0;         // of the piece
 };
 
+// The piece that covers the rows and columns asked for, still without bytes.
+TensorPiece PieceOf(const TensorInfo& tensor, Range rows, Range cols);
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -42,7 +46,10 @@ class Checkpoint {
   // The tensor, or null where the model has none (no bias, tied head). `layer` is ignored for the
   // roles that stand once (embedding, head, final norm).
   virtual const TensorInfo* Find(TensorRole role, int layer) const = 0;
-  virtual Result<TensorPiece> Read(const TensorInfo& tensor, Range rows, Range cols) const = 0;
+  // Rows cut to the whole blocks that cover `cols`, side by side: as many bytes as PieceOf says.
+  virtual Status ReadRows(const TensorInfo& tensor, Range rows, Range cols,
+                          std::span<std::byte> out) const = 0;
+  Result<TensorPiece> Read(const TensorInfo& tensor, Range rows, Range cols) const;
   // Hash of headers, configuration and file sizes: equal on every host that has the same files.
   virtual std::string Fingerprint() const = 0;
   virtual uint64_t file_bytes() const = 0;

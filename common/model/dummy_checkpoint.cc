@@ -54,7 +54,8 @@ class DummyCheckpoint final : public Checkpoint {
 
   const ModelConfig& config() const override { return config_; }
   const TensorInfo* Find(TensorRole role, int layer) const override;
-  Result<TensorPiece> Read(const TensorInfo& tensor, Range rows, Range cols) const override;
+  Status ReadRows(const TensorInfo& tensor, Range rows, Range cols,
+                  std::span<std::byte> out) const override;
   std::string Fingerprint() const override { return fingerprint_; }
   uint64_t file_bytes() const override { return 0; }
   uint64_t bytes_read() const override { return bytes_made_.load(std::memory_order_relaxed); }
@@ -181,26 +182,27 @@ void DummyCheckpoint::FillBlocks(uint32_t id, const TensorInfo& tensor, Distribu
   }
 }
 
-Result<TensorPiece> DummyCheckpoint::Read(const TensorInfo& tensor, Range rows, Range cols) const {
+Status DummyCheckpoint::ReadRows(const TensorInfo& tensor, Range rows, Range cols,
+                                 std::span<std::byte> out) const {
   CHECK(tensors_.data() <= &tensor && &tensor < tensors_.data() + tensors_.size());
   const auto id = static_cast<uint32_t>(&tensor - tensors_.data());
   const auto role = static_cast<TensorRole>(id % kTensorRoles);
-  TensorPiece piece = EmptyPiece(tensor, rows, cols);
-  piece.bytes.resize(static_cast<size_t>(piece.rows * piece.row_bytes));
+  const TensorPiece piece = PieceOf(tensor, rows, cols);
+  const auto part = static_cast<size_t>(piece.row_bytes);
+  CHECK(out.size() == static_cast<size_t>(piece.rows) * part);
   const Distribution d = DistributionOf(role, tensor.cols);
   const int64_t block = InfoOf(tensor.format).block_elements;
-  const auto part = static_cast<size_t>(piece.row_bytes);
   for (int64_t r = 0; r < piece.rows; ++r) {
     const int64_t first = ((rows.begin + r) * tensor.cols + piece.stored_col_begin) / block;
-    const auto out = std::span(piece.bytes).subspan(static_cast<size_t>(r) * part, part);
+    const auto row = out.subspan(static_cast<size_t>(r) * part, part);
     if (block == 1) {
-      FillFloats(id, tensor, d, first, out);
+      FillFloats(id, tensor, d, first, row);
     } else {
-      FillBlocks(id, tensor, d, first, out);
+      FillBlocks(id, tensor, d, first, row);
     }
   }
-  bytes_made_.fetch_add(piece.bytes.size(), std::memory_order_relaxed);
-  return piece;
+  bytes_made_.fetch_add(out.size(), std::memory_order_relaxed);
+  return {};
 }
 
 }  // namespace

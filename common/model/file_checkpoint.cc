@@ -17,7 +17,8 @@ class FileCheckpoint final : public Checkpoint {
 
   const ModelConfig& config() const override { return parts_.config; }
   const TensorInfo* Find(TensorRole role, int layer) const override;
-  Result<TensorPiece> Read(const TensorInfo& tensor, Range rows, Range cols) const override;
+  Status ReadRows(const TensorInfo& tensor, Range rows, Range cols,
+                  std::span<std::byte> out) const override;
   std::string Fingerprint() const override { return parts_.fingerprint; }
   uint64_t file_bytes() const override;
   uint64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
@@ -93,44 +94,29 @@ uint64_t FileCheckpoint::file_bytes() const {
   return sum;
 }
 
-Result<TensorPiece> FileCheckpoint::Read(const TensorInfo& tensor, Range rows, Range cols) const {
-  TensorPiece piece = EmptyPiece(tensor, rows, cols);
-  piece.bytes.resize(static_cast<size_t>(piece.rows * piece.row_bytes));
+Status FileCheckpoint::ReadRows(const TensorInfo& tensor, Range rows, Range cols,
+                                std::span<std::byte> out) const {
+  const TensorPiece piece = PieceOf(tensor, rows, cols);
+  const auto part = static_cast<size_t>(piece.row_bytes);
+  CHECK(out.size() == static_cast<size_t>(piece.rows) * part);
   const File& file = parts_.files[static_cast<size_t>(tensor.file)];
   const TensorFormatInfo& format = InfoOf(tensor.format);
   const int64_t skipped = piece.stored_col_begin / format.block_elements * format.block_bytes;
   const uint64_t begin =
       tensor.offset + static_cast<uint64_t>(rows.begin * tensor.row_bytes + skipped);
-  const std::span<std::byte> out(piece.bytes);
   if (piece.row_bytes == tensor.row_bytes) {  // whole rows lie side by side
     RETURN_IF_ERROR(file.Read(begin, out));
   } else {
-    const auto part = static_cast<size_t>(piece.row_bytes);
     for (int64_t r = 0; r < piece.rows; ++r) {
       RETURN_IF_ERROR(file.Read(begin + static_cast<uint64_t>(r * tensor.row_bytes),
                                 out.subspan(static_cast<size_t>(r) * part, part)));
     }
   }
-  bytes_read_.fetch_add(piece.bytes.size(), std::memory_order_relaxed);
-  return piece;
+  bytes_read_.fetch_add(out.size(), std::memory_order_relaxed);
+  return {};
 }
 
 }  // namespace
-
-TensorPiece EmptyPiece(const TensorInfo& tensor, Range rows, Range cols) {
-  CHECK(0 <= rows.begin && rows.begin <= rows.end && rows.end <= tensor.rows);
-  CHECK(0 <= cols.begin && cols.begin <= cols.end && cols.end <= tensor.cols);
-  const TensorFormatInfo& format = InfoOf(tensor.format);
-  const int64_t block = format.block_elements;
-  const int64_t first = cols.begin / block;
-  const int64_t last = cols.empty() ? first : (cols.end + block - 1) / block;
-  TensorPiece piece;
-  piece.rows = rows.size();
-  piece.stored_col_begin = first * block;
-  piece.stored_cols = (last - first) * block;
-  piece.row_bytes = (last - first) * format.block_bytes;
-  return piece;
-}
 
 Result<std::unique_ptr<Checkpoint>> MakeFileCheckpoint(CheckpointParts parts) {
   return FileCheckpoint::Bind(std::move(parts));

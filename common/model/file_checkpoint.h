@@ -26,7 +26,4 @@ struct CheckpointParts {
 
 Result<std::unique_ptr<Checkpoint>> MakeFileCheckpoint(CheckpointParts parts);
 
-// The piece of a tensor that covers the columns asked for in whole blocks, still without bytes.
-TensorPiece EmptyPiece(const TensorInfo& tensor, Range rows, Range cols);
-
 }  // namespace echelon

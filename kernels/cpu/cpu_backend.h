@@ -32,6 +32,7 @@ class CpuBackend : public Backend {
   std::string NumericsFingerprint() const override;
 
   Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override;
+  bool host_memory() const override { return true; }
   void Upload(const void* host, void* device, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;

@@ -1,5 +1,7 @@
 #include "kernels/cpu/panel_group.h"
 
+#include <cstring>
+
 #include "kernels/quant/half.h"
 
 namespace echelon::cpu {
@@ -24,21 +26,35 @@ Place HighBits(int code_bits, int row, int k) {
 }
 int ByteAt(int row, int k) { return 2 * kPanelRows * (k / 2) + 2 * row + k % 2; }
 
-void Put(Place place, int value, std::byte* group) {
-  const int word = LoadU16(group + place.at) | value << place.shift;
-  StoreU16(static_cast<uint16_t>(word), group + place.at);
-}
 int Get(Place place, const std::byte* group) {
   return (LoadU16(group + place.at) >> place.shift) & ((1 << place.bits) - 1);
 }
 
-void StoreCode(const QuantFormat& quant, int code, int row, int k, std::byte* group) {
+// `bits` bits of every code, from bit `from` on, into a row's lanes of the lines from `line` on.
+// Each lane is written once: packing is most of a start, and most of packing.
+void StoreBits(const uint8_t* codes, int from, int bits, int row, int line, std::byte* group) {
+  const int per_word = 16 / bits;
+  const uint32_t mask = (1u << bits) - 1;
+  for (int pair = 0; pair < kPairs; ++line) {
+    uint32_t lane = 0;
+    for (int n = 0; n < per_word; ++n, ++pair) {
+      const uint32_t even = codes[2 * pair] >> from & mask;
+      const uint32_t odd = codes[2 * pair + 1] >> from & mask;
+      lane |= (even | odd << 16) << (bits * n);
+    }
+    std::memcpy(group + kLineBytes * line + 4 * row, &lane, sizeof(lane));
+  }
+}
+
+void StoreCodes(const QuantFormat& quant, const uint8_t* codes, int row, std::byte* group) {
   if (quant.code_bits == 8) {
-    group[ByteAt(row, k)] = static_cast<std::byte>(code - quant.offset);
+    for (int k = 0; k < kGroup; ++k) {
+      group[ByteAt(row, k)] = static_cast<std::byte>(codes[k] - quant.offset);
+    }
     return;
   }
-  Put(LowBits(row, k), code & 0xf, group);
-  if (quant.code_bits > 4) Put(HighBits(quant.code_bits, row, k), code >> 4, group);
+  StoreBits(codes, 0, 4, row, 0, group);
+  if (quant.code_bits > 4) StoreBits(codes, 4, quant.code_bits - 4, row, 4, group);
 }
 
 // Code less offset.
@@ -71,7 +87,7 @@ GroupLayout LayoutOf(const QuantFormat& quant) {
 
 void StoreGroup(const QuantFormat& quant, const CodeGroup& from, int row, std::byte* group,
                 std::byte* super) {
-  for (int k = 0; k < kGroup; ++k) StoreCode(quant, from.codes[k], row, k, group);
+  StoreCodes(quant, from.codes, row, group);
   std::byte* numbers = group + LayoutOf(quant).CodeBytes();
   for (int k = 0; k < (quant.split_scales ? kGroup : 1); k += 16) {
     const int at = ScaleIndex(quant, row, k);

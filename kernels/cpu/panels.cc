@@ -69,7 +69,7 @@ void PackFloatRow(const HostMatrix& matrix, const PanelPart& part, int64_t row, 
 
 void PackPanel(const HostMatrix& matrix, const PanelPart& part, int64_t p, std::byte* panel) {
   std::memset(panel, 0, static_cast<size_t>(part.panel_bytes));
-  const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, part.rows - p * kPanelRows));
+  const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, matrix.rows - p * kPanelRows));
   for (int r = 0; r < rows; ++r) {
     if (part.quantised) {
       PackQuantisedRow(matrix, part, p * kPanelRows + r, r, panel);
@@ -77,6 +77,37 @@ void PackPanel(const HostMatrix& matrix, const PanelPart& part, int64_t p, std::
       PackFloatRow(matrix, part, p * kPanelRows + r, r, panel);
     }
   }
+}
+
+// Rows that a thread reads from the checkpoint at a time: few system calls, and packed from its
+// second-level cache.
+constexpr int64_t kStagingBytes = 128 << 10;
+
+Status PackPart(const HostMatrix& matrix, const PanelPart& part, std::byte* data,
+                ThreadPool& pool) {
+  const int64_t fit = std::max<int64_t>(1, kStagingBytes / (kPanelRows * matrix.row_bytes));
+  // At least four ranges a thread, so that none waits long for another.
+  const int64_t grain = std::clamp<int64_t>(part.panels / (4 * pool.threads()), 1, fit);
+  std::vector<std::vector<std::byte>> staging(pool.threads());
+  std::vector<Status> read(pool.threads());  // a thread's first error
+  pool.ParallelFor(part.panels, grain, [&](int64_t begin, int64_t end, int thread) {
+    const int64_t first = begin * kPanelRows;
+    HostMatrix tile = matrix;  // of the rows of these panels
+    tile.rows = std::min(end * kPanelRows, matrix.rows) - first;
+    if (matrix.data != nullptr) {
+      tile.data = matrix.data + first * matrix.row_bytes;
+    } else {
+      staging[thread].resize(static_cast<size_t>(grain * kPanelRows * matrix.row_bytes));
+      const Status status = matrix.read(first, first + tile.rows, staging[thread].data());
+      if (!status.ok() && read[thread].ok()) read[thread] = status;
+      tile.data = staging[thread].data();
+    }
+    for (int64_t p = begin; p < end; ++p) {
+      PackPanel(tile, part, p - begin, data + p * part.panel_bytes);
+    }
+  });
+  for (const Status& status : read) RETURN_IF_ERROR(status);
+  return {};
 }
 
 void ReadQuantisedRow(const PanelPart& part, const std::byte* panel, int r, int lead, float* out) {
@@ -146,9 +177,7 @@ Result<std::unique_ptr<Weight>> PackCpuWeight(std::span<const HostMatrix> matric
     const PanelPart part = parts[i];
     const HostMatrix& matrix = matrices[i];
     parts[i].data = at;
-    pool.ParallelFor(part.panels, 4, [&](int64_t begin, int64_t end, int) {
-      for (int64_t p = begin; p < end; ++p) PackPanel(matrix, part, p, at + p * part.panel_bytes);
-    });
+    RETURN_IF_ERROR(PackPart(matrix, part, at, pool));
     at += part.panels * part.panel_bytes;
   }
   return std::unique_ptr<Weight>(

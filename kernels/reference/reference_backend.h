@@ -21,6 +21,7 @@ class ReferenceBackend : public Backend {
   std::string NumericsFingerprint() const override { return "reference/v1"; }
 
   Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override;
+  bool host_memory() const override { return true; }
   void Upload(const void* host, void* device, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;

@@ -34,7 +34,11 @@ Result<std::unique_ptr<Weight>> PackRefWeight(std::span<const HostMatrix> parts)
     const int64_t row_bytes = part.cols / info.block_elements * info.block_bytes;
     ASSIGN_OR_RETURN(HostBlock data,
                      AllocateHost(static_cast<size_t>(part.rows * row_bytes), "a weight"));
-    for (int64_t r = 0; r < part.rows; ++r) {
+    if (part.data == nullptr && part.rows > 0) {
+      CHECK(part.row_bytes == row_bytes);
+      RETURN_IF_ERROR(part.read(0, part.rows, data.data()));
+    }
+    for (int64_t r = 0; part.data != nullptr && r < part.rows; ++r) {
       std::memcpy(data.data() + r * row_bytes, part.data + r * part.row_bytes,
                   static_cast<size_t>(row_bytes));
     }

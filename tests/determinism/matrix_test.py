@@ -1,5 +1,6 @@
 """The replay contract on a real checkpoint: greedy and seeded output, and the bits of every log-probability, are identical over batch
-composition, prefill chunks, threads, pipeline stages, speculation and restarts of the group; tensor-parallel counts agree with themselves bit for bit
+composition, prefill chunks, threads, pipeline stages, speculation and restarts of the group; tensor- and sequence-parallel counts agree
+with themselves bit for bit
 and with each other up to the first thin margin.
 
 usage: matrix_test.py [--backend cpu|reference] [--quick]
@@ -110,6 +111,17 @@ def main():
         expect_same(f"speculation, {name}, in company", against, serve_probes(wide, tokens, company=4, rng=rng, speculation="prompt_lookup"))
     expect_same("tp 2 x pp 2 against tp 2", serve_probes({**base_settings, "layout.tp": 2}, tokens),
                 serve_probes({**base_settings, "layout.tp": 2, "layout.pp": 2}, tokens))
+    for sp in [2] if flags.quick else [2, 3]:
+        first = serve_probes({**base_settings, "layout.sp": sp}, tokens)
+        expect_agree(f"sp {sp}", base, first)
+        again = {**base_settings, "layout.sp": sp, "scheduler.step_tokens_max": 7}
+        expect_same(f"sp {sp} again, in company, steps of 7 tokens", first, serve_probes(again, tokens, company=4, rng=rng))
+    if not flags.quick:
+        for axis in ("tp", "pp"):
+            layout = {**base_settings, f"layout.{axis}": 2, "layout.sp": 2}
+            first = serve_probes(layout, tokens)
+            expect_agree(f"{axis} 2 x sp 2", base, first)
+            expect_same(f"{axis} 2 x sp 2 again, in company", first, serve_probes(layout, tokens, company=4, rng=rng))
     print("passed")
 
 

@@ -228,7 +228,7 @@ def test_trace(_):
 
 
 def test_exit_statuses(_):
-    for words, expected in [(["--tp", "10"], "9"), (["--pp", "31"], "30"), (["--sp", "2"], "sequence parallelism"),
+    for words, expected in [(["--tp", "10"], "9"), (["--pp", "31"], "30"), (["--sp", "513"], "512"),
                             (["--tp", "0"], "--tp"), (["--temperature", "nan"], "--temperature"), (["--wat"], "--wat"),
                             (["--set", "layout.tq=2"], "layout.tp")]:
         done = echelon("generate", "--model", MODEL, "--prompt", "x", *words, status=2)

@@ -27,9 +27,12 @@ class Driver {
  public:
   Driver(LocalGroup& group, int page_tokens, const Pace& pace)
       : group_(group), page_tokens_(page_tokens), pace_(pace) {
-    for (int page = group.pages() - 1; page >= 0; --page) free_pages_.push_back(page);
-    if (pace.page_seed != 0) {
-      std::shuffle(free_pages_.begin(), free_pages_.end(), std::mt19937_64(pace.page_seed));
+    const int per_rank = group.pages() / group.sp();
+    for (int rank = 0; rank < group.sp(); ++rank) {
+      std::vector<int32_t>& pages = free_pages_.emplace_back();
+      for (int page = per_rank - 1; page >= 0; --page) pages.push_back(rank * per_rank + page);
+      if (pace.page_seed == 0) continue;
+      std::shuffle(pages.begin(), pages.end(), std::mt19937_64(pace.page_seed));
     }
   }
 
@@ -101,10 +104,12 @@ class Driver {
     step.sample = r.length >= known;
     if (step.sample) r.asked += 1 + step.drafts;
     while (static_cast<int64_t>(r.pages.size()) * page_tokens_ < r.length) {
-      CHECK_MSG(!free_pages_.empty(), "the test needs more KV pages");
-      step.new_pages.push_back(free_pages_.back());
-      r.pages.push_back(free_pages_.back());
-      free_pages_.pop_back();
+      // The sp ranks in turn; the wishes begin on different ones.
+      std::vector<int32_t>& pages = free_pages_[(r.id + r.pages.size()) % free_pages_.size()];
+      CHECK_MSG(!pages.empty(), "the test needs more KV pages");
+      step.new_pages.push_back(pages.back());
+      r.pages.push_back(pages.back());
+      pages.pop_back();
     }
     return step;
   }
@@ -163,7 +168,7 @@ class Driver {
   const Pace pace_;
   std::vector<Running> running_;
   std::deque<StepPlan> in_flight_;
-  std::vector<int32_t> free_pages_;
+  std::vector<std::vector<int32_t>> free_pages_;  // by sp rank
   uint64_t step_ = 0;
 };
 

@@ -108,7 +108,7 @@ TEST(CommandLine, BadUsageNamesTheOption) {
       {{"--tp", "0"}, "--tp"},
       {{"--tp", "-1"}, "--tp"},
       {{"--tp", "two"}, "--tp"},
-      {{"--sp", "2"}, "sequence parallelism"},
+      {{"--sp", "0"}, "--sp"},
       {{"--max-tokens", "-1"}, "--max-tokens"},
       {{"--temperature", "nan"}, "--temperature"},
       {{"--temperature", "inf"}, "--temperature"},

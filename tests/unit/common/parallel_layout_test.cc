@@ -107,7 +107,8 @@ TEST(Validate, NamesTheLimit) {
   EXPECT_NE(too_wide.error().message.find("1 to 9"), std::string::npos);
   EXPECT_EQ(too_wide.error().field, "tp");
   EXPECT_FALSE((ParallelLayout{.pp = 31}).Validate(m).ok());
-  EXPECT_FALSE((ParallelLayout{.sp = 2}).Validate(m).ok());
+  EXPECT_FALSE((ParallelLayout{.sp = 0}).Validate(m).ok());
+  EXPECT_TRUE((ParallelLayout{.sp = 5}).Validate(m).ok());
   EXPECT_FALSE((ParallelLayout{.tp = 0}).Validate(m).ok());
   EXPECT_FALSE((ParallelLayout{.pp = 2, .layers_per_stage = {10, 19}}).Validate(m).ok());
   EXPECT_FALSE((ParallelLayout{.pp = 2, .layers_per_stage = {0, 30}}).Validate(m).ok());

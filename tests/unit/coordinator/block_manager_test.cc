@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <vector>
 
 namespace echelon {
 namespace {
@@ -43,6 +44,32 @@ TEST(BlockManager, HashGoesWithTheContent) {
   EXPECT_EQ(blocks.HashOf(page), 77u);
   blocks.Free(1);
   EXPECT_EQ(blocks.HashOf(page), 0u);
+}
+
+// Pages 0 to 3 lie on sp rank 0, 4 to 7 on rank 1, 8 to 11 on rank 2.
+TEST(BlockManager, PagesOfASequenceLieOnTheRanksInTurn) {
+  BlockManager blocks(12, 4, 3);
+  const auto ranks = [&](SequenceId id, int32_t count) {
+    std::vector<int32_t> lie;
+    for (const int32_t page : blocks.Append(id, count)) lie.push_back(page / 4);
+    return lie;
+  };
+  EXPECT_EQ(ranks(1, 2), (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(ranks(1, 3), (std::vector<int32_t>{2, 0, 1})) << "goes on where it ended";
+  // Free now: 2, 2, 3.
+  EXPECT_EQ(ranks(2, 1), (std::vector<int32_t>{2})) << "begins where most is free";
+  EXPECT_EQ(ranks(3, 2), (std::vector<int32_t>{0, 1}));
+  // Free now: 1, 1, 2.
+  EXPECT_TRUE(blocks.CanAppend(4, 4));
+  EXPECT_EQ(ranks(4, 4), (std::vector<int32_t>{2, 0, 1, 2})) << "the only way that fits";
+  EXPECT_EQ(blocks.pages_free(), 0);
+  blocks.CheckInvariants();
+  blocks.Free(2);
+  EXPECT_EQ(blocks.pages_free(), 1);
+  EXPECT_TRUE(blocks.CanAppend(5, 1));
+  EXPECT_TRUE(blocks.CanAppend(1, 1)) << "its next page lies on rank 2";
+  EXPECT_FALSE(blocks.CanAppend(4, 1)) << "its next page lies on rank 0";
+  blocks.CheckInvariants();
 }
 
 TEST(BlockManagerDeathTest, MorePagesThanFreeIsABug) {

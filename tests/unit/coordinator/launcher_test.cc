@@ -49,6 +49,8 @@ TEST(Launcher, LocalStaysOffTheNetwork) {
   request.root = true;
   EXPECT_THAT(Line(request), HasSubstr("--allow-run-as-root"));
   EXPECT_THAT(MakeLaunchCommand(request)->environment, Contains(Pair("ECHELON_GROUP", "1.2.4")));
+  EXPECT_THAT(MakeLaunchCommand(request)->environment,
+              Contains(Pair("HWLOC_COMPONENTS", "linux,stop")));
 }
 
 TEST(Launcher, HostfilePinsTheInterfaceForBothNetworks) {

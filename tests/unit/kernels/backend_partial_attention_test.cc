@@ -225,8 +225,9 @@ TEST_P(BackendPartialAttention, PagesTravelAsBytes) {
   const std::vector<int32_t> positions = {0, 1, 2, 3, 4, 5, 6, 7}, sequences(8, 0);
   const std::vector<int32_t> page_begin = {0, 2}, pages = {-1, 2};
   const std::vector<double> frequency(8, 0.0);
-  const auto untouched = cache->PageData(1, 0, 2);
-  std::fill(untouched.begin(), untouched.end(), std::byte{7});
+  const auto first = cache->PageData(1, 0, 1), second = cache->PageData(1, 1, 1);
+  std::fill(first.begin(), first.end(), std::byte{7});
+  std::fill(second.begin(), second.end(), std::byte{7});
   backend_->RopeAppend({.qkv = qkv.tensor(),
                         .heads = 1,
                         .kv_heads = 1,
@@ -236,8 +237,9 @@ TEST_P(BackendPartialAttention, PagesTravelAsBytes) {
                         .cache = cache.get(),
                         .layer = 1});
   backend_->Synchronize();
-  EXPECT_TRUE(std::all_of(untouched.begin(), untouched.end(),
-                          [](std::byte b) { return b == std::byte{7}; }));
+  const auto untouched = [](std::byte b) { return b == std::byte{7}; };
+  EXPECT_TRUE(std::all_of(first.begin(), first.end(), untouched));
+  EXPECT_TRUE(std::all_of(second.begin(), second.end(), untouched));
   const auto from = cache->PageData(1, 2, 1), to = copy->PageData(0, 1, 1);
   ASSERT_EQ(from.size(), to.size());
   std::copy(from.begin(), from.end(), to.begin());

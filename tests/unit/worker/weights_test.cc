@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <limits>
 #include <map>
 
 #include "common/strings.h"
@@ -29,16 +31,18 @@ class AlteredCheckpoint final : public Checkpoint {
     if (it == altered.end()) return inner_.Find(role, layer);
     return it->second.rows == 0 ? nullptr : &it->second;
   }
-  Result<TensorPiece> Read(const TensorInfo& info, Range rows, Range cols) const override {
-    ++reads;
-    return inner_.Read(info, rows, cols);
+  Status ReadRows(const TensorInfo& info, Range rows, Range cols,
+                  std::span<std::byte> out) const override {
+    if (++reads > reads_max) return Corrupt("the file is cut");
+    return inner_.ReadRows(info, rows, cols, out);
   }
   std::string Fingerprint() const override { return "altered"; }
   uint64_t file_bytes() const override { return inner_.file_bytes(); }
   uint64_t bytes_read() const override { return inner_.bytes_read(); }
 
   std::map<std::pair<TensorRole, int>, TensorInfo> altered;  // rows 0: not there
-  mutable int reads = 0;
+  mutable std::atomic<int> reads = 0;
+  int reads_max = std::numeric_limits<int>::max();
 
  private:
   const Checkpoint& inner_;
@@ -132,6 +136,20 @@ TEST_F(WeightsTest, AModelThatDoesNotFitIsRefusedBeforeReading) {
   EXPECT_THAT(w.error().message, HasSubstr(StrCat(needed, " bytes and it has ", needed - 1)));
   EXPECT_EQ(counted.reads, 0);
   EXPECT_TRUE(LoadWeights(counted, model(), part, needed, *backend_).ok());
+}
+
+// Rows are read while they are packed, by the backend's threads.
+TEST_F(WeightsTest, AReadThatFailsWhilePackingIsTheError) {
+  for (const char* name : {"reference", "auto"}) {
+    const auto backend = MakeBackend({.name = name, .threads = 2}).value();
+    for (const int reads : {0, 1, 5, 20}) {
+      AlteredCheckpoint cut(*checkpoint_);
+      cut.reads_max = reads;
+      const auto w = LoadWeights(cut, model(), Part(1, 1, 0), kPlenty, *backend);
+      ASSERT_FALSE(w.ok()) << name << ", " << reads;
+      EXPECT_THAT(w.error().message, HasSubstr("the file is cut"));
+    }
+  }
 }
 
 TEST_F(WeightsTest, AMissingOrMisshapenTensorIsNamed) {

@@ -1,0 +1,124 @@
+// Sequence parallelism computes the same model: tp x pp x sp over threads as ranks, on tiny random
+// models of every family, against the naive twin in double precision; and within one layout a
+// token's bits depend on nothing else, whatever was passed between the ranks.
+
+#include <gtest/gtest.h>
+
+#include "tests/support/worker/layout_models.h"
+
+namespace echelon {
+namespace {
+
+using testing::Answer;
+using testing::Generate;
+using testing::kPageTokens;
+using testing::LayoutTest;
+using testing::Pace;
+using testing::RandomIds;
+using testing::Scored;
+using testing::Wish;
+
+class SequenceLayouts : public LayoutTest {};
+
+ParallelLayout Layout(int tp, int pp, int sp) {
+  ParallelLayout layout;
+  layout.tp = tp;
+  layout.pp = pp;
+  layout.sp = sp;
+  return layout;
+}
+
+// Products up to 8 ranks: each axis alone, in pairs, all three.
+std::vector<ParallelLayout> Products() {
+  return {Layout(1, 1, 2), Layout(1, 1, 3), Layout(1, 1, 5), Layout(1, 1, 8),
+          Layout(2, 1, 2), Layout(3, 1, 2), Layout(4, 1, 2), Layout(2, 1, 4),
+          Layout(1, 2, 2), Layout(1, 2, 4), Layout(1, 3, 2), Layout(2, 2, 2)};
+}
+
+TEST_P(SequenceLayouts, AgreeWithTheTwin) {
+  const Wish wish = Scored();
+  for (const ParallelLayout& layout : Products()) {
+    const auto answers = Generate(*Group(layout), {wish}, kPageTokens);
+    EXPECT_LT(groups_.WorstAgainstTwin(wish, answers[0], layout.tp), GetParam().tolerance)
+        << layout.tp << " x " << layout.pp << " x " << layout.sp;
+  }
+}
+
+// Chunks change who passes what; company changes where pages lie and who computes the decodes (few:
+// all ranks; more than kCopiedRowsMax: the ranks that keep their pages).
+TEST_P(SequenceLayouts, CompanyAndChunksKeepEveryBit) {
+  const Wish wish = Scored();
+  for (const ParallelLayout& layout : {Layout(1, 1, 3), Layout(2, 2, 2)}) {
+    const auto group = Group(layout);
+    const auto alone = Generate(*group, {wish}, kPageTokens);
+    EXPECT_EQ(Generate(*group, {wish}, kPageTokens), alone) << "again";
+    for (const int chunk : {1, 2, 7}) {
+      EXPECT_EQ(Generate(*group, {wish}, kPageTokens, {.chunk = chunk}), alone) << chunk;
+    }
+    std::vector<Wish> company = {wish};
+    for (int i = 0; i < 10; ++i) {
+      Wish other;
+      other.prompt = RandomIds(3 + 3 * i, 70 + i);
+      other.params.seed = i;
+      other.begin_step = i % 4;
+      other.max_tokens = 6 + i;
+      company.insert(i % 2 == 0 ? company.begin() : company.end(), other);
+    }
+    const Pace mixed{.chunk = 6, .plans_ahead = 2, .alternate = 2, .page_seed = 3};
+    EXPECT_EQ(Generate(*group, company, kPageTokens, mixed)[5], alone[0]);
+    EXPECT_EQ(Generate(*Group(layout, 2), {wish}, kPageTokens), alone) << "2 threads";
+  }
+}
+
+TEST_P(SequenceLayouts, PipelineStagesKeepEveryBit) {
+  const Wish wish = Scored();
+  const auto one = Generate(*Group(Layout(1, 1, 2)), {wish}, kPageTokens);
+  for (const int pp : {2, 3}) {
+    EXPECT_EQ(
+        Generate(*Group(Layout(1, pp, 2)), {wish}, kPageTokens, {.chunk = 5, .plans_ahead = pp}),
+        one)
+        << pp;
+  }
+}
+
+TEST_P(SequenceLayouts, AReplayContinuesWithTheSameTokens) {
+  const Wish wish = Scored();
+  const auto group = Group(Layout(1, 1, 2));
+  const Answer whole = Generate(*group, {wish}, kPageTokens)[0];
+  for (size_t lost_at = 1; lost_at < whole.tokens.size(); ++lost_at) {
+    Wish again = wish;
+    again.forced.assign(whole.tokens.begin(), whole.tokens.begin() + lost_at);
+    again.max_tokens = wish.max_tokens - static_cast<int>(lost_at);
+    const Answer rest = Generate(*group, {again}, kPageTokens, {.chunk = 9})[0];
+    EXPECT_EQ(rest.tokens,
+              std::vector<int32_t>(whole.tokens.begin() + lost_at, whole.tokens.end()));
+    EXPECT_EQ(rest.logits, std::vector<float>(whole.logits.begin() + lost_at, whole.logits.end()));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, SequenceLayouts, ::testing::ValuesIn(testing::LayoutModels()),
+                         [](const auto& info) { return info.param.name; });
+
+// A context of several messages round the ring: keys and values in blocks of one split, against
+// queries (small chunks), against one message.
+TEST(LongSequence, MessagesAndPassingKeepEveryBit) {
+  testing::LayoutModel model = testing::LayoutModels()[0];
+  model.tiny.context = 1500;
+  if (MakeBackend({"cpu", 1, "auto"}).ok()) model.backend = "cpu";  // else slow, not wrong
+  const testing::TinyGroups groups(model);
+  Wish wish;
+  wish.prompt = RandomIds(1400, 3);
+  wish.max_tokens = 3;
+  LocalGroupOptions options = groups.Options(Layout(1, 1, 2));
+  options.executor.context_max = 1500;
+  options.executor.step_tokens_max = 1500;
+  const auto whole = Generate(*groups.Start(options), {wish}, kPageTokens, {.chunk = 1500});
+  options.executor.ring_tokens = 1;
+  const auto group = groups.Start(options);
+  for (const int chunk : {1500, 700, 30}) {
+    EXPECT_EQ(Generate(*group, {wish}, kPageTokens, {.chunk = chunk}), whole) << chunk;
+  }
+}
+
+}  // namespace
+}  // namespace echelon

@@ -1,0 +1,270 @@
+#include "worker/sequence_parallel.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "common/check.h"
+
+namespace echelon {
+
+namespace {
+size_t BytesOf(const Tensor& dense) {
+  return static_cast<size_t>(dense.rows * dense.cols) * sizeof(float);
+}
+}  // namespace
+
+SequenceParallel::SequenceParallel(const RankPart& part, const SequenceSharing& sharing,
+                                   Backend& backend, KvCache& cache, Communicator& exchange,
+                                   Communicator& ring)
+    : sharing_(sharing),
+      heads_(part.heads()),
+      head_dim_(cache.shape().head_dim),
+      backend_(backend),
+      cache_(cache),
+      exchange_(exchange),
+      ring_(ring) {
+  CHECK(exchange.size() == sharing.parts.parts && exchange.rank() == sharing.rank);
+  CHECK(ring.size() == sharing.parts.parts && ring.rank() == sharing.rank);
+}
+
+Result<std::unique_ptr<SequenceParallel>> SequenceParallel::Create(
+    const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
+    Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring, int rows_max) {
+  SequenceSharing counted = sharing;
+  counted.page_bytes = static_cast<int64_t>(cache.PageData(0, 0, 1).size());
+  counted.query_bytes = int64_t{part.heads()} * model.head_dim * int64_t{sizeof(float)};
+  counted.partial_bytes = int64_t{part.heads()} * (model.head_dim + 2) * int64_t{sizeof(float)};
+  std::unique_ptr<SequenceParallel> made(
+      new SequenceParallel(part, counted, backend, cache, exchange, ring));
+  RETURN_IF_ERROR(made->Allocate(model, rows_max));
+  return made;
+}
+
+Result<Tensor> SequenceParallel::NewTensor(int64_t rows, int64_t cols) {
+  ASSIGN_OR_RETURN(auto buffer,
+                   backend_.Allocate(static_cast<size_t>(rows * cols) * sizeof(float)));
+  const Tensor tensor(static_cast<float*>(buffer->data()), rows, cols);
+  buffers_.push_back(std::move(buffer));
+  return tensor;
+}
+
+Status SequenceParallel::Allocate(const ModelConfig& model, int rows_max) {
+  const int64_t query = int64_t{heads_} * head_dim_;
+  const int64_t partial = int64_t{heads_} * (head_dim_ + 2);
+  ASSIGN_OR_RETURN(queries_, NewTensor(rows_max, query));
+  ASSIGN_OR_RETURN(key_queries_, NewTensor(rows_max, query));
+  ASSIGN_OR_RETURN(foreign_queries_, NewTensor(rows_max, query));
+  ASSIGN_OR_RETURN(foreign_partials_, NewTensor(rows_max, partial));
+  ASSIGN_OR_RETURN(copied_partials_, NewTensor(kCopiedRowsMax, partial));
+  // Every own row may have a partial of every rank, copied rows one more.
+  ASSIGN_OR_RETURN(partials_,
+                   NewTensor(int64_t{sharing_.parts.parts} * rows_max + kCopiedRowsMax, partial));
+  // A row may be wanted twice: scored and sampled.
+  ASSIGN_OR_RETURN(collected_, NewTensor(int64_t{2} * rows_max, model.d_model));
+  KvShape staging = cache_.shape();
+  staging.layers = 1;
+  staging.pages = 2 * sharing_.ring_pages;
+  ASSIGN_OR_RETURN(staging_, backend_.AllocateKv(staging));
+  return {};
+}
+
+void SequenceParallel::Begin(const BatchLayout& all) {
+  plan_ = SequencePlan(sharing_, all);
+  attention_plans_.clear();
+}
+
+PassingCounts SequenceParallel::TakeCounts() { return std::exchange(counts_, {}); }
+
+const AttentionPlan& SequenceParallel::PlanOf(int window) {
+  const auto [at, inserted] = attention_plans_.try_emplace(window);
+  if (inserted) at->second = plan_.Attention(window);
+  return at->second;
+}
+
+std::vector<int> SequenceParallel::Others() const {
+  std::vector<int> ranks;
+  for (int i = 1; i < sharing_.parts.parts; ++i) {
+    ranks.push_back((sharing_.rank + i) % sharing_.parts.parts);
+  }
+  return ranks;
+}
+
+void SequenceParallel::Attend(const AttentionArgs& args) {
+  const AttentionPlan& plan = PlanOf(args.window);
+  const auto own = static_cast<int64_t>(plan.own.begin.size());
+  counts_.queries += plan.query_sequences;
+  counts_.keys += plan.key_sequences;
+  const Tensor key_queries = key_queries_.Rows(0, static_cast<int64_t>(plan.key_rows.size()));
+  backend_.GatherRows(args.q, plan.key_rows, key_queries);
+  PostQueries(plan, args.q);
+  if (!plan.passes.empty()) BeginPass(plan.passes[0], args.layer);
+  AttendPages(plan.own, cache_, args.layer, args, args.q, partials_.Rows(0, own));
+  ShareCopied(plan);
+  AnswerQueries(plan, args);
+  for (size_t i = 0; i < plan.passes.size(); ++i) {
+    if (i > 0) BeginPass(plan.passes[i], args.layer);
+    FinishPass(plan, plan.passes[i], args);
+  }
+  exchange_.Wait(exchanged_);
+  if (own == 0) return;
+  backend_.MergeAttention(
+      {partials_, plan.merge_begin, plan.merge_parts, heads_, head_dim_, args.out});
+  backend_.Synchronize();  // the partials' places are free for the next layer's messages
+}
+
+void SequenceParallel::PostQueries(const AttentionPlan& plan, Tensor q) {
+  const Tensor mine = queries_.Rows(0, static_cast<int64_t>(plan.query_rows.size()));
+  backend_.GatherRows(q, plan.query_rows, mine);
+  backend_.Synchronize();
+  for (const int rank : Others()) {
+    if (mine.rows > 0) exchanged_ = exchange_.Send(mine.data, BytesOf(mine), rank);
+  }
+  int64_t at = 0;
+  for (int rank = 0; rank < sharing_.parts.parts; ++rank) {
+    if (rank == sharing_.rank || plan.query_counts[rank] == 0) continue;
+    const Tensor theirs = foreign_queries_.Rows(at, at + plan.query_counts[rank]);
+    exchanged_ = exchange_.Recv(theirs.data, BytesOf(theirs), rank);
+    at = at + plan.query_counts[rank];
+  }
+}
+
+// Rows that all ranks have: one exchange of the partials, to everyone.
+void SequenceParallel::ShareCopied(const AttentionPlan& plan) {
+  if (plan.copied_rows.empty()) return;
+  const auto count = static_cast<int64_t>(plan.copied_rows.size());
+  const Tensor mine = copied_partials_.Rows(0, count);
+  backend_.GatherRows(partials_, plan.copied_rows, mine);
+  backend_.Synchronize();
+  exchanged_ = exchange_.AllGather(mine.data, partials_.row(plan.CopiedPartials()), BytesOf(mine));
+}
+
+// Attends the others' queries over this rank's pages and sends the partials back.
+void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionArgs& args) {
+  const auto foreign = static_cast<int64_t>(plan.foreign.begin.size());
+  if (foreign > 0) {
+    exchange_.Wait(exchanged_);
+    AttendPages(plan.foreign, cache_, args.layer, args, foreign_queries_.Rows(0, foreign),
+                foreign_partials_.Rows(0, foreign));
+    backend_.Synchronize();
+  }
+  int64_t at = 0;
+  for (int rank = 0; rank < sharing_.parts.parts; ++rank) {
+    if (rank == sharing_.rank || plan.query_counts[rank] == 0) continue;
+    const Tensor theirs = foreign_partials_.Rows(at, at + plan.query_counts[rank]);
+    exchanged_ = exchange_.Send(theirs.data, BytesOf(theirs), rank);
+    at = at + plan.query_counts[rank];
+  }
+  const auto mine = static_cast<int64_t>(plan.query_rows.size());
+  for (const int rank : Others()) {
+    if (mine == 0) break;
+    const int64_t from = plan.QueryPartials(rank);
+    const Tensor back = partials_.Rows(from, from + mine);
+    exchanged_ = exchange_.Recv(back.data, BytesOf(back), rank);
+  }
+}
+
+// Puts this rank's pages of the pass side by side and starts the first hop.
+void SequenceParallel::BeginPass(const RingPass& pass, int layer) {
+  backend_.Synchronize();
+  int32_t at = 0;
+  for (const int32_t page : pass.own_pages) {
+    const auto from = cache_.PageData(layer, page, 1), to = staging_->PageData(0, at++, 1);
+    std::memcpy(to.data(), from.data(), from.size());
+  }
+  hop_ = PostHop(pass, 0);
+}
+
+// Hop h: the pages of rank me - h leave message buffer h % 2 while those of rank me - h - 1 arrive
+// in the other.
+CommHandle SequenceParallel::PostHop(const RingPass& pass, int hop) {
+  const int ranks = sharing_.parts.parts, me = sharing_.rank;
+  const int leaving = (me - hop + ranks) % ranks, coming = (me - hop - 1 + ranks) % ranks;
+  const auto buffer = [&](int which, int rank) {
+    return staging_->PageData(0, which % 2 * sharing_.ring_pages, pass.page_count[rank]);
+  };
+  CommHandle last = hop_;
+  if (pass.page_count[leaving] > 0) {
+    const auto data = buffer(hop, leaving);
+    last = ring_.Send(data.data(), data.size(), (me + 1) % ranks);
+  }
+  if (pass.page_count[coming] > 0) {
+    const auto data = buffer(hop + 1, coming);
+    last = ring_.Recv(data.data(), data.size(), (me - 1 + ranks) % ranks);
+  }
+  return last;
+}
+
+// The first hop is on its way. Every message is attended while the next one travels.
+void SequenceParallel::FinishPass(const AttentionPlan& plan, const RingPass& pass,
+                                  const AttentionArgs& args) {
+  const int ranks = sharing_.parts.parts;
+  const auto rows = static_cast<int64_t>(plan.key_rows.size());
+  for (int hop = 0; hop + 1 < ranks; ++hop) {
+    ring_.Wait(hop_);
+    if (hop + 2 < ranks) hop_ = PostHop(pass, hop + 1);
+    const int source = (sharing_.rank - hop - 1 + ranks) % ranks;
+    AttendList list = pass.lists[source];
+    for (int32_t& page : list.pages) {
+      if (page >= 0) page += (hop + 1) % 2 * sharing_.ring_pages;
+    }
+    const int64_t at = plan.KeyPartials(source);
+    AttendPages(list, *staging_, 0, args, key_queries_.Rows(0, rows),
+                partials_.Rows(at, at + rows));
+    backend_.Synchronize();  // the next hop but one arrives in this buffer
+  }
+}
+
+void SequenceParallel::AttendPages(const AttendList& list, const KvCache& cache, int layer,
+                                   const AttentionArgs& args, Tensor q, Tensor partials) {
+  if (q.rows == 0) return;
+  AttentionArgs part = args;
+  part.q = q;
+  part.out = Tensor();
+  part.rows = list.rows();
+  part.cache = &cache;
+  part.layer = layer;
+  part.begin = list.begin;
+  part.end = list.end;
+  part.partials = partials;
+  backend_.Attention(part);
+}
+
+void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {
+  const int ranks = sharing_.parts.parts;
+  // Rows by the rank that sends them; those that all have count as this rank's and are not sent.
+  std::vector<std::vector<int32_t>> wanted(ranks + 1);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int owner = plan_.OwnerOf(rows[i]);
+    wanted[owner == -1 ? ranks : owner].push_back(static_cast<int32_t>(i));
+  }
+  std::vector<int32_t> order(rows.size());
+  int64_t at = 0;
+  std::vector<Tensor> blocks;
+  for (const auto& group : wanted) {
+    const auto count = static_cast<int64_t>(group.size());
+    for (int64_t i = 0; i < count; ++i) order[group[i]] = static_cast<int32_t>(at + i);
+    blocks.push_back(collected_.Rows(at, at + count));
+    at += count;
+  }
+  for (const int group : {sharing_.rank, ranks}) {
+    std::vector<int32_t> places;
+    for (const int32_t i : wanted[group]) places.push_back(plan_.PlaceOf(rows[i]));
+    backend_.GatherRows(x, places, blocks[group]);
+  }
+  backend_.Synchronize();
+  CommHandle last;
+  const Tensor mine = blocks[sharing_.rank];
+  for (const int rank : Others()) {
+    if (mine.rows > 0) last = exchange_.Send(mine.data, BytesOf(mine), rank);
+  }
+  for (const int rank : Others()) {
+    if (blocks[rank].rows == 0) continue;
+    last = exchange_.Recv(blocks[rank].data, BytesOf(blocks[rank]), rank);
+  }
+  exchange_.Wait(last);
+  backend_.GatherRows(collected_, order, out);
+  backend_.Synchronize();  // `order` ends here
+}
+
+}  // namespace echelon

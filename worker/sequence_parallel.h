@@ -1,0 +1,88 @@
+#pragma once
+// SequenceParallel: attention over keys and values that several sp ranks keep. In place of one
+// Backend::Attention it passes queries, keys or partial results as the step's SequencePlan says,
+// attends what is at hand while messages travel, and merges the partials in the order of the parts.
+// One thread; collective over the sp group: the same calls in the same order on all of its ranks.
+//
+// A step:  Begin -> (own_rows) -> Attend for every layer -> GatherRows
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/model_config.h"
+#include "common/rank_part.h"
+#include "common/result.h"
+#include "kernels/backend.h"
+#include "worker/comm/communicator.h"
+#include "worker/sequence_plan.h"
+
+namespace echelon {
+
+// How often what was passed since the last report: sequences times layers.
+struct PassingCounts {
+  uint32_t queries = 0;
+  uint32_t keys = 0;
+};
+
+class SequenceParallel {
+ public:
+  // `exchange`, `ring`: two queues over the same sp ranks, in rank order. All references outlive
+  // the object. rows_max: of one step. The staging cache holds 2 * sharing.ring_pages pages of a
+  // layer.
+  static Result<std::unique_ptr<SequenceParallel>> Create(
+      const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
+      Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring, int rows_max);
+
+  // The rows of the whole step; page ids of the whole group.
+  void Begin(const BatchLayout& all);
+  const BatchLayout& own_rows() const { return plan_.OwnRows(); }
+  // args as for one rank, of own_rows(): reads q, heads, scale, window, layer; writes out.
+  void Attend(const AttentionArgs& args);
+  // out (rows.size(), d_model), on all ranks: x (own rows, d_model) of the step's rows `rows`.
+  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out);
+  PassingCounts TakeCounts();
+
+ private:
+  SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,
+                   KvCache& cache, Communicator& exchange, Communicator& ring);
+  Status Allocate(const ModelConfig& model, int rows_max);
+  Result<Tensor> NewTensor(int64_t rows, int64_t cols);
+  const AttentionPlan& PlanOf(int window);
+  // The other ranks, starting behind this one, so that they do not all send to rank 0 first.
+  std::vector<int> Others() const;
+
+  void PostQueries(const AttentionPlan& plan, Tensor q);
+  void AnswerQueries(const AttentionPlan& plan, const AttentionArgs& args);
+  void ShareCopied(const AttentionPlan& plan);
+  void BeginPass(const RingPass& pass, int layer);
+  void FinishPass(const AttentionPlan& plan, const RingPass& pass, const AttentionArgs& args);
+  CommHandle PostHop(const RingPass& pass, int hop);
+  void AttendPages(const AttendList& list, const KvCache& cache, int layer,
+                   const AttentionArgs& args, Tensor q, Tensor partials);
+
+  const SequenceSharing sharing_;
+  const int heads_, head_dim_;
+  Backend& backend_;
+  KvCache& cache_;
+  Communicator& exchange_;
+  Communicator& ring_;
+  std::unique_ptr<KvCache> staging_;  // two messages of ring_pages pages
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  Tensor queries_;           // (rows_max, H * D) query rows to send
+  Tensor key_queries_;       // (rows_max, H * D) of the key rows
+  Tensor foreign_queries_;   // (rows_max, H * D)
+  Tensor foreign_partials_;  // (rows_max, H * (D + 2))
+  Tensor copied_partials_;   // (kCopiedRowsMax, H * (D + 2))
+  Tensor partials_;          // (sp * rows_max + kCopiedRowsMax, H * (D + 2))
+  Tensor collected_;         // (2 * rows_max, d_model)
+  SequencePlan plan_;
+  std::map<int, AttentionPlan> attention_plans_;  // of the step, by window
+  CommHandle exchanged_;                          // the last operation of the exchange
+  CommHandle hop_;                                // of the ring
+  PassingCounts counts_;
+};
+
+}  // namespace echelon
