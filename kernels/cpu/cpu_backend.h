@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/attender.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/panels.h"
 #include "kernels/cpu/rope_angles.h"
@@ -52,6 +53,8 @@ class CpuBackend : public Backend {
  private:
   // x (T, K) as codes, in scratch memory.
   QuantisedRows Quantise(const Tensor& x, int lead);
+  // Cuts an attention op into attention_units_, the longest first.
+  void PlanAttention(const AttentionJob& job);
 
   const CpuKernels& kernels_;
   ThreadPool pool_;
@@ -60,7 +63,11 @@ class CpuBackend : public Backend {
   std::vector<int8_t> codes_;  // of Quantise
   std::vector<float> scales_, sums_;
   std::vector<int32_t> half_sums_;
-  std::vector<float> partials_;  // of Attention: splits not merged yet
+  // Of Attention.
+  std::vector<AttentionUnit> attention_units_;
+  std::vector<RowPartials> partials_;  // (T)
+  std::vector<float> partial_slots_;   // what they point to
+  std::vector<Attender> attenders_;    // a thread each
 };
 
 }  // namespace echelon::cpu
