@@ -62,27 +62,29 @@ void PackQueries(const float* const* queries, int count, int head_dim, float* pa
   });
 }
 
-// Few vectors wait for memory, not for arithmetic: the keys two tiles on, and the values that the
-// second pass over the split will read, are asked for while a tile is scored.
-inline void PrefetchRange(const void* begin, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(static_cast<const char*>(begin) + i, 0, 2);
-  }
-}
-
 // Scores of kTiles * 16 positions: even and odd elements of q in two sums (their latency overlaps).
+// Two tiles go with few vectors, which wait for memory and not for arithmetic: the keys of the next
+// two, and the values that the second pass over the split will read, are asked for meanwhile, a
+// line each for a line of keys consumed.
 template <typename V, typename Kv, int kQueries, int kTiles>
-void ScoreTiles(const SplitArgs& args, const float* queries, int tile,
+void ScoreTiles(const SplitArgs& args, const float* queries, int tile, int tile_end,
                 float (*scores)[kAttentionSplit]) {
   using F = typename V::F;
-  const typename Kv::Element* keys[kTiles];
+  const typename Kv::Element *keys[kTiles], *next_keys[kTiles], *values[kTiles];
   F even[kTiles][kQueries], odd[kTiles][kQueries];
   for (int i = 0; i < kTiles; ++i) {
+    const int next = tile + i + kTiles < tile_end ? tile + i + kTiles : tile + i;
     keys[i] = static_cast<const typename Kv::Element*>(args.tiles[tile + i].keys);
+    next_keys[i] = static_cast<const typename Kv::Element*>(args.tiles[next].keys);
+    values[i] = static_cast<const typename Kv::Element*>(args.tiles[tile + i].values);
     for (int v = 0; v < kQueries; ++v) even[i][v] = odd[i][v] = V::Zero();
   }
 #pragma GCC unroll 1
   for (int d = 0; d < args.head_dim; d += 2) {
+    for (int i = 0; i < kTiles && kTiles > 1; ++i) {
+      __builtin_prefetch(next_keys[i] + 16 * d);
+      __builtin_prefetch(values[i] + 16 * d);
+    }
     F first[kTiles], second[kTiles];
     for (int i = 0; i < kTiles; ++i) first[i] = Kv::Load(keys[i] + 16 * d);
     for (int v = 0; v < kQueries; ++v) {
@@ -195,16 +197,13 @@ void AttendTile(const SplitArgs& args, int first) {
   const int tile_end = (most + 15) / 16;
   int tile = least / 16;
   if constexpr (V::kSums >= 4 * kQueries) {
-    const int64_t bytes = 16 * args.head_dim * int64_t{sizeof(typename Kv::Element)};
     for (; tile + 2 <= tile_end; tile += 2) {
-      for (int i = tile; i < tile + 2; ++i) {
-        if (i + 2 < tile_end) PrefetchRange(args.tiles[i + 2].keys, bytes);
-        PrefetchRange(args.tiles[i].values, bytes);
-      }
-      ScoreTiles<V, Kv, kQueries, 2>(args, queries, tile, weights);
+      ScoreTiles<V, Kv, kQueries, 2>(args, queries, tile, tile_end, weights);
     }
   }
-  for (; tile < tile_end; ++tile) ScoreTiles<V, Kv, kQueries, 1>(args, queries, tile, weights);
+  for (; tile < tile_end; ++tile) {
+    ScoreTiles<V, Kv, kQueries, 1>(args, queries, tile, tile_end, weights);
+  }
 
   for (int v = 0; v < kQueries; ++v) {
     if (begins[v] >= ends[v]) continue;
