@@ -34,6 +34,7 @@ struct WorkerSettings {
   int64_t kv_memory_bytes = 0;       // per rank; 0 = a quarter of the free memory, shared out
   std::string kv_type = "auto";      // auto | f32 | f16
   int64_t page_tokens = 16;
+  std::string measure_memory = "no"; // no | yes
 };
 struct SchedulerSettings {
   int64_t queue_requests_max = 256;

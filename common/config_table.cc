@@ -139,6 +139,9 @@ void AddWorker(std::vector<ConfigRow>& rows) {
           "Memory of each rank for keys and values; 0: a quarter of what is free, shared out.");
   add.Choice("kv_type", &S::kv_type, {"auto", "f32", "f16"}, "Format of cached keys and values.");
   add.Int("page_tokens", &S::page_tokens, "tokens", 1, 4096, "Tokens of one page of that cache.");
+  add.Choice("measure_memory", &S::measure_memory, {"no", "yes"},
+             "Whether each rank measures how fast its threads read memory before it is ready, for "
+             "status and benchmarks.");
 }
 
 void AddScheduler(std::vector<ConfigRow>& rows) {

@@ -21,7 +21,8 @@ bool IsKnown(uint32_t type) {
     case ControlType::kWelcome:
     case ControlType::kPlan:
     case ControlType::kShutdown:
-    case ControlType::kRefuse: return true;
+    case ControlType::kRefuse:
+      return true;
   }
   return false;
 }
@@ -116,6 +117,9 @@ std::string Encode(const ReadyMessage& m) {
   out.PutString(m.backend);
   out.Put(m.weight_bytes);
   out.Put(m.kv_bytes);
+  out.Put(m.token_bytes);
+  out.Put(m.kv_position_bytes);
+  out.Put(m.read_bytes_per_s);
   out.Put(m.kv_pages);
   out.Put(m.page_tokens);
   out.Put(m.context_max);
@@ -131,6 +135,9 @@ Result<ReadyMessage> DecodeReady(std::string_view bytes) {
   m.backend = in.GetString(kTextMax);
   m.weight_bytes = in.Get<uint64_t>();
   m.kv_bytes = in.Get<uint64_t>();
+  m.token_bytes = in.Get<uint64_t>();
+  m.kv_position_bytes = in.Get<uint64_t>();
+  m.read_bytes_per_s = in.Get<uint64_t>();
   m.kv_pages = in.Get<uint32_t>();
   m.page_tokens = in.Get<uint32_t>();
   m.context_max = in.Get<uint32_t>();

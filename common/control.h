@@ -55,6 +55,9 @@ struct ReadyMessage {
   std::string backend;               // Backend::Describe, for people
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes = 0;
+  uint64_t token_bytes = 0;          // of the weights, read for one decoded token
+  uint64_t kv_position_bytes = 0;    // keys and values of one position, all layers of the rank
+  uint64_t read_bytes_per_s = 0;     // by its threads; 0 = not measured (worker.measure_memory)
   uint32_t kv_pages = 0;             // agreed over the ranks
   uint32_t page_tokens = 0;
   uint32_t context_max = 0;          // positions

@@ -225,6 +225,9 @@ Json Coordinator::StatusJson() const {
     rank.Set("backend", status.backend);
     rank.Set("bytes_done", status.bytes_done);
     rank.Set("bytes_total", status.bytes_total);
+    rank.Set("token_bytes", status.token_bytes);
+    rank.Set("kv_position_bytes", status.kv_position_bytes);
+    rank.Set("read_bytes_per_s", status.read_bytes_per_s);
     rank.Set("joined", status.joined);
     rank.Set("ready", status.ready);
     ranks.Append(std::move(rank));

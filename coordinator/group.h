@@ -50,6 +50,7 @@ struct RankStatus {
   uint64_t bytes_total = 0;   // 0 = not known yet
   uint64_t weight_bytes = 0;  // held, once ready
   uint64_t kv_bytes = 0;
+  uint64_t token_bytes = 0, kv_position_bytes = 0, read_bytes_per_s = 0;  // see ReadyMessage
   int64_t last_heard_us = 0;        // Clock::NowUs of its last frame
   std::optional<Error> last_error;  // the last failure it reported, of any epoch
 };

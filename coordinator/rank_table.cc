@@ -105,6 +105,9 @@ Status RankTable::Ready(int rank, const ReadyMessage& m) {
   status.backend = m.backend;
   status.weight_bytes = m.weight_bytes;
   status.kv_bytes = m.kv_bytes;
+  status.token_bytes = m.token_bytes;
+  status.kv_position_bytes = m.kv_position_bytes;
+  status.read_bytes_per_s = m.read_bytes_per_s;
   return {};
 }
 

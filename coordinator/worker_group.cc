@@ -142,9 +142,14 @@ Error ManagedGroup::RankError(int rank, const std::string& what) const {
 }
 
 void ManagedGroup::CheckProcesses(int64_t) {
-  for (const int rank : processes_->DeadRanks()) {
-    return Lose(RankError(rank, StrCat("process ", ranks_.status(rank).pid, " died")),
-                kLossGraceUs);
+  if (const std::vector<int> dead = processes_->DeadRanks(); !dead.empty()) {
+    std::string what = StrCat("process ", ranks_.status(dead[0]).pid, " died");
+    // mpirun ends a dead rank's peers at once: on a busy machine they are found together, and which
+    // of them went first cannot be known any more.
+    for (size_t i = 1; i < dead.size(); ++i) {
+      what += StrCat(i == 1 ? ", as did " : ", ", ranks_.Where(dead[i]));
+    }
+    return Lose(RankError(dead[0], what), kLossGraceUs);
   }
   const auto exit = processes_->LauncherExit();
   if (!exit) return;

@@ -72,6 +72,9 @@ class KvCache {
  public:
   virtual ~KvCache() = default;
   virtual const KvShape& shape() const = 0;
+  // Backend memory of `pages` neighbouring pages of one layer, from `page` on: what is passed to
+  // another rank. The bytes mean the same in every cache whose shape differs in layers and pages.
+  virtual std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) = 0;
 };
 
 // Which token each row of a step is. The spans live until Synchronize().
@@ -80,7 +83,8 @@ struct BatchRows {
   std::span<const int32_t> sequences;    // (T) index into page_begin
   std::span<const int32_t> page_begin;   // (S + 1) offsets into pages
   std::span<const int32_t> pages;        // page ids; position p of sequence s is in
-                                         // pages[page_begin[s] + p / page_tokens]
+                                         // pages[page_begin[s] + p / page_tokens]; -1: not stored
+                                         // here (another rank keeps it)
 };
 
 struct RopeTable {
@@ -117,9 +121,29 @@ struct AttentionArgs {
   BatchRows rows;
   const KvCache* cache = nullptr;
   int layer = 0;
+
+  // Only a part of the positions (sequence parallelism). Row t sees places [begin[t], end[t]) of its
+  // list of pages, nothing where end[t] <= 0 or end[t] <= begin[t]; positions and window are not
+  // read and `out` is empty. A begin below 0: the pages before the list, a whole number of splits,
+  // were attended by earlier calls, and the row's partial is continued. Any cut of a list at split
+  // boundaries gives the same bits.
+  std::span<const int32_t> begin, end;  // (T) both, or empty: positions and window decide
+  Tensor partials;  // (T, H * (D + 2)): a head's sum of exp(score - best) * value, best, and total,
+                    // the sum of exp(score - best). A row that sees nothing is not written.
 };
 
-// Attention sums positions in splits of this many, aligned at absolute position 0, and merges the
+// Puts partial attention together: per head, out row t merges the partial rows
+// parts[begin[t]], ..., parts[begin[t + 1] - 1] in this order and divides by the total.
+struct MergeArgs {
+  Tensor partials;                 // (P, H * (D + 2)) as in AttentionArgs
+  std::span<const int32_t> begin;  // (T + 1); at least one part for every row
+  std::span<const int32_t> parts;  // rows of partials
+  int heads = 0;
+  int head_dim = 0;
+  Tensor out;                      // (T, H * D)
+};
+
+// Attention sums positions in splits of this many, aligned at place 0 of the list of pages, and merges the
 // splits in ascending order: the unit of work that may be handed to another thread.
 inline constexpr int kAttentionSplit = 256;
 
@@ -138,6 +162,9 @@ class Backend {
   virtual void Upload(const void* host, void* device, size_t bytes) = 0;
   virtual void Download(const void* device, void* host, size_t bytes) = 0;  // after Synchronize()
   virtual uint64_t FreeMemoryBytes() const = 0;      // what Allocate could still give, about
+  // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
+  // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
+  virtual double MeasureReadBandwidth(size_t bytes) = 0;
   // Parts are stacked along rows; they may differ in format, never in columns.
   virtual Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) = 0;
   virtual Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) = 0;
@@ -156,6 +183,7 @@ class Backend {
   // Norms and rotates queries and keys; writes keys and values to the cache before anything reads.
   virtual void RopeAppend(const QkvArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;
+  virtual void MergeAttention(const MergeArgs& args) = 0;
   // out (T, F) = act(gate_up[:, :F]) * gate_up[:, F:]; gate_up (T, 2F).
   virtual void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) = 0;
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)

@@ -45,18 +45,50 @@ void CheckRopeAppend(const QkvArgs& args) {
   CheckRows(args.rows, args.qkv.rows, kv);
 }
 
+namespace {
+// Rows that see a part of their list of pages.
+void CheckPlaces(const AttentionArgs& args, const KvShape& kv) {
+  const BatchRows& rows = args.rows;
+  CHECK(static_cast<int64_t>(args.begin.size()) == args.q.rows);
+  CHECK(static_cast<int64_t>(args.end.size()) == args.q.rows);
+  CHECK(static_cast<int64_t>(rows.sequences.size()) == args.q.rows);
+  for (int64_t t = 0; t < args.q.rows; ++t) {
+    const int32_t s = rows.sequences[t];
+    CHECK(s >= 0 && s + 1 < static_cast<int64_t>(rows.page_begin.size()));
+    CHECK(rows.page_begin[s + 1] <= static_cast<int64_t>(rows.pages.size()));
+    const int64_t pages = rows.page_begin[s + 1] - rows.page_begin[s];
+    CHECK(args.end[t] <= pages * kv.page_tokens);
+  }
+}
+}  // namespace
+
 void CheckAttention(const AttentionArgs& args) {
   CHECK(args.cache != nullptr);
   const KvShape& kv = args.cache->shape();
   CHECK(args.head_dim == kv.head_dim && args.heads >= 0 && args.group > 0 && args.window >= 0);
   CHECK(args.layer >= 0 && args.layer < kv.layers);
   ExpectShape(args.q, args.q.rows, static_cast<int64_t>(args.heads) * args.head_dim);
-  ExpectShape(args.out, args.q.rows, args.q.cols);
   if (args.heads > 0) {
     CHECK(args.head_begin / args.group - args.kv_begin >= 0);
     CHECK((args.head_begin + args.heads - 1) / args.group - args.kv_begin < kv.kv_heads);
   }
-  CheckRows(args.rows, args.q.rows, kv);
+  if (args.begin.empty()) {
+    ExpectShape(args.out, args.q.rows, args.q.cols);
+    return CheckRows(args.rows, args.q.rows, kv);
+  }
+  ExpectShape(args.partials, args.q.rows, int64_t{args.heads} * (args.head_dim + 2));
+  CheckPlaces(args, kv);
+}
+
+void CheckMerge(const MergeArgs& args) {
+  ExpectShape(args.out, args.out.rows, int64_t{args.heads} * args.head_dim);
+  ExpectShape(args.partials, args.partials.rows, int64_t{args.heads} * (args.head_dim + 2));
+  CHECK(static_cast<int64_t>(args.begin.size()) == args.out.rows + 1);
+  for (int64_t t = 0; t < args.out.rows; ++t) {
+    CHECK(0 <= args.begin[t] && args.begin[t] < args.begin[t + 1]);
+    CHECK(args.begin[t + 1] <= static_cast<int64_t>(args.parts.size()));
+  }
+  for (const int32_t part : args.parts) CHECK(0 <= part && part < args.partials.rows);
 }
 
 void CheckGated(const Tensor& gate_up, const Tensor& out) {

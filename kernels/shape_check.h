@@ -13,6 +13,7 @@ void CheckKvShape(const KvShape& shape);
 void CheckRows(const BatchRows& rows, int64_t tokens, const KvShape& kv);
 void CheckRopeAppend(const QkvArgs& args);
 void CheckAttention(const AttentionArgs& args);
+void CheckMerge(const MergeArgs& args);
 void CheckGated(const Tensor& gate_up, const Tensor& out);
 
 }  // namespace echelon

@@ -130,6 +130,9 @@ class Executor::Impl {
 
   const PlanLimits& limits() const { return limits_; }
   uint64_t kv_bytes() const { return cache_->shape().PageBytes() * cache_->shape().pages; }
+  uint64_t kv_position_bytes() const {
+    return cache_->shape().PageBytes() / cache_->shape().page_tokens;
+  }
   bool is_result_rank() const { return part_.rank == result_rank_; }
 
  private:
@@ -215,6 +218,7 @@ Result<std::optional<StepResult>> Executor::Run(const StepPlan& plan) { return i
 int Executor::pages() const { return impl_->limits().pages; }
 int Executor::context_max() const { return impl_->limits().context_max; }
 uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }
+uint64_t Executor::kv_position_bytes() const { return impl_->kv_position_bytes(); }
 bool Executor::is_result_rank() const { return impl_->is_result_rank(); }
 
 }  // namespace echelon

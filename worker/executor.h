@@ -52,6 +52,7 @@ class Executor {
   int pages() const;          // of the KV cache: the same on all ranks
   int context_max() const;    // positions of one sequence
   uint64_t kv_bytes() const;  // of this rank
+  uint64_t kv_position_bytes() const;  // of one position, all layers of this rank
   bool is_result_rank() const;
 
  private:

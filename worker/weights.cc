@@ -124,6 +124,11 @@ uint64_t WeightBytes(const Checkpoint& checkpoint, const RankPart& part) {
   return bytes;
 }
 
+uint64_t TokenBytes(const Weights& weights) {
+  const bool rows_only = weights.embedding && weights.embedding != weights.head;
+  return weights.bytes - (rows_only ? weights.embedding->bytes() : 0);
+}
+
 Result<Weights> LoadWeights(const Checkpoint& checkpoint, const ModelConfig& model,
                             const RankPart& part, uint64_t memory_bytes, Backend& backend,
                             const LoadProgress& progress) {

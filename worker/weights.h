@@ -56,6 +56,10 @@ struct Weights {
   uint64_t bytes = 0;                 // packed, all together
 };
 
+// Packed bytes that one decoded token reads: all but an embedding table that is not the head (one
+// row of it).
+uint64_t TokenBytes(const Weights& weights);
+
 // Bytes that LoadWeights reads for this rank, from the tensors' headers alone: about what the
 // packed weights take.
 uint64_t WeightBytes(const Checkpoint& checkpoint, const RankPart& part);

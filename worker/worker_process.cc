@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/config.h"
@@ -63,6 +64,7 @@ class WorkerProcess {
   Status OpenModel();
   Status Agree();
   Status Load();
+  void MeasureMemory();
   void AnnounceReady();
   Status Serve();
 
@@ -84,7 +86,8 @@ class WorkerProcess {
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
   std::string weights_fingerprint_;
-  uint64_t weight_bytes_ = 0;
+  uint64_t weight_bytes_ = 0, token_bytes_ = 0;
+  double read_bytes_per_s_ = 0.0;
   std::unique_ptr<Executor> executor_;
 };
 
@@ -144,6 +147,7 @@ Status WorkerProcess::Load() {
                    LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank),
                                backend_->FreeMemoryBytes() / on_host, *backend_, progress));
   weight_bytes_ = weights.bytes;
+  token_bytes_ = TokenBytes(weights);
   ExecutorOptions options;
   options.layout = layout_;
   options.rank = identity_.rank;
@@ -159,7 +163,16 @@ Status WorkerProcess::Load() {
   options.ranks_on_host = on_host;
   ASSIGN_OR_RETURN(
       executor_, Executor::Create(model_, options, std::move(weights), *backend_, *world_, clock_));
+  if (config_.worker.measure_memory == "yes") MeasureMemory();
   return {};
+}
+
+// All ranks at once, as a step reads: those of one host share its memory.
+void WorkerProcess::MeasureMemory() {
+  const char mine = 0;
+  std::vector<char> all(world_->size());
+  world_->Wait(world_->AllGather(&mine, all.data(), sizeof(mine)));
+  read_bytes_per_s_ = backend_->MeasureReadBandwidth(token_bytes_);
 }
 
 void WorkerProcess::AnnounceReady() {
@@ -169,6 +182,9 @@ void WorkerProcess::AnnounceReady() {
   ready.backend = backend_->Describe();
   ready.weight_bytes = weight_bytes_;
   ready.kv_bytes = executor_->kv_bytes();
+  ready.token_bytes = token_bytes_;
+  ready.kv_position_bytes = executor_->kv_position_bytes();
+  ready.read_bytes_per_s = static_cast<uint64_t>(read_bytes_per_s_);
   ready.kv_pages = static_cast<uint32_t>(executor_->pages());
   ready.page_tokens = static_cast<uint32_t>(config_.worker.page_tokens);
   ready.context_max = static_cast<uint32_t>(executor_->context_max());

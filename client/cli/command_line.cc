@@ -248,6 +248,39 @@ Entry AddPerplexity(CLI::App& root) {
           }};
 }
 
+Entry AddBench(CLI::App& root) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* app = root.add_subcommand(
+      "bench",
+      "how fast the service is: prefill and decode of one stream, then several streams at once, "
+      "all over the client API; medians with their spread");
+  AddServiceOptions(app, &options->service, true);
+  app->add_option("--prompt", options->prompt, "tokens of each prompt")
+      ->check(kPositive)
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--gen", options->gen, "tokens each request generates")
+      ->check(CLI::Range(int64_t{2}, kCountMax))
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--streams", options->streams, "requests at once for the served speed")
+      ->check(kPositive)
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--repeat", options->repeat, "runs that count, after one that warms up")
+      ->check(kPositive)
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_flag("--json", options->json, "one JSON object on stdout's last line");
+  return {app, [options] {
+            std::string problem = CheckService(options->service);
+            if (problem.empty() && options->service.model.empty()) {
+              problem = "--model is needed for its vocabulary and its attention windows";
+            }
+            return Finish(*options, std::move(problem));
+          }};
+}
+
 Entry AddTokenize(CLI::App& root) {
   auto options = std::make_shared<TokenizeOptions>();
   CLI::App* app = root.add_subcommand("tokenize", "the token ids of a text");
@@ -300,9 +333,9 @@ Result<std::variant<Command, HelpText>> ParseCommandLine(
   CLI::App root("Echelon: large language models over several machines", "echelon");
   root.set_version_flag("--version", BuildId());
   root.require_subcommand(1);
-  const std::vector<Entry> entries = {AddGenerate(root),   AddRun(root),         AddChat(root),
-                                      AddPerplexity(root), AddTokenize(root),    AddInspect(root),
-                                      AddServe(root),      AddCheckConfig(root), AddStatus(root)};
+  const std::vector<Entry> entries = {
+      AddGenerate(root), AddRun(root),     AddChat(root),  AddPerplexity(root),  AddBench(root),
+      AddTokenize(root), AddInspect(root), AddServe(root), AddCheckConfig(root), AddStatus(root)};
   std::vector<std::string> names;
   for (const Entry& entry : entries) names.push_back(entry.app->get_name());
   const std::string first = arguments.empty() ? "-" : arguments.front();

@@ -12,6 +12,7 @@ Status RunGenerate(const GenerateOptions& options, Interrupts& interrupts);
 Status RunRun(const RunOptions& options, Interrupts& interrupts);
 Status RunChat(const ChatOptions& options, Interrupts& interrupts);
 Status RunPerplexity(const PerplexityOptions& options, Interrupts& interrupts);
+Status RunBench(const BenchOptions& options, Interrupts& interrupts);
 Status RunTokenize(const TokenizeOptions& options);
 Status RunInspect(const InspectOptions& options);
 Status RunServe(const ServeOptions& options, Interrupts& interrupts);

@@ -24,6 +24,7 @@ class Runner {
   Status operator()(const PerplexityOptions& options) {
     return RunPerplexity(options, interrupts_);
   }
+  Status operator()(const BenchOptions& options) { return RunBench(options, interrupts_); }
   Status operator()(const TokenizeOptions& options) { return RunTokenize(options); }
   Status operator()(const InspectOptions& options) { return RunInspect(options); }
   Status operator()(const ServeOptions& options) { return RunServe(options, interrupts_); }

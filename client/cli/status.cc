@@ -34,6 +34,9 @@ Json StatusToJson(const ServiceStatus& status) {
     item.Set("backend", rank.backend);
     item.Set("bytes_done", rank.bytes_done);
     item.Set("bytes_total", rank.bytes_total);
+    item.Set("token_bytes", rank.token_bytes);
+    item.Set("kv_position_bytes", rank.kv_position_bytes);
+    item.Set("read_bytes_per_s", rank.read_bytes_per_s);
     item.Set("joined", rank.joined);
     item.Set("ready", rank.ready);
     ranks.Append(std::move(item));

@@ -256,10 +256,11 @@ Result<ServiceStatus> DecodeStatus(const Json& body) {
   if (const Json::Array* ranks = fields.Array("ranks", false)) {
     for (const Json& item : *ranks) {
       FieldReader rank(item, "ranks");
-      status.ranks.push_back({rank.Int("rank"), rank.String("host", false),
-                              rank.String("backend", false), rank.Int("bytes_done", false),
-                              rank.Int("bytes_total", false), rank.Bool("joined", false),
-                              rank.Bool("ready", false)});
+      status.ranks.push_back(
+          {rank.Int("rank"), rank.String("host", false), rank.String("backend", false),
+           rank.Int("bytes_done", false), rank.Int("bytes_total", false),
+           rank.Bool("joined", false), rank.Bool("ready", false), rank.Int("token_bytes", false),
+           rank.Int("kv_position_bytes", false), rank.Int("read_bytes_per_s", false)});
       fields.Merge(rank);
     }
   }

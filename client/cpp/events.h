@@ -84,6 +84,9 @@ struct RankProgress {
   int64_t bytes_total = 0;
   bool joined = false;
   bool ready = false;
+  // Once ready: weight bytes read for a decoded token, bytes of a position's keys and values, and
+  // how fast the rank's threads read memory (0: not measured).
+  int64_t token_bytes = 0, kv_position_bytes = 0, read_bytes_per_s = 0;
 };
 
 struct ServiceStatus {

@@ -6,8 +6,23 @@
 namespace echelon::cpu {
 
 namespace {
+// The state that earlier calls left of a row's head.
+void Resume(const AttentionJob& job, int64_t row, int head, float* slot) {
+  const int head_dim = job.args.head_dim, stride = job.cache.value_stride();
+  const float* partial = job.PartialOf(row, head);
+  std::copy_n(partial, head_dim, slot);
+  std::fill(slot + head_dim, slot + stride, 0.0f);
+  std::copy_n(partial + head_dim, kSlotExtra, slot + stride);
+}
+
 void Write(const AttentionJob& job, int64_t row, int head, const float* slot) {
   const int head_dim = job.args.head_dim;
+  if (!job.args.begin.empty()) {
+    float* partial = job.PartialOf(row, head);
+    std::copy_n(slot, head_dim, partial);
+    std::copy_n(slot + job.cache.value_stride(), kSlotExtra, partial + head_dim);
+    return;
+  }
   float* out = job.args.out.row(row) + int64_t{head} * head_dim;
   const float total = slot[job.cache.value_stride() + 1];
   for (int i = 0; i < head_dim; ++i) out[i] = slot[i] / total;
@@ -15,11 +30,18 @@ void Write(const AttentionJob& job, int64_t row, int head, const float* slot) {
 }  // namespace
 
 int32_t AttentionJob::FirstPosition(int64_t row) const {
+  if (!args.begin.empty()) return std::max(0, args.begin[row]);
   return args.window > 0 ? std::max(0, args.rows.positions[row] - args.window + 1) : 0;
 }
 
+int32_t AttentionJob::EndPosition(int64_t row) const {
+  return args.begin.empty() ? args.rows.positions[row] + 1 : args.end[row];
+}
+
 std::pair<int32_t, int32_t> AttentionJob::SplitsOf(int64_t row) const {
-  return {FirstPosition(row) / kAttentionSplit, args.rows.positions[row] / kAttentionSplit + 1};
+  const int32_t first = FirstPosition(row), end = EndPosition(row);
+  const int32_t begin = first / kAttentionSplit;
+  return {begin, end > first ? (end - 1) / kAttentionSplit + 1 : begin};
 }
 
 void Attender::Run(const AttentionJob& job, const AttentionUnit& unit) {
@@ -34,6 +56,12 @@ void Attender::Run(const AttentionJob& job, const AttentionUnit& unit) {
   if (!unit.partial) {
     states_.resize(static_cast<size_t>(vectors.count) * job.slot_floats());
     later_.resize(static_cast<size_t>(kQueriesAtOnce) * job.slot_floats());
+  }
+  for (int v = 0; v < vectors.count && !unit.partial; ++v) {
+    const int64_t row = unit.row_begin + v / vectors.heads;
+    if (!job.Resumes(row)) continue;
+    Resume(job, row, vectors.head_begin + v % vectors.heads,
+           states_.data() + int64_t{v} * job.slot_floats());
   }
   SplitArgs split_args;
   split_args.type = job.cache.shape().type;
@@ -81,7 +109,7 @@ void Attender::AttendTile(const AttentionJob& job, const AttentionUnit& unit,
     const int64_t row = unit.row_begin + v / vectors.heads;
     const int32_t seen = job.FirstPosition(row);
     args.begins[i] = std::max(0, seen - base);
-    args.ends[i] = std::min(kAttentionSplit, job.args.rows.positions[row] - base + 1);
+    args.ends[i] = std::min(kAttentionSplit, job.EndPosition(row) - base);
     if (args.begins[i] >= args.ends[i]) {
       args.begins[i] = args.ends[i] = 0;
       continue;
@@ -91,7 +119,7 @@ void Attender::AttendTile(const AttentionJob& job, const AttentionUnit& unit,
     if (unit.partial) {
       const int64_t at = int64_t{split - first_split} * job.args.heads + vectors.head_begin;
       args.slots[i] = job.partials[row].slots + (at + v % vectors.heads) * slot;
-    } else if (split == first_split) {
+    } else if (split == first_split && !job.Resumes(row)) {
       args.slots[i] = states_.data() + int64_t{v} * slot;
     } else {
       args.slots[i] = later_.data() + int64_t{i} * slot;
@@ -111,7 +139,7 @@ void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int
   int32_t begin = base + kAttentionSplit, end = base;
   for (int32_t row = unit.row_begin; row < unit.row_end; ++row) {
     begin = std::min(begin, std::max(base, job.FirstPosition(row)));
-    end = std::max(end, std::min(base + kAttentionSplit, rows.positions[row] + 1));
+    end = std::max(end, std::min(base + kAttentionSplit, job.EndPosition(row)));
   }
   for (int tile = (begin - base) / kTilePositions; base + tile * kTilePositions < end; ++tile) {
     const int32_t position = base + tile * kTilePositions;
@@ -157,10 +185,14 @@ KvTile Attender::Gather(const AttentionJob& job, const AttentionUnit& unit, int3
 void Attender::Merge(const AttentionJob& job, int64_t row) {
   const auto [begin, end] = job.SplitsOf(row);
   const int slot = job.slot_floats(), heads = job.args.heads;
-  float* state = job.partials[row].slots;
-  for (int head = 0; head < heads; ++head, state += slot) {
-    for (int32_t split = begin + 1; split < end; ++split) {
-      const float* later = state + int64_t{split - begin} * heads * slot;
+  const bool resumes = job.Resumes(row);
+  states_.resize(std::max(states_.size(), static_cast<size_t>(slot)));
+  for (int head = 0; head < heads; ++head) {
+    float* first = job.partials[row].slots + int64_t{head} * slot;
+    float* state = resumes ? states_.data() : first;
+    if (resumes) Resume(job, row, head, state);
+    for (int32_t split = resumes ? begin : begin + 1; split < end; ++split) {
+      const float* later = first + int64_t{split - begin} * heads * slot;
       job.kernels.merge_splits(&state, &later, 1, job.cache.value_stride());
     }
     Write(job, row, head, state);

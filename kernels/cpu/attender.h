@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -19,7 +20,7 @@ struct AttentionUnit {
   int32_t split_begin, split_end;
   // Splits are left as they are in the rows' partials; else merged and written to the output.
   bool partial;
-  int64_t cost;  // (row, position) pairs
+  int64_t cost;  // (row, place) pairs
 };
 
 // The splits that a row leaves to be merged later.
@@ -35,8 +36,15 @@ struct AttentionJob {
   const std::vector<RowPartials>& partials;  // (T)
 
   int slot_floats() const { return cache.value_stride() + kSlotExtra; }
+  // The places of its list of pages that a row sees: [FirstPosition, EndPosition).
   int32_t FirstPosition(int64_t row) const;
-  // The splits with positions that the row sees: [first, second).
+  int32_t EndPosition(int64_t row) const;
+  // Whether earlier calls left a state of the row that this one continues.
+  bool Resumes(int64_t row) const { return !args.begin.empty() && args.begin[row] < 0; }
+  float* PartialOf(int64_t row, int head) const {
+    return args.partials.row(row) + int64_t{head} * (args.head_dim + kSlotExtra);
+  }
+  // The splits with places that the row sees: [first, second).
   std::pair<int32_t, int32_t> SplitsOf(int64_t row) const;
 };
 

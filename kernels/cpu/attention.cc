@@ -22,7 +22,9 @@ constexpr int64_t kUnitsPerThread = 8;
 
 struct Block {
   int32_t row_begin, row_end;
-  int32_t split_begin, split_end;
+  int32_t begin, end;  // places that the rows see
+  int32_t split_begin() const { return begin / kAttentionSplit; }
+  int32_t split_end() const { return (end - 1) / kAttentionSplit + 1; }
 };
 
 int RowsOfBlock(int64_t rows, int64_t kv_heads, int threads) {
@@ -30,19 +32,22 @@ int RowsOfBlock(int64_t rows, int64_t kv_heads, int threads) {
   return static_cast<int>(std::clamp<int64_t>((even + 3) / 4 * 4, 4, kBlockRows));
 }
 
-// Neighbouring rows of one sequence, `rows_max` at most.
+// Neighbouring rows of one sequence, `rows_max` at most, that see places without a gap. Rows that
+// see nothing are in no block.
 std::vector<Block> CutBlocks(const AttentionJob& job, int rows_max) {
   std::vector<Block> blocks;
   const auto& sequences = job.args.rows.sequences;
   for (int32_t t = 0; t < job.args.q.rows; ++t) {
-    const auto [begin, end] = job.SplitsOf(t);
-    const bool joins = !blocks.empty() && t - blocks.back().row_begin < rows_max &&
-                       sequences[t] == sequences[t - 1];
+    const int32_t begin = job.FirstPosition(t), end = job.EndPosition(t);
+    if (begin >= end) continue;
+    const bool joins = !blocks.empty() && blocks.back().row_end == t &&
+                       t - blocks.back().row_begin < rows_max && sequences[t] == sequences[t - 1] &&
+                       begin <= blocks.back().end && blocks.back().begin <= end;
     if (!joins) blocks.push_back({t, t, begin, end});
     Block& block = blocks.back();
     block.row_end = t + 1;
-    block.split_begin = std::min(block.split_begin, begin);
-    block.split_end = std::max(block.split_end, end);
+    block.begin = std::min(block.begin, begin);
+    block.end = std::max(block.end, end);
   }
   return blocks;
 }
@@ -52,7 +57,7 @@ int64_t PairsOf(const AttentionJob& job, const Block& block, int32_t split_begin
   int64_t pairs = 0;
   for (int32_t t = block.row_begin; t < block.row_end; ++t) {
     const int32_t begin = std::max(job.FirstPosition(t), split_begin * kAttentionSplit);
-    const int32_t end = std::min(job.args.rows.positions[t] + 1, split_end * kAttentionSplit);
+    const int32_t end = std::min(job.EndPosition(t), split_end * kAttentionSplit);
     pairs += std::max(0, end - begin);
   }
   return pairs;
@@ -67,7 +72,7 @@ void CpuBackend::PlanAttention(const AttentionJob& job) {
   const auto blocks = CutBlocks(job, RowsOfBlock(args.q.rows, kv_heads, threads));
   int64_t total = 0, longest = 0;
   for (const Block& block : blocks) {
-    const int64_t pairs = PairsOf(job, block, block.split_begin, block.split_end);
+    const int64_t pairs = PairsOf(job, block, block.split_begin(), block.split_end());
     total += pairs * kv_heads;
     longest = std::max(longest, pairs);
   }
@@ -79,14 +84,14 @@ void CpuBackend::PlanAttention(const AttentionJob& job) {
   std::vector<int64_t> slots_before(static_cast<size_t>(args.q.rows), -1);
   int64_t slots = 0;
   for (const Block& block : blocks) {
-    const bool partial = !whole && block.split_end - block.split_begin > 1;
+    const bool partial = !whole && block.split_end() - block.split_begin() > 1;
     for (int32_t t = block.row_begin; partial && t < block.row_end; ++t) {
       const auto [begin, end] = job.SplitsOf(t);
       slots_before[t] = slots;
       slots += int64_t{end - begin} * args.heads;
     }
-    const int32_t step = partial ? 1 : block.split_end - block.split_begin;
-    for (int32_t split = block.split_begin; split < block.split_end; split += step) {
+    const int32_t step = partial ? 1 : block.split_end() - block.split_begin();
+    for (int32_t split = block.split_begin(); split < block.split_end(); split += step) {
       const int64_t pairs = PairsOf(job, block, split, split + step);
       for (int kv = kv_first; kv <= kv_last; ++kv) {
         attention_units_.push_back(

@@ -5,6 +5,7 @@
 
 #include "common/strings.h"
 #include "kernels/cpu/kv_cache.h"
+#include "kernels/read_bandwidth.h"
 #include "kernels/shape_check.h"
 
 namespace echelon::cpu {
@@ -63,6 +64,9 @@ void CpuBackend::Download(const void* device, void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(host, device, bytes);
 }
 uint64_t CpuBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
+double CpuBackend::MeasureReadBandwidth(size_t bytes) {
+  return echelon::MeasureReadBandwidth(pool_, bytes, kernels_.sum_floats);
+}
 
 Result<std::unique_ptr<Weight>> CpuBackend::PackWeight(std::span<const HostMatrix> parts) {
   return PackCpuWeight(parts, arena_, pool_);
@@ -117,6 +121,7 @@ void CpuBackend::RopeAppend(const QkvArgs& args) {
                         args.rope.interleaved);
       }
       const int32_t position = args.rows.positions[t];
+      if (!cache.Keeps(args.rows, args.rows.sequences[t], position)) continue;
       const int32_t page = cache.PageOf(args.rows, args.rows.sequences[t], position);
       const float* key = args.qkv.row(t) + int64_t{args.heads} * dim;
       const float* value = key + int64_t{args.kv_heads} * dim;

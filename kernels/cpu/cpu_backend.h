@@ -25,7 +25,8 @@ Result<const CpuKernels*> ChooseKernels(std::string_view isa);
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const CpuKernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+  CpuBackend(const CpuKernels& kernels, int threads)
+      : kernels_(kernels), pool_(threads), scratch_(threads) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string Describe() const override;
@@ -35,6 +36,7 @@ class CpuBackend : public Backend {
   void Upload(const void* host, void* device, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
+  double MeasureReadBandwidth(size_t bytes) override;
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
   void Synchronize() override {}
@@ -45,6 +47,7 @@ class CpuBackend : public Backend {
   void MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) override;
   void RopeAppend(const QkvArgs& args) override;
   void Attention(const AttentionArgs& args) override;
+  void MergeAttention(const MergeArgs& args) override;
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
@@ -55,14 +58,17 @@ class CpuBackend : public Backend {
   QuantisedRows Quantise(const Tensor& x, int lead);
   // Cuts an attention op into attention_units_, the longest first.
   void PlanAttention(const AttentionJob& job);
+  // Panels [begin, end) of the stacked weight.
+  void MultiplyPanels(const MatMulArgs& args, const CpuWeight& weight, int64_t begin, int64_t end,
+                      MatMulRange range) const;
 
   const CpuKernels& kernels_;
   ThreadPool pool_;
   HostArena arena_;  // of weights
   RopeAngles angles_;
-  std::vector<int8_t> codes_;  // of Quantise
+  std::vector<int16_t> codes_;  // of Quantise
   std::vector<float> scales_, sums_;
-  std::vector<int32_t> half_sums_;
+  std::vector<MatMulScratch> scratch_;  // one a thread
   // Of Attention.
   std::vector<AttentionUnit> attention_units_;
   std::vector<RowPartials> partials_;  // (T)

@@ -11,30 +11,45 @@
 
 namespace echelon::cpu {
 
-// Activations as 15-bit codes with a scale for 32: x = scale * code, code = 128 * high + low, both
-// int8. One byte alone is not enough: its rounding (1/254 of a group's largest value) moves a
-// model's log-probabilities by up to 0.5; two bytes move them by less than a float16 cache does.
-// A decode step waits for weights to come from memory, not for their multiplication.
-// One row after the other.
-inline constexpr int kLowBits = 7;
-inline constexpr int kCodeLimit = 127 << kLowBits;  // largest code: high = 127, low = 0
+// Activations as 15-bit codes with a scale for 32: x = scale * code. One byte is not enough: its
+// rounding (1/254 of a group's largest value) moves a model's log-probabilities by up to 0.5; two
+// bytes move them by less than a float16 cache does. A decode step waits for weights to come from
+// memory, not for their multiplication. One row after the other.
+inline constexpr int kCodeLimit = 127 << 7;  // largest code, of either sign
 
 struct QuantisedRows {
   int64_t groups = 0;
-  int8_t* codes = nullptr;  // (T, groups, 2, 32) high, low; zero outside the inputs
-  float* scales = nullptr;  // (T, groups)
-  float* sums = nullptr;    // (T, groups) scale * sum of codes: what a minimum is multiplied with
-  int32_t* half_sums = nullptr;  // (T, groups, 2) sums of 16 codes: what an offset is
+  int16_t* codes = nullptr;  // (T, groups, 32); zero outside the inputs
+  float* scales = nullptr;   // (T, groups)
+  float* sums = nullptr;     // (T, groups) scale * sum of codes: what a minimum is multiplied with
 };
 
 struct MatMulArgs {
   const float* x = nullptr;  // (T, K), for float panels
   int64_t x_stride = 0;
   QuantisedRows quantised;      // the same, for quantised panels
-  int64_t tokens = 0;           // T
   const float* bias = nullptr;  // (N) of the stacked weight, or null
   float* out = nullptr;         // (T, N)
   int64_t out_stride = 0;
+};
+
+// Where a thread unpacks weights that many tokens share: up to kBlockGroups groups of two panels
+// (147 KB: second-level cache), and the sums of a chunk of tokens between two such blocks.
+inline constexpr int kPanelsAtOnce = 2;
+inline constexpr int kBlockGroups = 64;
+inline constexpr int kChunkTokens = 256;  // at most, of a MatMulRange; a multiple of every tile
+struct alignas(64) MatMulScratch {
+  int16_t codes[kBlockGroups * kPanelsAtOnce * kGroup * kPanelRows];
+  float
+      scales[kBlockGroups * kPanelsAtOnce * 2 * kPanelRows];  // split: two; else scale and minimum
+  float sums[kChunkTokens * kPanelsAtOnce * kPanelRows];
+};
+
+// Part of a product: panels of one part, tokens (at most kChunkTokens), and the thread's scratch.
+struct MatMulRange {
+  int64_t panel_begin = 0, panel_end = 0;
+  int64_t token_begin = 0, token_end = 0;
+  MatMulScratch* scratch = nullptr;
 };
 
 // Keys and values of 16 positions of one KV head, element type by KvType.
@@ -74,8 +89,7 @@ struct CpuKernels {
   // Rows [begin, end) of x (T, cols); column 0 is element `lead` of the first group.
   void (*quantise)(const float* x, int64_t stride, int64_t cols, int lead, int64_t begin,
                    int64_t end, const QuantisedRows& out);
-  // Panels [begin, end) of one part, all tokens.
-  void (*matmul)(const MatMulArgs& args, const PanelPart& part, int64_t begin, int64_t end);
+  void (*matmul)(const MatMulArgs& args, const PanelPart& part, const MatMulRange& range);
   // One row of n values each.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*add_residual)(float* residual, const float* delta, float keep, const float* post_norm,
@@ -91,6 +105,7 @@ struct CpuKernels {
   void (*attend_split)(const SplitArgs& args);
   // Merges a later split into each of up to 16 slots.
   void (*merge_splits)(float* const* slots, const float* const* later, int count, int value_stride);
+  float (*sum_floats)(const float* values, int64_t n);  // n a multiple of 64: for read_bandwidth.h
 };
 
 const CpuKernels& KernelsAvx2();

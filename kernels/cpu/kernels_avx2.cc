@@ -10,7 +10,7 @@ const CpuKernels& KernelsAvx2() {
   static constexpr CpuKernels kKernels = {
       .isa = Avx2::kName,
       .quantise = QuantiseRows<Avx2>,
-      .matmul = MatMulPanels<Avx2, LanesAvx2>,
+      .matmul = MatMulPanels<Avx2>,
       .rms_norm = RmsNormRow<Avx2>,
       .add_residual = AddResidualRow<Avx2>,
       .gated = GatedRow<Avx2>,
@@ -20,6 +20,7 @@ const CpuKernels& KernelsAvx2() {
       .pack_queries = PackQueries<Avx2>,
       .attend_split = AttendSplit<Avx2>,
       .merge_splits = MergeSplits<Avx2>,
+      .sum_floats = SumRow<Avx2>,
   };
   return kKernels;
 }

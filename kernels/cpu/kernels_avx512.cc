@@ -10,7 +10,7 @@ const CpuKernels& KernelsAvx512() {
   static constexpr CpuKernels kKernels = {
       .isa = Avx512::kName,
       .quantise = QuantiseRows<Avx512>,
-      .matmul = MatMulPanels<Avx512, LanesAvx512>,
+      .matmul = MatMulPanels<Avx512>,
       .rms_norm = RmsNormRow<Avx512>,
       .add_residual = AddResidualRow<Avx512>,
       .gated = GatedRow<Avx512>,
@@ -20,6 +20,7 @@ const CpuKernels& KernelsAvx512() {
       .pack_queries = PackQueries<Avx512>,
       .attend_split = AttendSplit<Avx512>,
       .merge_splits = MergeSplits<Avx512>,
+      .sum_floats = SumRow<Avx512>,
   };
   return kKernels;
 }

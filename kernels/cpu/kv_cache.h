@@ -20,6 +20,11 @@ class CpuKvCache : public KvCache {
   static size_t BytesFor(const KvShape& shape);
   const KvShape& shape() const override { return shape_; }
 
+  std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) override {
+    CHECK(0 <= page && 0 <= pages && page + pages <= shape_.pages);
+    return {Block(layer, page, 0), BlockBytes(shape_) * shape_.kv_heads * pages};
+  }
+
   int element_bytes() const { return shape_.type == KvType::kF32 ? 4 : 2; }
   int value_stride() const { return RoundUp16(shape_.head_dim); }
   // Element (0, slot % 16) of the key tile that holds the slot; d is 16 * d elements on.
@@ -31,6 +36,10 @@ class CpuKvCache : public KvCache {
   std::byte* ValueRow(int layer, int32_t page, int kv_head, int slot) const {
     const int64_t keys = int64_t{RoundUp16(shape_.page_tokens)} * shape_.head_dim;
     return Block(layer, page, kv_head) + (keys + int64_t{slot} * value_stride()) * element_bytes();
+  }
+  // False: another rank keeps the position.
+  bool Keeps(const BatchRows& rows, int32_t sequence, int32_t position) const {
+    return rows.pages[rows.page_begin[sequence] + position / shape_.page_tokens] != -1;
   }
   // The page of a position; CHECKs that it is one of ours.
   int32_t PageOf(const BatchRows& rows, int32_t sequence, int32_t position) const {

@@ -1,27 +1,24 @@
 #pragma once
-// The micro-kernel of MatMul. A lane owns a weight row and adds its groups in ascending order, so
-// that a row of the result has the same bits for every number of tokens. Several tokens share the
-// unpacked codes of a group: at 8 tokens and AVX-512 a group of 16 rows costs 128 dot
-// instructions, 48 for scales and sums and 14 to unpack, for 4,096 multiply-adds.
+// The product with quantised panels. A lane owns a weight row and adds its groups in ascending
+// order: within a group whole numbers, so exactly, then
+//   sum = fma(float(dot) * x_scale, scale, sum)   (split scales: twice, 16 columns each)
+//   sum = fma(min, x_sum, sum)                    (formats with minima)
+// so that a row of the result has the same bits for every number of tokens.
+//
+// One token: codes are unpacked in registers as they come from memory. More: two panels are
+// unpacked into the thread's scratch once, and tiles of tokens pass over them. With AVX-512 a group
+// costs a tile of 8 tokens and 2 panels 256 dots and 64 for scales and minima, on two ports: 160
+// cycles for 8,192 multiply-adds (162 measured); unpacking adds 2 cycles a token-tile at 256
+// tokens.
 
 #include <cstdint>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/matmul_float_inl.h"
+#include "kernels/cpu/unpack_inl.h"
 
 namespace echelon::cpu {
 namespace {
-
-// What the compiler must know of a format; everything else is data.
-template <int kCodeMaxValue, bool kHasMinValue, bool kSplitValue, typename ScaleType>
-struct PanelFormat {
-  static constexpr int kCodeMax = kCodeMaxValue;  // 15: two codes a byte
-  static constexpr bool kHasMin = kHasMinValue;
-  static constexpr bool kSplit = kSplitValue;  // a scale for 16 columns
-  using Scale = ScaleType;                     // uint16_t: float16
-  static constexpr int kCodeBytes = kGroup * kPanelRows * (kCodeMax == 15 ? 4 : 8) / 8;
-  static constexpr int kScalesPerRow = (kSplit ? 2 : 1) + (kHasMin ? 1 : 0);
-  static constexpr int kGroupBytes = kCodeBytes + kPanelRows * kScalesPerRow * int{sizeof(Scale)};
-};
 
 // With one token the weights come from memory: the lines of the group that lies 2 KiB ahead (in the
 // next panel, near this one's end) are asked for now, some 60 ns before their turn.
@@ -31,175 +28,260 @@ void Prefetch(const std::byte* group) {
   for (int i = 0; i < kGroupBytes; i += 64) __builtin_prefetch(group + kPrefetchBytes + i);
 }
 
-// start + sum over i < n of w[i] . (128 high + low): exact, at most 32 * 255 * 16256 < 2^28.
-template <typename L, typename Format, int n>
-typename L::I CodeDot(const typename L::I* w, const int8_t* quads, int start) {
-  const auto high = L::template Dot<Format::kCodeMax, n>(w, quads, 0);
-  const auto low = L::template Dot<Format::kCodeMax, n>(w, quads + kGroup, start);
-  return L::template ShiftAdd<kLowBits>(high, low);
-}
-
-// Tokens [t, t + kTile) against lanes [lane, lane + L::kLanes) of a panel.
-template <typename L, typename Format, int kTile>
-void QuantisedTile(const PanelPart& part, const std::byte* panel, int lane, const QuantisedRows& x,
-                   int64_t t, typename L::F* sums) {
-  using Scale = typename Format::Scale;
-  for (int i = 0; i < kTile; ++i) sums[i] = L::Zero();
-    // Unrolled over tokens, not over groups: the sums of a tile stay in registers.
-#pragma GCC unroll 1
-  for (int64_t g = 0; g < part.groups; ++g) {
-    const std::byte* group = panel + g * Format::kGroupBytes;
-    if constexpr (kTile == 1) Prefetch<Format::kGroupBytes>(group);
-    typename L::I w[8];
-    L::template Unpack<Format::kCodeMax>(reinterpret_cast<const uint8_t*>(group) + 4 * lane, w);
-    const auto* scales = reinterpret_cast<const Scale*>(group + Format::kCodeBytes) + lane;
-    const auto scale = L::LoadScale(scales);
-#pragma GCC unroll 8
-    for (int i = 0; i < kTile; ++i) {
-      const int64_t at = (t + i) * x.groups + g;
-      const int8_t* quads = x.codes + at * 2 * kGroup;
-      const auto x_scale = L::Set(x.scales[at]);
-      if constexpr (Format::kSplit) {
-        const auto first = CodeDot<L, Format, 4>(w, quads, -part.offset * x.half_sums[2 * at]);
-        const auto second =
-            CodeDot<L, Format, 4>(w + 4, quads + 16, -part.offset * x.half_sums[2 * at + 1]);
-        const auto scale_2 = L::LoadScale(scales + kPanelRows);
-        sums[i] = L::Fma(L::Mul(L::ToFloat(first), x_scale), scale, sums[i]);
-        sums[i] = L::Fma(L::Mul(L::ToFloat(second), x_scale), scale_2, sums[i]);
-      } else {
-        const int start =
-            Format::kHasMin ? 0 : -part.offset * (x.half_sums[2 * at] + x.half_sums[2 * at + 1]);
-        const auto dot = CodeDot<L, Format, 8>(w, quads, start);
-        sums[i] = L::Fma(L::Mul(L::ToFloat(dot), x_scale), scale, sums[i]);
-      }
-      if constexpr (Format::kHasMin) {
-        sums[i] = L::Fma(L::LoadScale(scales + kPanelRows), L::Set(x.sums[at]), sums[i]);
-      }
-    }
-  }
-}
-
-template <typename L, typename Format, int kTile>
-void StoreTile(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
-  const std::byte* panel = part.data + p * part.panel_bytes;
-  for (int lane = 0; lane < kPanelRows; lane += L::kLanes) {
-    const int64_t row = p * kPanelRows + lane;
-    if (row >= part.rows) return;
-    const int count = static_cast<int>(part.rows - row < L::kLanes ? part.rows - row : L::kLanes);
-    typename L::F sums[kTile];
-    QuantisedTile<L, Format, kTile>(part, panel, lane, args.quantised, t, sums);
-    for (int i = 0; i < kTile; ++i) {
-      const int64_t n = part.row_begin + row;
-      if (args.bias != nullptr) sums[i] = L::Add(sums[i], L::LoadN(args.bias + n, count));
-      L::StoreN(args.out + (t + i) * args.out_stride + n, sums[i], count);
-    }
-  }
-}
-
-// Tokens outside, panels inside: a tile's activations stay in the first-level cache.
-template <typename L, typename Format>
-void QuantisedPanels(const MatMulArgs& args, const PanelPart& part, int64_t begin, int64_t end) {
-  int64_t t = 0;
-  const auto tiles = [&]<int kTile>() {
-    for (; t + kTile <= args.tokens; t += kTile) {
-      for (int64_t p = begin; p < end; ++p) StoreTile<L, Format, kTile>(args, part, p, t);
-    }
-  };
-  if constexpr (L::kTileMax >= 8) tiles.template operator()<8>();
-  tiles.template operator()<4>();
-  tiles.template operator()<2>();
-  tiles.template operator()<1>();
-}
-
-// Float panels: column k is added to sum k mod 4 of its row; the four are added at the end.
-template <typename V, typename Load, int kTile>
-void FloatTile(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
-  const std::byte* panel = part.data + p * part.panel_bytes;
-  const float* x = args.x + t * args.x_stride;
-  typename V::F sums[kTile][4];
-  for (int i = 0; i < kTile; ++i) {
-    for (int j = 0; j < 4; ++j) sums[i][j] = V::Zero();
-  }
-  int64_t k = 0;
-  for (; k + 4 <= part.cols; k += 4) {
-    for (int j = 0; j < 4; ++j) {
-      const auto w = Load::At(panel, (k + j) * kPanelRows);
-      for (int i = 0; i < kTile; ++i) {
-        sums[i][j] = V::Fma(w, V::Set(x[i * args.x_stride + k + j]), sums[i][j]);
-      }
-    }
-  }
-  for (int j = 0; k + j < part.cols; ++j) {
-    const auto w = Load::At(panel, (k + j) * kPanelRows);
-    for (int i = 0; i < kTile; ++i) {
-      sums[i][j] = V::Fma(w, V::Set(x[i * args.x_stride + k + j]), sums[i][j]);
-    }
-  }
-  const int64_t left = part.rows - p * kPanelRows;
-  const int count = static_cast<int>(left < kPanelRows ? left : kPanelRows);
-  const int64_t n = part.row_begin + p * kPanelRows;
-  for (int i = 0; i < kTile; ++i) {
-    auto sum = V::Add(V::Add(sums[i][0], sums[i][1]), V::Add(sums[i][2], sums[i][3]));
+template <typename V>
+void StoreSum(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t,
+              typename V::F sum) {
+  const int64_t row = p * kPanelRows, n = part.row_begin + row;
+  float* out = args.out + t * args.out_stride + n;
+  if (part.rows - row >= kPanelRows) {
+    if (args.bias != nullptr) sum = V::Add(sum, V::Load(args.bias + n));
+    V::Store(out, sum);
+  } else {
+    const int count = static_cast<int>(part.rows - row);
     if (args.bias != nullptr) sum = V::Add(sum, V::LoadN(args.bias + n, count));
-    V::StoreN(args.out + (t + i) * args.out_stride + n, sum, count);
+    V::StoreN(out, sum, count);
   }
 }
 
-template <typename V, typename Load>
-void FloatPanels(const MatMulArgs& args, const PanelPart& part, int64_t begin, int64_t end) {
-  int64_t t = 0;
-  for (; t + V::kFloatTile <= args.tokens; t += V::kFloatTile) {
-    for (int64_t p = begin; p < end; ++p) FloatTile<V, Load, V::kFloatTile>(args, part, p, t);
+// One token against panel p.
+template <typename V, typename Format>
+void OneToken(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
+  constexpr GroupLayout kLayout = Format::kLayout;
+  const std::byte* panel = part.data + p * part.panel_bytes;
+  const QuantisedRows& x = args.quantised;
+  auto sum = V::Zero();
+  for (int64_t g = 0; g < part.groups; ++g) {
+    const std::byte* group = panel + g * kLayout.Bytes();
+    const std::byte* super = panel + part.super_at(g);
+    Prefetch<kLayout.Bytes()>(group);
+    const int64_t at = t * x.groups + g;
+    const int16_t* codes = x.codes + at * kGroup;
+    typename V::I dots[2] = {V::ZeroInt(), V::ZeroInt()};  // the halves of the group
+    ForPairs([&]<int i>() __attribute__((always_inline)) {
+      const auto w = CodePair<V, Format, i>(group);
+      dots[i / 8] = V::Dot(dots[i / 8], w, V::SetPair(codes + 2 * i));
+    });
+    const auto x_scale = V::Set(x.scales[at]);
+    const auto add = [&](typename V::I dot, typename V::F scale) {
+      sum = V::Fma(V::Mul(V::ToFloat(dot), x_scale), scale, sum);
+    };
+    if constexpr (kLayout.split_scales) {
+      add(dots[0], GroupNumber<V, Format, 0>(group, super));
+      add(dots[1], GroupNumber<V, Format, 1>(group, super));
+    } else {
+      add(V::AddInt(dots[0], dots[1]), GroupNumber<V, Format, 0>(group, super));
+    }
+    if constexpr (kLayout.has_min) {
+      sum = V::Fma(GroupNumber<V, Format, 1>(group, super), V::Set(x.sums[at]), sum);
+    }
   }
-  for (; t < args.tokens; ++t) {
-    for (int64_t p = begin; p < end; ++p) FloatTile<V, Load, 1>(args, part, p, t);
+  StoreSum<V>(args, part, p, t, sum);
+}
+
+// Groups [begin, end) of panels [panel, panel + panels).
+struct Block {
+  int64_t panel;
+  int panels;  // 1 or 2
+  int64_t begin, end;
+};
+
+// Scratch of a block: group by group, panel by panel.
+constexpr int kCodesOfGroup = kGroup * kPanelRows;
+constexpr int kNumbersOfGroup = 2 * kPanelRows;
+
+template <typename V, typename Format>
+void UnpackBlock(const PanelPart& part, const Block& block, MatMulScratch& scratch) {
+  for (int i = 0; i < block.panels; ++i) {
+    const std::byte* panel = part.data + (block.panel + i) * part.panel_bytes;
+    for (int64_t g = block.begin; g < block.end; ++g) {
+      const std::byte* group = panel + g * Format::kLayout.Bytes();
+      const std::byte* super = panel + part.super_at(g);
+      const int64_t at = (g - block.begin) * block.panels + i;
+      int16_t* codes = scratch.codes + at * kCodesOfGroup;
+      ForPairs([&]<int pair>() __attribute__((always_inline)) {
+        V::StoreWords(codes + pair * 2 * kPanelRows, CodePair<V, Format, pair>(group));
+      });
+      float* numbers = scratch.scales + at * kNumbersOfGroup;
+      V::Store(numbers, GroupNumber<V, Format, 0>(group, super));
+      if constexpr (Format::kLayout.split_scales || Format::kLayout.has_min) {
+        V::Store(numbers + kPanelRows, GroupNumber<V, Format, 1>(group, super));
+      }
+    }
+  }
+}
+
+// How a group's numbers are used.
+enum class Numbers { kScale, kScaleAndMin, kTwoScales };
+
+template <typename V, int kPanels, int kTokens>
+struct TileSums {
+  typename V::F at[kPanels][kTokens];
+};
+
+// Adds the groups of an unpacked block for tokens [t, t + kTokens).
+template <typename V, Numbers kNumbers, int kPanels, int kTokens>
+[[gnu::always_inline]] inline void AddGroups(const Block& block, const MatMulScratch& scratch,
+                                             const QuantisedRows& x, int64_t t,
+                                             TileSums<V, kPanels, kTokens>& sums) {
+  constexpr int kHalves = kNumbers == Numbers::kTwoScales ? 2 : 1;
+  constexpr int kPairsOfHalf = kPairs / kHalves;
+  const int16_t* codes = scratch.codes;
+  const float* numbers = scratch.scales;
+  // Unrolled within a group, not over groups: sums and dots of a tile stay in registers.
+#pragma GCC unroll 1
+  for (int64_t g = block.begin; g < block.end; ++g) {
+    const int16_t* x_codes = x.codes + (t * x.groups + g) * kGroup;
+    const float* x_scales = x.scales + t * x.groups + g;
+    const float* x_sums = x.sums + t * x.groups + g;
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half) {
+      typename V::I dots[kPanels][kTokens];
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kTokens; ++i) dots[p][i] = V::ZeroInt();
+      }
+#pragma GCC unroll 16
+      for (int pair = half * kPairsOfHalf; pair < (half + 1) * kPairsOfHalf; ++pair) {
+        typename V::I w[kPanels];
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) {
+          w[p] = V::LoadWords(codes + p * kCodesOfGroup + pair * 2 * kPanelRows);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < kTokens; ++i) {
+          const auto both = V::SetPair(x_codes + i * x.groups * kGroup + 2 * pair);
+#pragma GCC unroll 2
+          for (int p = 0; p < kPanels; ++p) dots[p][i] = V::Dot(dots[p][i], w[p], both);
+        }
+      }
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        const auto scale = V::Load(numbers + p * kNumbersOfGroup + half * kPanelRows);
+#pragma GCC unroll 8
+        for (int i = 0; i < kTokens; ++i) {
+          const auto x_scale = V::Set(x_scales[i * x.groups]);
+          sums.at[p][i] = V::Fma(V::Mul(V::ToFloat(dots[p][i]), x_scale), scale, sums.at[p][i]);
+          if constexpr (kNumbers == Numbers::kScaleAndMin) {
+            const auto min = V::Load(numbers + p * kNumbersOfGroup + kPanelRows);
+            sums.at[p][i] = V::Fma(min, V::Set(x_sums[i * x.groups]), sums.at[p][i]);
+          }
+        }
+      }
+    }
+    codes += kPanels * kCodesOfGroup;
+    numbers += kPanels * kNumbersOfGroup;
+  }
+}
+
+// Tokens [t, t + kTokens) against an unpacked block. Between two blocks of a panel the sums wait in
+// scratch.
+template <typename V, Numbers kNumbers, int kPanels, int kTokens>
+void Tile(const MatMulArgs& args, const PanelPart& part, const Block& block,
+          const MatMulRange& range, int64_t t) {
+  float* waiting = range.scratch->sums + (t - range.token_begin) * kPanels * kPanelRows;
+  TileSums<V, kPanels, kTokens> sums;
+  for (int i = 0; i < kTokens; ++i) {
+    for (int p = 0; p < kPanels; ++p) {
+      float* sum = waiting + (i * kPanels + p) * kPanelRows;
+      sums.at[p][i] = block.begin == 0 ? V::Zero() : V::Load(sum);
+    }
+  }
+  AddGroups<V, kNumbers, kPanels, kTokens>(block, *range.scratch, args.quantised, t, sums);
+  for (int i = 0; i < kTokens; ++i) {
+    for (int p = 0; p < kPanels; ++p) {
+      if (block.end == part.groups) {
+        StoreSum<V>(args, part, block.panel + p, t + i, sums.at[p][i]);
+      } else {
+        V::Store(waiting + (i * kPanels + p) * kPanelRows, sums.at[p][i]);
+      }
+    }
+  }
+}
+
+// All tokens of the range against an unpacked block, in tiles of equal size but for one token: a
+// small last tile would leave the dot instructions waiting for each other.
+template <typename V, Numbers kNumbers, int kPanels>
+void Tiles(const MatMulArgs& args, const PanelPart& part, const Block& block,
+           const MatMulRange& range) {
+  const int64_t tokens = range.token_end - range.token_begin;
+  int64_t tiles = (tokens + V::kTokensMax - 1) / V::kTokensMax;
+  int64_t t = range.token_begin;
+  while (t < range.token_end) {
+    const int64_t size = (range.token_end - t + tiles - 1) / tiles;
+    [&]<int... i>(std::integer_sequence<int, i...>) {
+      ((size == i + 1 ? Tile<V, kNumbers, kPanels, i + 1>(args, part, block, range, t) : void()),
+       ...);
+    }
+    (std::make_integer_sequence<int, V::kTokensMax>{});
+    t += size;
+    --tiles;
+  }
+}
+
+template <typename V, typename Format>
+void QuantisedPanels(const MatMulArgs& args, const PanelPart& part, const MatMulRange& range) {
+  constexpr Numbers kNumbers = Format::kLayout.has_min        ? Numbers::kScaleAndMin
+                               : Format::kLayout.split_scales ? Numbers::kTwoScales
+                                                              : Numbers::kScale;
+  if (range.token_end - range.token_begin == 1) {
+    for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
+      OneToken<V, Format>(args, part, p, range.token_begin);
+    }
+    return;
+  }
+  Block block;
+  for (block.panel = range.panel_begin; block.panel < range.panel_end;
+       block.panel += V::kPanelsMax) {
+    const int64_t left = range.panel_end - block.panel;
+    block.panels = static_cast<int>(left < V::kPanelsMax ? left : V::kPanelsMax);
+    for (block.begin = 0; block.begin < part.groups; block.begin = block.end) {
+      const int64_t end = block.begin + kBlockGroups;
+      block.end = end < part.groups ? end : part.groups;
+      UnpackBlock<V, Format>(part, block, *range.scratch);
+      if (block.panels == 1) {
+        Tiles<V, kNumbers, 1>(args, part, block, range);
+      } else {
+        Tiles<V, kNumbers, V::kPanelsMax>(args, part, block, range);
+      }
+    }
   }
 }
 
 template <typename V>
-struct LoadF32 {
-  static typename V::F At(const std::byte* panel, int64_t element) {
-    return V::Load(reinterpret_cast<const float*>(panel) + element);
-  }
-};
-template <typename V>
-struct LoadF16 {
-  static typename V::F At(const std::byte* panel, int64_t element) {
-    return V::LoadHalf(reinterpret_cast<const uint16_t*>(panel) + element);
-  }
-};
-template <typename V>
-struct LoadBF16 {
-  static typename V::F At(const std::byte* panel, int64_t element) {
-    return V::LoadBfloat16(reinterpret_cast<const uint16_t*>(panel) + element);
-  }
-};
-
-template <typename V, typename L>
-void MatMulPanels(const MatMulArgs& args, const PanelPart& part, int64_t begin, int64_t end) {
+void MatMulPanels(const MatMulArgs& args, const PanelPart& part, const MatMulRange& range) {
   switch (part.format) {
     case TensorFormat::kF32:
-      return FloatPanels<V, LoadF32<V>>(args, part, begin, end);
+      return FloatPanels<V, LoadF32<V>>(args, part, range);
     case TensorFormat::kF16:
-      return FloatPanels<V, LoadF16<V>>(args, part, begin, end);
+      return FloatPanels<V, LoadF16<V>>(args, part, range);
     case TensorFormat::kBF16:
-      return FloatPanels<V, LoadBF16<V>>(args, part, begin, end);
+      return FloatPanels<V, LoadBF16<V>>(args, part, range);
     case TensorFormat::kQ8_0:
-      return QuantisedPanels<L, PanelFormat<255, false, false, uint16_t>>(args, part, begin, end);
+      return QuantisedPanels<V, PanelFormat<GroupLayout{.code_bits = 8}, 0>>(args, part, range);
     case TensorFormat::kQ4_0:
-      return QuantisedPanels<L, PanelFormat<15, false, false, uint16_t>>(args, part, begin, end);
+      return QuantisedPanels<V, PanelFormat<GroupLayout{.code_bits = 4}, 8>>(args, part, range);
     case TensorFormat::kQ4_1:
-      return QuantisedPanels<L, PanelFormat<15, true, false, uint16_t>>(args, part, begin, end);
+      return QuantisedPanels<V, PanelFormat<GroupLayout{.code_bits = 4, .has_min = true}, 0>>(
+          args, part, range);
     case TensorFormat::kQ5_0:
-      return QuantisedPanels<L, PanelFormat<31, false, false, uint16_t>>(args, part, begin, end);
+      return QuantisedPanels<V, PanelFormat<GroupLayout{.code_bits = 5}, 16>>(args, part, range);
     case TensorFormat::kQ5_1:
-      return QuantisedPanels<L, PanelFormat<31, true, false, uint16_t>>(args, part, begin, end);
+      return QuantisedPanels<V, PanelFormat<GroupLayout{.code_bits = 5, .has_min = true}, 0>>(
+          args, part, range);
     case TensorFormat::kQ4_K:
-      return QuantisedPanels<L, PanelFormat<15, true, false, float>>(args, part, begin, end);
+      return QuantisedPanels<
+          V, PanelFormat<GroupLayout{.code_bits = 4, .has_min = true, .super_scales = true}, 0>>(
+          args, part, range);
     case TensorFormat::kQ5_K:
-      return QuantisedPanels<L, PanelFormat<31, true, false, float>>(args, part, begin, end);
+      return QuantisedPanels<
+          V, PanelFormat<GroupLayout{.code_bits = 5, .has_min = true, .super_scales = true}, 0>>(
+          args, part, range);
     case TensorFormat::kQ6_K:
-      return QuantisedPanels<L, PanelFormat<63, false, true, float>>(args, part, begin, end);
+      return QuantisedPanels<
+          V,
+          PanelFormat<GroupLayout{.code_bits = 6, .split_scales = true, .super_scales = true}, 32>>(
+          args, part, range);
   }
 }
 

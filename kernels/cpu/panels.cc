@@ -5,21 +5,15 @@
 #include <utility>
 
 #include "common/strings.h"
-#include "kernels/quant/half.h"
 #include "kernels/quant/quant.h"
 #include "kernels/shape_check.h"
 
 namespace echelon::cpu {
 
-static_assert(kGroup == kCodeGroup);
-
 namespace {
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
-
-int CodeBytes(const QuantFormat& quant) { return kGroup * kPanelRows * quant.code_bits / 8; }
-int ScaleBytes(const QuantFormat& quant) { return quant.half_scales ? 2 : 4; }
 
 // Sizes and offsets of a part; its data is placed later.
 PanelPart Plan(const HostMatrix& matrix) {
@@ -35,54 +29,14 @@ PanelPart Plan(const HostMatrix& matrix) {
         RoundUp(part.cols * kPanelRows * InfoOf(matrix.format).block_bytes, kHostAlignment);
     return part;
   }
-  part.offset = quant->offset;
-  part.groups = (matrix.col_end + kGroup - 1) / kGroup - matrix.col_begin / kGroup;
-  const int per_row = (quant->split_scales ? 2 : 1) + (quant->has_min ? 1 : 0);
-  part.group_bytes = CodeBytes(*quant) + per_row * kPanelRows * ScaleBytes(*quant);
-  part.panel_bytes = RoundUp(part.groups * part.group_bytes, kHostAlignment);
+  const GroupLayout layout = LayoutOf(*quant);
+  const int64_t first_group = matrix.col_begin / kGroup;
+  part.groups = (matrix.col_end + kGroup - 1) / kGroup - first_group;
+  part.super_lead = static_cast<int>(first_group % kSuperGroups);
+  part.group_bytes = layout.Bytes();
+  part.super_bytes = layout.SuperBytes();
+  part.panel_bytes = RoundUp(part.super_at(part.groups - 1) + part.super_bytes, kHostAlignment);
   return part;
-}
-
-void StoreScale(float value, bool half, int64_t index, std::byte* scales) {
-  if (half) {
-    StoreU16(FloatToHalf(value), scales + 2 * index);  // it was float16 in the file: exact
-  } else {
-    std::memcpy(scales + 4 * index, &value, sizeof(value));
-  }
-}
-
-float LoadScale(bool half, int64_t index, const std::byte* scales) {
-  if (half) return HalfToFloat(LoadU16(scales + 2 * index));
-  float value;
-  std::memcpy(&value, scales + 4 * index, sizeof(value));
-  return value;
-}
-
-// Where the code of column k (of a group), row r lies; 4-bit: columns 16.. are the high half.
-int64_t CodeAt(int bits, int k, int r) {
-  const int quad = (bits == 4 ? k % 16 : k) / 4;
-  return 64 * quad + 4 * r + k % 4;
-}
-
-// Index of a row's scale (or minimum) behind the codes of a group.
-int ScaleIndex(const QuantFormat& quant, int k, int r) {
-  return (quant.split_scales && k >= 16 ? kPanelRows : 0) + r;
-}
-int MinIndex(const QuantFormat& quant, int r) {
-  return (quant.split_scales ? 2 : 1) * kPanelRows + r;
-}
-
-void StoreGroup(const QuantFormat& quant, const CodeGroup& group, int r, std::byte* codes) {
-  for (int k = 0; k < kGroup; ++k) {
-    const bool high = quant.code_bits == 4 && k >= 16;
-    codes[CodeAt(quant.code_bits, k, r)] |=
-        static_cast<std::byte>(high ? group.codes[k] << 4 : group.codes[k]);
-  }
-  std::byte* scales = codes + CodeBytes(quant);
-  for (int k = 0; k < (quant.split_scales ? kGroup : 1); k += 16) {
-    StoreScale(group.scale[k / 16], quant.half_scales, ScaleIndex(quant, k, r), scales);
-  }
-  if (quant.has_min) StoreScale(group.min, quant.half_scales, MinIndex(quant, r), scales);
 }
 
 void PackQuantisedRow(const HostMatrix& matrix, const PanelPart& part, int64_t row, int r,
@@ -99,7 +53,8 @@ void PackQuantisedRow(const HostMatrix& matrix, const PanelPart& part, int64_t r
       quant.unpack(matrix.data + row * matrix.row_bytes + block * info.block_bytes, groups);
       unpacked = block;
     }
-    StoreGroup(quant, groups[(first_group + g) % per_block], r, panel + g * part.group_bytes);
+    StoreGroup(quant, groups[(first_group + g) % per_block], r, panel + part.group_at(g),
+               panel + part.super_at(g));
   }
 }
 
@@ -127,14 +82,9 @@ void PackPanel(const HostMatrix& matrix, const PanelPart& part, int64_t p, std::
 void ReadQuantisedRow(const PanelPart& part, const std::byte* panel, int r, int lead, float* out) {
   const QuantFormat& quant = *FindQuantFormat(part.format);
   for (int64_t column = 0; column < part.cols; ++column) {
-    const std::byte* codes = panel + (column + lead) / kGroup * part.group_bytes;
-    const std::byte* scales = codes + CodeBytes(quant);
-    const int k = static_cast<int>((column + lead) % kGroup);
-    const auto byte = static_cast<uint8_t>(codes[CodeAt(quant.code_bits, k, r)]);
-    const int code = quant.code_bits == 4 ? (k < 16 ? byte & 0xf : byte >> 4) : byte;
-    out[column] = LoadScale(quant.half_scales, ScaleIndex(quant, k, r), scales) *
-                  static_cast<float>(code - part.offset);
-    if (quant.has_min) out[column] += LoadScale(quant.half_scales, MinIndex(quant, r), scales);
+    const int64_t g = (column + lead) / kGroup;
+    out[column] = LoadValue(quant, panel + part.group_at(g), panel + part.super_at(g), r,
+                            static_cast<int>((column + lead) % kGroup));
   }
 }
 

@@ -2,11 +2,8 @@
 // Packed weights of the CPU backend. A panel is 16 rows of a matrix, interleaved so that a vector
 // lane owns a row: one micro-kernel, one order of sums, for every batch size.
 //
-// Quantised panels: group after group of 32 columns, one stream for the prefetcher. Of a group,
-// first the codes: for k-quad i (columns 4i..4i+3) and row r at byte 64 i + 4 r; 4-bit codes share
-// a byte with those of quad i + 4 (high half). Then the 16 rows' scales (in Q6_K those of columns
-// 0..15, then those of columns 16..31), then the 16 minima where the format has them. Scales are
-// float16 where the file's are, float where they are products of two numbers.
+// Quantised panels: group after group of 32 columns (panel_group.h), one stream for the prefetcher,
+// as many bits a weight as in the file; then the super scales where the format has them.
 //
 // Float panels: column k of row r lies at element 16 k + r, in the file's own type.
 
@@ -15,13 +12,11 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/panel_group.h"
 #include "kernels/host_memory.h"
 #include "kernels/thread_pool.h"
 
 namespace echelon::cpu {
-
-inline constexpr int kPanelRows = 16;
-inline constexpr int kGroup = 32;  // columns of a group
 
 struct PanelPart {
   TensorFormat format = TensorFormat::kF32;
@@ -31,10 +26,16 @@ struct PanelPart {
   int64_t panels = 0;  // rows / 16, rounded up; the rows that fill up are zero
   int64_t cols = 0;    // inputs
   int64_t groups = 0;  // quantised: groups that hold the columns, the first `lead` of them not
-  int offset = 0;      // value = scale * (code - offset) + min
+  int super_lead = 0;  // groups of the first super scale's block that lie before the first group
   int64_t panel_bytes = 0;
   int64_t group_bytes = 0;
+  int64_t super_bytes = 0;          // of eight groups
   const std::byte* data = nullptr;  // 64-byte aligned, as are all panels
+
+  int64_t group_at(int64_t g) const { return g * group_bytes; }  // byte of a panel
+  int64_t super_at(int64_t g) const {
+    return groups * group_bytes + (g + super_lead) / kSuperGroups * super_bytes;
+  }
 };
 
 class CpuWeight : public Weight {

@@ -69,29 +69,18 @@ void GatedRow(const float* gate, const float* up, GatedKind kind, int64_t n, flo
   });
 }
 
-// 16 values as high and low bytes; returns the sum of their codes.
-template <typename V>
-float QuantiseHalf(typename V::F x, typename V::F inverse, int8_t* high, int8_t* low) {
-  const auto code = V::Round(V::Mul(x, inverse));
-  const auto upper = V::Round(V::Mul(code, V::Set(1.0f / (1 << kLowBits))));
-  V::StoreInt8(high, upper);
-  V::StoreInt8(low, V::Fma(upper, V::Set(-static_cast<float>(1 << kLowBits)), code));  // [-64, 64]
-  return V::SumLanes(code);  // whole numbers below 2^24: exact in any order
-}
-
 // One group of 32: scale = largest magnitude / 16256, codes to the nearest, ties to even.
 template <typename V>
-void QuantiseGroup(const float* x, int8_t* codes, float* scale, float* sum, int32_t* half_sums) {
+void QuantiseGroup(const float* x, int16_t* codes, float* scale, float* sum) {
   const auto a = V::Load(x), b = V::Load(x + 16);
   const float most = V::MaxLanes(V::Max(V::Abs(a), V::Abs(b)));
   // Below 1e-30 the inverse would leave float's range: such a group counts as zero.
   const auto inverse = V::Set(most < 1e-30f ? 0.0f : kCodeLimit / most);
   *scale = most < 1e-30f ? 0.0f : most / kCodeLimit;
-  const float sum_a = QuantiseHalf<V>(a, inverse, codes, codes + kGroup);
-  const float sum_b = QuantiseHalf<V>(b, inverse, codes + 16, codes + kGroup + 16);
-  half_sums[0] = static_cast<int32_t>(sum_a);
-  half_sums[1] = static_cast<int32_t>(sum_b);
-  *sum = *scale * (sum_a + sum_b);
+  const auto code_a = V::Round(V::Mul(a, inverse)), code_b = V::Round(V::Mul(b, inverse));
+  V::StoreInt16(codes, code_a, code_b);
+  // Whole numbers below 2^24: exact in any order.
+  *sum = *scale * V::SumLanes(V::Add(code_a, code_b));
 }
 
 template <typename V>
@@ -109,8 +98,7 @@ void QuantiseRows(const float* x, int64_t stride, int64_t cols, int lead, int64_
         group = filled;
       }
       const int64_t at = t * out.groups + g;
-      QuantiseGroup<V>(group, out.codes + at * 2 * kGroup, out.scales + at, out.sums + at,
-                       out.half_sums + 2 * at);
+      QuantiseGroup<V>(group, out.codes + at * kGroup, out.scales + at, out.sums + at);
     }
   }
 }
@@ -127,6 +115,16 @@ inline void RotateHead(float* head, const float* cos, const float* sin, int head
     first[i * step] = __builtin_fmaf(a, cos[i], -(b * sin[i]));
     second[i * step] = __builtin_fmaf(b, cos[i], a * sin[i]);
   }
+}
+
+// Four sums hide the latency of an addition: the loads alone set the pace.
+template <typename V>
+float SumRow(const float* values, int64_t n) {
+  typename V::F sums[4] = {V::Zero(), V::Zero(), V::Zero(), V::Zero()};
+  for (int64_t i = 0; i < n; i += 64) {
+    for (int j = 0; j < 4; ++j) sums[j] = V::Add(sums[j], V::Load(values + i + 16 * j));
+  }
+  return V::SumLanes(V::Add(V::Add(sums[0], sums[1]), V::Add(sums[2], sums[3])));
 }
 
 }  // namespace

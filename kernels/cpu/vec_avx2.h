@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace echelon::cpu {
@@ -105,91 +106,73 @@ struct Avx2 {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
-  // Whole numbers in [-128, 127] as bytes.
-  static void StoreInt8(int8_t* p, F v) {
-    const __m256i lo = _mm256_cvtps_epi32(v.lo), hi = _mm256_cvtps_epi32(v.hi);
-    const __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
-    const __m128i b = _mm_packs_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(a, b));
+  static __m256i Words(F v) {  // 16 whole numbers, in order
+    const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));
+    return _mm256_permute4x64_epi64(packed, 0xd8);
   }
-};
-
-// What the quantised panels are multiplied with: a lane per weight row, half a panel at a time.
-struct LanesAvx2 {
-  static constexpr int kLanes = 8;
-  static constexpr int kTileMax = 4;  // tokens: 16 registers hold 8 codes, 4 sums and the rest
-
-  using F = __m256;
-  using I = __m256i;
-  static F Zero() { return _mm256_setzero_ps(); }
-  static F Set(float v) { return _mm256_set1_ps(v); }
-  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F Add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F ToFloat(I v) { return _mm256_cvtepi32_ps(v); }
-  static F LoadScale(const uint16_t* p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  // Whole numbers in [-32768, 32767], 32 of them.
+  static void StoreInt16(int16_t* p, F a, F b) {
+    __m256i* q = reinterpret_cast<__m256i*>(p);
+    _mm256_storeu_si256(q, Words(a));
+    _mm256_storeu_si256(q + 1, Words(b));
   }
-  static F LoadScale(const float* p) { return _mm256_loadu_ps(p); }
-  static F LoadN(const float* p, int n) { return _mm256_maskload_ps(p, FirstLanes(n)); }
-  static void StoreN(float* p, F v, int n) { _mm256_maskstore_ps(p, FirstLanes(n), v); }
-
-  // high * 2^bits + low
-  template <int bits>
-  static I ShiftAdd(I high, I low) {
-    return _mm256_add_epi32(_mm256_slli_epi32(high, bits), low);
+  static F LoadInt8(const std::byte* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
   }
 
-  // Eight registers of 4 codes for each of 8 rows, from one group of a panel.
-  template <int kCodeMax>
-  static void Unpack(const uint8_t* codes, I* w) {
-    const auto load = [&](int i) {
-      return _mm256_loadu_si256(reinterpret_cast<const I*>(codes + 64 * i));
-    };
-    if constexpr (kCodeMax == 15) {
-      const I low = _mm256_set1_epi8(0xf);
-      for (int i = 0; i < 4; ++i) {
-        const I pair = load(i);
-        w[i] = _mm256_and_si256(pair, low);
-        w[i + 4] = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
-      }
-    } else if constexpr (kCodeMax == 255) {
-      for (int i = 0; i < 8; ++i) w[i] = _mm256_xor_si256(load(i), _mm256_set1_epi8(-128));
-    } else {
-      for (int i = 0; i < 8; ++i) w[i] = load(i);
-    }
-  }
-  // start + sum over i < n of w[i] . x[4i, 4i + 4): exact, because no 16-bit sum reaches 32,767.
-  //   codes to 15: pairs to 2 * 15 * 127 = 3,810, eight of them 30,480.
-  //   codes to 31: pairs to 7,874, four of them 31,496. To 63: 16,002, two of them 32,004.
-  //   codes to 255, less 128 (Unpack; start is then in the codes already): |w| to 128 times x with
-  //   w's sign, pairs to 2 * 128 * 127 = 32,512.
-  template <int kCodeMax, int n>
-  static I Dot(const I* w, const int8_t* x, int start) {
-    constexpr int kPairsMax = kCodeMax == 15 ? 8 : kCodeMax == 31 ? 4 : kCodeMax == 63 ? 2 : 1;
-    const int32_t* quads = reinterpret_cast<const int32_t*>(x);
-    const I ones = _mm256_set1_epi16(1);
-    I sum = _mm256_set1_epi32(kCodeMax == 255 ? 0 : start);
-    for (int begin = 0; begin < n; begin += kPairsMax) {
-      I pairs = Pairs<kCodeMax>(w[begin], quads[begin]);
-      for (int i = begin + 1; i < n && i < begin + kPairsMax; ++i) {
-        pairs = _mm256_add_epi16(pairs, Pairs<kCodeMax>(w[i], quads[i]));
-      }
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-    }
-    return sum;
-  }
+  // Words of 16 bits: 32 of them, two columns of 16 rows (panel_group.h).
+  // Shape of the largest tile of a product: 8 registers of dots in flight, 2 of weights and 2 of
+  // activations, of 16; the tile's sums wait in the first-level cache for the end of a group.
+  static constexpr int kPanelsMax = 1;
+  static constexpr int kTokensMax = 4;
 
- private:
-  template <int kCodeMax>
-  static I Pairs(I w, int32_t quad) {
-    const I x = _mm256_set1_epi32(quad);
-    if constexpr (kCodeMax == 255) {
-      return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    } else {
-      return _mm256_maddubs_epi16(w, x);
-    }
+  struct I {
+    __m256i lo, hi;  // rows 0..7, rows 8..15
+  };
+  static I ZeroInt() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static I LoadWords(const void* p) {
+    const auto* q = static_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
   }
+  static void StoreWords(void* p, I v) {
+    auto* q = static_cast<__m256i*>(p);
+    _mm256_store_si256(q, v.lo);
+    _mm256_store_si256(q + 1, v.hi);
+  }
+  static I WidenBytes(const std::byte* p) {
+    const auto* q = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+  }
+  template <int from, int bits, int to>
+  static __m256i MoveBits(__m256i v) {
+    if constexpr (from > to) v = _mm256_srli_epi16(v, from - to);
+    if constexpr (from < to) v = _mm256_slli_epi16(v, to - from);
+    if constexpr (from + bits == 16 && to == 0) return v;
+    return _mm256_and_si256(v, _mm256_set1_epi16(((1 << bits) - 1) << to));
+  }
+  // Bits [from, from + bits) of each word, moved to bit `to`.
+  template <int from, int bits, int to>
+  static I MoveBits(I v) {
+    return {MoveBits<from, bits, to>(v.lo), MoveBits<from, bits, to>(v.hi)};
+  }
+  static I Or(I a, I b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+  static I SubWords(I a, int16_t b) {
+    const __m256i all = _mm256_set1_epi16(b);
+    return {_mm256_sub_epi16(a.lo, all), _mm256_sub_epi16(a.hi, all)};
+  }
+  static I SetPair(const int16_t* pair) {  // the same two columns for all rows
+    int32_t both;
+    __builtin_memcpy(&both, pair, sizeof(both));
+    return {_mm256_set1_epi32(both), _mm256_set1_epi32(both)};
+  }
+  // sum + a[2r] b[2r] + a[2r + 1] b[2r + 1] in lane r.
+  static I Dot(I sum, I a, I b) {
+    return AddInt(sum, {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)});
+  }
+  static I AddInt(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+  static F ToFloat(I v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 };
 
 }  // namespace

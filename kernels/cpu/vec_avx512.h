@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace echelon::cpu {
@@ -74,58 +75,49 @@ struct Avx512 {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
-  // Whole numbers in [-128, 127] as bytes.
-  static void StoreInt8(int8_t* p, F v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+  // Whole numbers in [-32768, 32767], 32 of them.
+  static void StoreInt16(int16_t* p, F a, F b) {
+    __m256i* q = reinterpret_cast<__m256i*>(p);
+    _mm256_storeu_si256(q, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+    _mm256_storeu_si256(q + 1, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(b)));
   }
-};
+  static F LoadInt8(const std::byte* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
 
-// What the quantised panels are multiplied with: a lane per weight row.
-struct LanesAvx512 {
-  static constexpr int kLanes = 16;
-  static constexpr int kTileMax = 8;  // tokens: 8 code + 8 sum registers leave 16 for the rest
+  // Words of 16 bits: 32 of them, two columns of 16 rows (panel_group.h).
+  // Shape of the largest tile of a product: 16 sums and 16 dots in flight, of 32 registers; the
+  // dots alone would do with 10 chains (5 cycles of latency, two a cycle).
+  static constexpr int kPanelsMax = 2;
+  static constexpr int kTokensMax = 8;
 
-  using F = __m512;
   using I = __m512i;
-  static F Zero() { return _mm512_setzero_ps(); }
-  static F Set(float v) { return _mm512_set1_ps(v); }
-  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static I ZeroInt() { return _mm512_setzero_si512(); }
+  static I LoadWords(const void* p) { return _mm512_loadu_si512(p); }
+  static void StoreWords(void* p, I v) { _mm512_store_si512(p, v); }
+  static I WidenBytes(const std::byte* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  // Bits [from, from + bits) of each word, moved to bit `to`.
+  template <int from, int bits, int to>
+  static I MoveBits(I v) {
+    if constexpr (from > to) v = _mm512_srli_epi16(v, from - to);
+    if constexpr (from < to) v = _mm512_slli_epi16(v, to - from);
+    if constexpr (from + bits == 16 && to == 0) return v;
+    return _mm512_and_si512(v, _mm512_set1_epi16(((1 << bits) - 1) << to));
+  }
+  static I Or(I a, I b) { return _mm512_or_si512(a, b); }
+  static I SubWords(I a, int16_t b) { return _mm512_sub_epi16(a, _mm512_set1_epi16(b)); }
+  static I SetPair(const int16_t* pair) {  // the same two columns for all rows
+    int32_t both;
+    __builtin_memcpy(&both, pair, sizeof(both));
+    return _mm512_set1_epi32(both);
+  }
+  // sum + a[2r] b[2r] + a[2r + 1] b[2r + 1] in lane r.
+  static I Dot(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
+  static I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
   static F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
-  static F LoadScale(const uint16_t* p) { return Avx512::LoadHalf(p); }
-  static F LoadScale(const float* p) { return _mm512_loadu_ps(p); }
-  static F LoadN(const float* p, int n) { return Avx512::LoadN(p, n); }
-  static void StoreN(float* p, F v, int n) { Avx512::StoreN(p, v, n); }
-
-  // high * 2^bits + low
-  template <int bits>
-  static I ShiftAdd(I high, I low) {
-    return _mm512_add_epi32(_mm512_slli_epi32(high, bits), low);
-  }
-
-  // Eight registers of 4 codes for each of 16 rows, from one group of a panel.
-  template <int kCodeMax>
-  static void Unpack(const uint8_t* codes, I* w) {
-    if constexpr (kCodeMax == 15) {
-      const I low = _mm512_set1_epi8(0xf);
-      for (int i = 0; i < 4; ++i) {
-        const I pair = _mm512_loadu_si512(codes + 64 * i);
-        w[i] = _mm512_and_si512(pair, low);
-        w[i + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
-      }
-    } else {
-      for (int i = 0; i < 8; ++i) w[i] = _mm512_loadu_si512(codes + 64 * i);
-    }
-  }
-  // start + sum over i < n of w[i] . x[4i, 4i + 4): exact.
-  template <int kCodeMax, int n>
-  static I Dot(const I* w, const int8_t* x, int start) {
-    const int32_t* quads = reinterpret_cast<const int32_t*>(x);
-    I sum = _mm512_set1_epi32(start);
-    for (int i = 0; i < n; ++i) sum = _mm512_dpbusd_epi32(sum, w[i], _mm512_set1_epi32(quads[i]));
-    return sum;
-  }
 };
 
 }  // namespace

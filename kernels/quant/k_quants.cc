@@ -26,14 +26,24 @@ void UnpackScaleMin(const std::byte* packed, int j, int* scale, int* min) {
   }
 }
 
+// What follows from the super scales and the small integers.
+void MultiplyScales(CodeGroup* group) {
+  for (int half = 0; half < 2; ++half) {
+    group->scale[half] = group->super_scale * static_cast<float>(group->scale_codes[half]);
+  }
+  group->min = group->super_min * static_cast<float>(group->min_code);
+}
+
 void UnpackScales(const std::byte* block, CodeGroup* groups) {
-  const float d = HalfToFloat(LoadU16(block));
-  const float dmin = HalfToFloat(LoadU16(block + 2));
   for (int j = 0; j < 8; ++j) {
     int scale, min;
     UnpackScaleMin(block + 4, j, &scale, &min);
-    groups[j].scale[0] = groups[j].scale[1] = d * static_cast<float>(scale);
-    groups[j].min = -(dmin * static_cast<float>(min));
+    CodeGroup& group = groups[j];
+    group.super_scale = HalfToFloat(LoadU16(block));
+    group.super_min = -HalfToFloat(LoadU16(block + 2));
+    group.scale_codes[0] = group.scale_codes[1] = static_cast<int8_t>(scale);
+    group.min_code = static_cast<int8_t>(min);
+    MultiplyScales(&group);
   }
 }
 
@@ -64,7 +74,6 @@ void UnpackQ5_K(const std::byte* block, CodeGroup* groups) {
 }
 
 void UnpackQ6_K(const std::byte* block, CodeGroup* groups) {
-  const float d = HalfToFloat(LoadU16(block + 208));
   for (int g = 0; g < 8; ++g) {
     // Each half of 128 elements: 64 bytes of low halves, 32 bytes of high bit pairs; group g % 4
     // takes bytes (g % 2) * 32.., the low half for g % 4 < 2, and bit pair g % 4.
@@ -76,11 +85,13 @@ void UnpackQ6_K(const std::byte* block, CodeGroup* groups) {
       const int code = ((U8(low[i]) >> low_shift) & 0xf) | (((U8(high[i]) >> high_shift) & 3) << 4);
       groups[g].codes[i] = static_cast<uint8_t>(code);
     }
+    groups[g].super_scale = HalfToFloat(LoadU16(block + 208));
+    groups[g].super_min = 0.0f;
+    groups[g].min_code = 0;
     for (int half = 0; half < 2; ++half) {
-      const int8_t scale = static_cast<int8_t>(U8(block[192 + 2 * g + half]));
-      groups[g].scale[half] = d * static_cast<float>(scale);
+      groups[g].scale_codes[half] = static_cast<int8_t>(U8(block[192 + 2 * g + half]));
     }
-    groups[g].min = 0.0f;
+    MultiplyScales(&groups[g]);
   }
 }
 }  // namespace
@@ -89,23 +100,23 @@ const QuantFormat kQuantQ4_K = {.format = TensorFormat::kQ4_K,
                                 .code_bits = 4,
                                 .offset = 0,
                                 .has_min = true,
-                                .half_scales = false,
+                                .super_scales = true,
                                 .split_scales = false,
                                 .unpack = UnpackQ4_K,
                                 .quantize = nullptr};
 const QuantFormat kQuantQ5_K = {.format = TensorFormat::kQ5_K,
-                                .code_bits = 8,
+                                .code_bits = 5,
                                 .offset = 0,
                                 .has_min = true,
-                                .half_scales = false,
+                                .super_scales = true,
                                 .split_scales = false,
                                 .unpack = UnpackQ5_K,
                                 .quantize = nullptr};
 const QuantFormat kQuantQ6_K = {.format = TensorFormat::kQ6_K,
-                                .code_bits = 8,
+                                .code_bits = 6,
                                 .offset = 32,
                                 .has_min = false,
-                                .half_scales = false,
+                                .super_scales = true,
                                 .split_scales = true,
                                 .unpack = UnpackQ6_K,
                                 .quantize = nullptr};

@@ -65,18 +65,18 @@ void QuantizeQ5_1(const float* values, std::byte* block) {
 }  // namespace
 
 const QuantFormat kQuantQ5_0 = {.format = TensorFormat::kQ5_0,
-                                .code_bits = 8,
+                                .code_bits = 5,
                                 .offset = 16,
                                 .has_min = false,
-                                .half_scales = true,
+                                .super_scales = false,
                                 .split_scales = false,
                                 .unpack = UnpackQ5_0,
                                 .quantize = QuantizeQ5_0};
 const QuantFormat kQuantQ5_1 = {.format = TensorFormat::kQ5_1,
-                                .code_bits = 8,
+                                .code_bits = 5,
                                 .offset = 0,
                                 .has_min = true,
-                                .half_scales = true,
+                                .super_scales = false,
                                 .split_scales = false,
                                 .unpack = UnpackQ5_1,
                                 .quantize = QuantizeQ5_1};

@@ -29,7 +29,7 @@ const QuantFormat kQuantQ8_0 = {.format = TensorFormat::kQ8_0,
                                 .code_bits = 8,
                                 .offset = 128,
                                 .has_min = false,
-                                .half_scales = true,
+                                .super_scales = false,
                                 .split_scales = false,
                                 .unpack = UnpackQ8_0,
                                 .quantize = QuantizeQ8_0};

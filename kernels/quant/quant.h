@@ -19,14 +19,20 @@ struct CodeGroup {
   uint8_t codes[kCodeGroup];
   float scale[2];  // of codes 0..15 and 16..31; they differ in Q6_K only
   float min;       // 0 in formats without one
+  // Formats with super scales: scale[i] = super_scale * scale_codes[i], min = super_min * min_code,
+  // exactly; super_scale and super_min are float16 numbers.
+  float super_scale, super_min;
+  int8_t scale_codes[2];
+  int8_t min_code;
 };
 
 struct QuantFormat {
   TensorFormat format;
-  int code_bits;  // 4 or 8: what a code needs
+  int code_bits;  // 4, 5, 6 or 8
   int offset;     // value = scale * (code - offset) + min
   bool has_min;
-  bool half_scales;   // scales and minima are float16 numbers in the file; else products, in float
+  bool super_scales;  // scales and minima are small integers times a float16 number of their block;
+                      // else they are float16 numbers themselves
   bool split_scales;  // a scale for 16 codes, not 32
   // Decodes one block into block_elements / 32 groups.
   void (*unpack)(const std::byte* block, CodeGroup* groups);

@@ -26,6 +26,13 @@ const float* RefKvCache::Read(int layer, int64_t slot, int kv_head, Which which,
   return scratch;
 }
 
+std::span<std::byte> RefKvCache::PageData(int layer, int32_t page, int32_t pages) {
+  CHECK(0 <= page && 0 <= pages && page + pages <= shape_.pages);
+  const uint64_t page_bytes = shape_.PageBytes() / shape_.layers;
+  const uint64_t at = (uint64_t(layer) * shape_.pages + page) * page_bytes;
+  return {data_.data() + at, page_bytes * pages};
+}
+
 Result<std::unique_ptr<KvCache>> AllocateRefKv(const KvShape& shape) {
   CheckKvShape(shape);
   ASSIGN_OR_RETURN(

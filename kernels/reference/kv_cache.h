@@ -13,9 +13,12 @@ class RefKvCache : public KvCache {
   RefKvCache(const KvShape& shape, HostBlock data) : shape_(shape), data_(std::move(data)) {}
   const KvShape& shape() const override { return shape_; }
 
-  // The slot of `position` of sequence `s`.
+  std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) override;
+
+  // The slot of `position` of sequence `s`; -1 where another rank keeps it.
   int64_t SlotOf(const BatchRows& rows, int32_t s, int32_t position) const {
     const int32_t page = rows.pages[rows.page_begin[s] + position / shape_.page_tokens];
+    if (page == -1) return -1;
     CHECK(page >= 0 && page < shape_.pages);
     return static_cast<int64_t>(page) * shape_.page_tokens + position % shape_.page_tokens;
   }

@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "common/strings.h"
 #include "kernels/host_memory.h"
+#include "kernels/read_bandwidth.h"
 #include "kernels/real_math.h"
 #include "kernels/reference/kv_cache.h"
 #include "kernels/reference/weight.h"
@@ -57,6 +59,15 @@ void ReferenceBackend::Download(const void* device, void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(host, device, bytes);
 }
 uint64_t ReferenceBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
+double ReferenceBackend::MeasureReadBandwidth(size_t bytes) {
+  return echelon::MeasureReadBandwidth(pool_, bytes, [](const float* values, int64_t n) {
+    float sums[64] = {};
+    for (int64_t i = 0; i < n; i += 64) {
+      for (int64_t j = 0; j < 64; ++j) sums[j] += values[i + j];
+    }
+    return std::accumulate(sums, sums + 64, 0.0f);
+  });
+}
 Result<std::unique_ptr<Weight>> ReferenceBackend::PackWeight(std::span<const HostMatrix> parts) {
   return PackRefWeight(parts);
 }
@@ -103,6 +114,7 @@ void ReferenceBackend::RopeAppend(const QkvArgs& args) {
       RotateHead(args.rope, args.rows.positions[t], dim, head);
     }
     const int64_t slot = cache.SlotOf(args.rows, args.rows.sequences[t], args.rows.positions[t]);
+    if (slot < 0) return;
     const float* keys = args.qkv.row(t) + static_cast<int64_t>(args.heads) * dim;
     const float* values = keys + static_cast<int64_t>(args.kv_heads) * dim;
     for (int h = 0; h < args.kv_heads; ++h) {

@@ -24,6 +24,7 @@ class ReferenceBackend : public Backend {
   void Upload(const void* host, void* device, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
+  double MeasureReadBandwidth(size_t bytes) override;
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
   void Synchronize() override {}
@@ -34,6 +35,7 @@ class ReferenceBackend : public Backend {
   void MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) override;
   void RopeAppend(const QkvArgs& args) override;
   void Attention(const AttentionArgs& args) override;
+  void MergeAttention(const MergeArgs& args) override;
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;

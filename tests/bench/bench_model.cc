@@ -1,7 +1,5 @@
 #include "tests/bench/bench_model.h"
 
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,9 +10,7 @@
 #include <utility>
 
 #include "common/check.h"
-#include "kernels/host_memory.h"
 #include "kernels/quant/quant.h"
-#include "kernels/thread_pool.h"
 
 namespace echelon::bench {
 
@@ -36,27 +32,6 @@ enum Slot {
 constexpr int64_t kSlotCols[kSlots] = {kWidth,      kWidth,  kQkvRows, kWidth,      kWidth,
                                        2 * kHidden, kHidden, kWidth,   kVocabulary, kWidth};
 constexpr float kEps = 1e-5f;
-
-double MeasureReadBandwidth(int threads) {
-  ThreadPool pool(threads);
-  HostBlock block(kModelBytes, /*zero=*/true);
-  CHECK(block.data() != nullptr);
-  const auto* words = block.as<const uint64_t>();
-  double best = 0.0;
-  for (int pass = 0; pass < 9; ++pass) {
-    const auto begin = std::chrono::steady_clock::now();
-    pool.ParallelFor(kModelBytes / 8, 8192, [&](int64_t from, int64_t to, int) {
-      uint64_t sums[16] = {};
-      for (int64_t i = from; i < to; i += 16) {
-        for (int j = 0; j < 16; ++j) sums[j] += words[i + j];
-      }
-      for (uint64_t sum : sums) benchmark::DoNotOptimize(sum);
-    });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    best = std::max(best, kModelBytes / seconds.count());
-  }
-  return best;
-}
 }  // namespace
 
 std::unique_ptr<Backend> MustMakeCpu(int threads) {
@@ -69,7 +44,7 @@ double ReadBandwidth(int threads) {
   static std::map<int, double> measured;
   const auto [at, inserted] = measured.try_emplace(threads, 0.0);
   if (inserted) {
-    at->second = MeasureReadBandwidth(threads);
+    at->second = MustMakeCpu(threads)->MeasureReadBandwidth(kModelBytes);
     std::printf("read bandwidth, %d threads, 96 MiB: %.1f GB/s\n", threads, at->second / 1e9);
   }
   return at->second;

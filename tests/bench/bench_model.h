@@ -31,8 +31,7 @@ inline constexpr MatrixShape kShapes[] = {
 
 // The CPU backend; ends the program where there is none.
 std::unique_ptr<Backend> MustMakeCpu(int threads);
-// Bytes a second that `threads` read from a block of kModelBytes, the best of 9 passes; measured
-// once and printed.
+// Bytes a second that `threads` read from a block of kModelBytes; measured once and printed.
 double ReadBandwidth(int threads);
 // What one token of the model reads: larger than second-level caches, as a decode step is.
 inline constexpr size_t kModelBytes = size_t{96} << 20;

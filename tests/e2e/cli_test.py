@@ -171,6 +171,40 @@ def test_perplexity_and_tokens(running):
     assert 1 < out["perplexity"] < 50, out
 
 
+def check_bench(report, repeat):
+    for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "served_tokens_per_s"):
+        assert 0 < report[name]["min"] <= report[name]["median"] <= report[name]["max"], report
+    assert report["repeat"] == repeat and report["streams"] == 3
+
+
+def test_bench(_):
+    """Its own group: the memory is measured, and the bytes of a token are those of the file's matrices and of keys and values."""
+    words = ["bench", "--model", MODEL, "--prompt", 40, "--gen", 8, "--streams", 3]
+    done = echelon(*words, "--repeat", 2, "--tp", 2, "--set", "worker.kv_type=f16", "--json")
+    report = last_json(done)
+    check_bench(report, 2)
+    assert done.stdout.count("\n") == 1 and "run 2 of 2" in done.stderr, done
+    assert report["layout"]["tp"] == 2 and len(report["backends"]) == 2
+    position = 30 * 2 * 3 * 64 * 2  # layers, keys and values, KV heads, values a head, bytes of a float16
+    weights = report["bytes_per_token"] - position * (40 + 8 / 2)
+    assert 0.9 < weights / service.SMOL.stat().st_size < 1.1, report
+    assert report["memory_read_gb_per_s"] > 0.1
+    expected = report["decode_tokens_per_s"]["median"] * report["bytes_per_token"] / report["memory_read_gb_per_s"] / 1e9
+    assert abs(report["bandwidth_fraction"]["median"] / expected - 1) < 1e-6, report
+    text = echelon(*words, "--repeat", 1).stdout
+    assert "prefill of 40" in text and "tokens/s" in text and "GB/s" in text, text
+
+
+def test_bench_of_a_running_service(running):
+    words = ["bench", "--model", MODEL, "--connect", running.endpoint, "--gen", 4, "--streams", 3, "--repeat", 1, "--json"]
+    report = last_json(echelon(*words, "--prompt", 20))
+    check_bench(report, 1)
+    assert report["memory_read_gb_per_s"] is None and report["bandwidth_fraction"] is None and report["bytes_per_token"] > 1e7
+    echelon("bench", "--connect", running.endpoint, status=2)
+    echelon("bench", "--model", MODEL, "--gen", 1, status=2)
+    assert "context" in echelon(*words, "--prompt", 100_000, status=1).stderr.strip().split("\n")[-1]
+
+
 def test_exit_statuses(_):
     for words, expected in [(["--tp", "10"], "9"), (["--pp", "31"], "30"), (["--sp", "2"], "sequence parallelism"),
                             (["--tp", "0"], "--tp"), (["--temperature", "nan"], "--temperature"), (["--wat"], "--wat"),

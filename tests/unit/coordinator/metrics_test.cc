@@ -10,7 +10,7 @@ namespace echelon {
 namespace {
 
 std::string Filled() {
-  static Metrics metrics("0.1.0+abc", "a \"model\"\nname");
+  Metrics metrics("0.1.0+abc", "a \"model\"\nname");
   metrics.ObserveQueueTime(0.4);
   metrics.ObserveFirstToken(0.03);
   metrics.ObserveInterToken(0.02);

@@ -218,6 +218,17 @@ TEST_F(WorkerGroupTest, SeesAClosedConnectionWithinAHeartbeat) {
   EXPECT_THAT(lost[0].error.message, HasSubstr("connection closed"));
 }
 
+TEST_F(WorkerGroupTest, NamesAllRanksThatAreFoundDeadTogether) {
+  Make();
+  BringUp();
+  script_.dead_ranks = {0, 1};
+  Pass(1000, {0, 1});
+  const std::vector<LostGroup> lost = group_->TakeLost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(lost[0].error.rank, 0);
+  EXPECT_EQ(lost[0].error.message, "rank 0 on host h: process 1000 died, as did rank 1 on host h");
+}
+
 TEST_F(WorkerGroupTest, TellsTheRanksOwnReasonRatherThanItsDeath) {
   Make();
   BringUp();

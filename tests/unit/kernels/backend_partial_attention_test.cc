@@ -1,0 +1,271 @@
+// Attention over parts of a sequence's pages and the merge of the parts: against the reference over
+// all of them at once; and that neither how a list is cut into calls nor company nor threads nor
+// the instruction set change a bit.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "tests/unit/kernels/backend_kit.h"
+
+namespace echelon {
+namespace {
+
+using test::FloatBuffer;
+using test::RandomFloats;
+
+struct Case {
+  std::string name;
+  int head_dim, heads, kv_heads;
+  int page_tokens, window, length, parts;
+  KvType type = KvType::kF32;
+};
+const Case kCases[] = {
+    {"two_parts", 64, 9, 3, 16, 0, 1200, 2, KvType::kF16},
+    {"three_parts_window", 32, 4, 2, 16, 300, 1100, 3},
+    {"window_of_less_than_a_round", 16, 2, 1, 16, 20, 200, 4},
+    {"odd_pages", 22, 3, 1, 5, 0, 700, 2},
+    {"more_parts_than_pages", 16, 2, 2, 8, 0, 20, 5},
+};
+
+// One sequence whose keys and values lie in shuffled pages of a cache.
+class Kept {
+ public:
+  Kept(Backend& backend, const Case& c) : backend_(backend), c_(c) {
+    pages_.resize((c.length + c.page_tokens - 1) / c.page_tokens);
+    std::iota(pages_.begin(), pages_.end(), 0);
+    std::shuffle(pages_.begin(), pages_.end(), std::mt19937_64(7));
+    auto cache = backend.AllocateKv({.layers = 2,
+                                     .pages = static_cast<int>(pages_.size()),
+                                     .page_tokens = c.page_tokens,
+                                     .kv_heads = c.kv_heads,
+                                     .head_dim = c.head_dim,
+                                     .type = c.type});
+    CHECK(cache.ok());
+    cache_ = std::move(cache).value();
+    const int cols = (c.heads + 2 * c.kv_heads) * c.head_dim;
+    const auto values = RandomFloats(int64_t{c.length} * cols, 11, 2.0f);
+    qkv_ = std::make_unique<FloatBuffer>(backend, c.length, cols, values);
+    positions_.resize(c.length);
+    std::iota(positions_.begin(), positions_.end(), 0);
+    sequences_.assign(c.length, 0);
+    page_begin_ = {0, static_cast<int32_t>(pages_.size())};
+    const std::vector<double> frequency(c.head_dim / 2, 0.0);
+    backend.RopeAppend({.qkv = qkv_->tensor(),
+                        .heads = c.heads,
+                        .kv_heads = c.kv_heads,
+                        .head_dim = c.head_dim,
+                        .rope = {frequency, false},
+                        .rows = {positions_, sequences_, page_begin_, pages_},
+                        .cache = cache_.get(),
+                        .layer = 1});
+    backend.Synchronize();
+  }
+
+  AttentionArgs Args() const {
+    AttentionArgs args;
+    args.q = qkv_->tensor().Cols(0, int64_t{c_.heads} * c_.head_dim);
+    args.heads = c_.heads;
+    args.head_dim = c_.head_dim;
+    args.group = c_.heads / c_.kv_heads;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
+    args.window = c_.window;
+    args.cache = cache_.get();
+    args.layer = 1;
+    return args;
+  }
+
+  std::vector<float> Whole(int from, int to) {
+    FloatBuffer out(backend_, to - from, int64_t{c_.heads} * c_.head_dim);
+    AttentionArgs args = Args();
+    args.q = args.q.Rows(from, to);
+    args.out = out.tensor();
+    args.rows = {std::span(positions_).subspan(from, to - from),
+                 std::span(sequences_).subspan(from, to - from), page_begin_, pages_};
+    backend_.Attention(args);
+    backend_.Synchronize();
+    return out.Read();
+  }
+
+  // The first position that row t sees of part `part`, and one behind the last, as places of the
+  // part's pages laid end to end: counted one by one.
+  std::pair<int32_t, int32_t> Seen(int32_t t, int part) const {
+    int32_t begin = 0, end = 0;
+    for (int32_t p = 0; p <= t; ++p) {
+      if (p / c_.page_tokens % c_.parts != part) continue;
+      ++end;
+      if (c_.window > 0 && p <= t - c_.window) ++begin;
+    }
+    return {begin, end};
+  }
+
+  // Rows [from, to) over every part, in calls of at most `pages_once` pages of a part; merged.
+  std::vector<float> InParts(int from, int to, int pages_once) {
+    const int64_t count = to - from, partial_cols = int64_t{c_.heads} * (c_.head_dim + 2);
+    FloatBuffer partials(backend_, count * c_.parts, partial_cols, partial_cols + 1, 1);
+    FloatBuffer out(backend_, count, int64_t{c_.heads} * c_.head_dim);
+    std::vector<std::vector<int32_t>> parts_of(count);
+    for (int part = 0; part < c_.parts; ++part) {
+      std::vector<int32_t> list;
+      for (size_t p = part; p < pages_.size(); p += c_.parts) list.push_back(pages_[p]);
+      std::vector<int32_t> begin(count), end(count);
+      for (int64_t i = 0; i < count; ++i) {
+        std::tie(begin[i], end[i]) = Seen(from + static_cast<int32_t>(i), part);
+        if (begin[i] < end[i]) parts_of[i].push_back(static_cast<int32_t>(part * count + i));
+      }
+      for (size_t at = 0; at < list.size(); at += pages_once) {
+        const size_t once = std::min(list.size() - at, static_cast<size_t>(pages_once));
+        AttendPages(std::span(list).subspan(at, once), from, begin, end,
+                    partials.tensor().Rows(part * count, (part + 1) * count));
+        for (int64_t i = 0; i < count; ++i) {
+          begin[i] -= pages_once * c_.page_tokens;
+          end[i] -= pages_once * c_.page_tokens;
+        }
+      }
+    }
+    std::vector<int32_t> merge_begin = {0}, merge;
+    for (const auto& rows : parts_of) {
+      merge.insert(merge.end(), rows.begin(), rows.end());
+      merge_begin.push_back(static_cast<int32_t>(merge.size()));
+    }
+    backend_.MergeAttention(
+        {partials.tensor(), merge_begin, merge, c_.heads, c_.head_dim, out.tensor()});
+    backend_.Synchronize();
+    EXPECT_TRUE(partials.GuardsIntact());
+    return out.Read();
+  }
+
+ private:
+  void AttendPages(std::span<const int32_t> pages, int from, std::span<const int32_t> begin,
+                   std::vector<int32_t> end, Tensor partials) {
+    for (int32_t& e : end) e = std::min<int32_t>(e, pages.size() * c_.page_tokens);
+    const std::vector<int32_t> page_begin = {0, static_cast<int32_t>(pages.size())};
+    const std::vector<int32_t> sequences(begin.size(), 0);
+    AttentionArgs args = Args();
+    args.q = args.q.Rows(from, from + partials.rows);
+    args.rows = {{}, sequences, page_begin, pages};
+    args.begin = begin;
+    args.end = end;
+    args.partials = partials;
+    backend_.Attention(args);
+    backend_.Synchronize();
+  }
+
+  Backend& backend_;
+  const Case& c_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<FloatBuffer> qkv_;
+  std::vector<int32_t> pages_, positions_, sequences_, page_begin_;
+};
+
+// Pages that are a whole number of splits.
+int SplitPages(const Case& c) { return std::lcm(kAttentionSplit, c.page_tokens) / c.page_tokens; }
+
+class BackendPartialAttention : public test::BackendTest {};
+
+// Both sides round each of at most 1,200 terms once or twice: 2 * 1200 * 2^-24 of values to 2, and
+// the scores' own error as in BackendAttention.
+TEST_P(BackendPartialAttention, PartsMergedAreTheWhole) {
+  auto reference = test::MustMake("reference", 1);
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    Kept wanted(*reference, c), kept(*backend_, c);
+    auto want = wanted.Whole(0, 20), got = kept.InParts(0, 20, 1 << 20);
+    for (const float v : wanted.Whole(c.length - 20, c.length)) want.push_back(v);
+    for (const float v : kept.InParts(c.length - 20, c.length, 1 << 20)) got.push_back(v);
+    ASSERT_EQ(got.size(), want.size());
+    double worst = 0.0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      ASSERT_FALSE(std::isnan(got[i])) << i;
+      worst = std::max(worst, std::fabs(static_cast<double>(got[i]) - want[i]));
+    }
+    EXPECT_LE(worst, 6e-4);
+  }
+}
+
+TEST_P(BackendPartialAttention, CallsAndCompanyKeepEveryBit) {
+  auto single = test::MustMake(GetParam().name, 1, GetParam().isa);
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    Kept kept(*backend_, c);
+    const int from = std::max(0, c.length - 40);
+    const auto whole = kept.InParts(from, c.length, 1 << 20);
+    EXPECT_TRUE(test::SameBits(whole, kept.InParts(from, c.length, SplitPages(c)))) << "calls";
+    EXPECT_TRUE(test::SameBits(whole, Kept(*single, c).InParts(from, c.length, 2 * SplitPages(c))));
+    const size_t row = whole.size() / (c.length - from);
+    const auto last = kept.InParts(c.length - 1, c.length, SplitPages(c));
+    EXPECT_TRUE(test::SameBits(last, std::span(whole).last(row))) << "company";
+  }
+}
+
+TEST_P(BackendPartialAttention, InstructionSetsAgree) {
+  if (GetParam().isa != "avx512") GTEST_SKIP() << "compared once, from the AVX-512 side";
+  auto narrow = test::MustMake("cpu", 1, "avx2");
+  for (const Case& c : kCases) {
+    const int from = std::max(0, c.length - 40);
+    EXPECT_TRUE(test::SameBits(Kept(*backend_, c).InParts(from, c.length, 1 << 20),
+                               Kept(*narrow, c).InParts(from, c.length, 1 << 20)))
+        << c.name;
+  }
+}
+
+// Pages that another rank keeps are not stored; the copy of a page reads as the page itself.
+TEST_P(BackendPartialAttention, PagesTravelAsBytes) {
+  const KvShape shape = {.layers = 2, .pages = 3, .page_tokens = 4, .kv_heads = 1, .head_dim = 16};
+  KvShape staging = shape;
+  staging.layers = 1;
+  staging.pages = 2;
+  auto cache = std::move(backend_->AllocateKv(shape)).value();
+  auto copy = std::move(backend_->AllocateKv(staging)).value();
+  const auto values = RandomFloats(8 * 48, 3);
+  FloatBuffer qkv(*backend_, 8, 48, values);
+  const std::vector<int32_t> positions = {0, 1, 2, 3, 4, 5, 6, 7}, sequences(8, 0);
+  const std::vector<int32_t> page_begin = {0, 2}, pages = {-1, 2};
+  const std::vector<double> frequency(8, 0.0);
+  const auto untouched = cache->PageData(1, 0, 2);
+  std::fill(untouched.begin(), untouched.end(), std::byte{7});
+  backend_->RopeAppend({.qkv = qkv.tensor(),
+                        .heads = 1,
+                        .kv_heads = 1,
+                        .head_dim = 16,
+                        .rope = {frequency, false},
+                        .rows = {positions, sequences, page_begin, pages},
+                        .cache = cache.get(),
+                        .layer = 1});
+  backend_->Synchronize();
+  EXPECT_TRUE(std::all_of(untouched.begin(), untouched.end(),
+                          [](std::byte b) { return b == std::byte{7}; }));
+  const auto from = cache->PageData(1, 2, 1), to = copy->PageData(0, 1, 1);
+  ASSERT_EQ(from.size(), to.size());
+  std::copy(from.begin(), from.end(), to.begin());
+
+  const auto attend = [&](const KvCache& kv, int layer, int32_t page) {
+    const std::vector<int32_t> list = {page}, list_begin = {0, 1}, row = {0}, begin = {0},
+                               end = {4};
+    FloatBuffer partial(*backend_, 1, 18);
+    AttentionArgs args;
+    args.q = qkv.tensor().Cols(0, 16).Rows(7, 8);
+    args.heads = 1;
+    args.head_dim = 16;
+    args.scale = 0.25f;
+    args.rows = {{}, row, list_begin, list};
+    args.begin = begin;
+    args.end = end;
+    args.partials = partial.tensor();
+    args.cache = &kv;
+    args.layer = layer;
+    backend_->Attention(args);
+    backend_->Synchronize();
+    return partial.Read();
+  };
+  EXPECT_TRUE(test::SameBits(attend(*cache, 1, 2), attend(*copy, 0, 1)));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BackendPartialAttention, testing::ValuesIn(test::BackendCases()),
+                         test::CaseName);
+
+}  // namespace
+}  // namespace echelon
