@@ -35,6 +35,7 @@ struct WorkerSettings {
   std::string kv_type = "auto";      // auto | f32 | f16
   int64_t page_tokens = 16;
   std::string measure_memory = "no"; // no | yes
+  std::string trace;                 // folder; "" = none
 };
 struct SchedulerSettings {
   int64_t queue_requests_max = 256;

@@ -142,6 +142,9 @@ void AddWorker(std::vector<ConfigRow>& rows) {
   add.Choice("measure_memory", &S::measure_memory, {"no", "yes"},
              "Whether each rank measures how fast its threads read memory before it is ready, for "
              "status and benchmarks.");
+  add.Text("trace", &S::trace,
+           "A folder on each host: as it ends, every rank writes there when each operation and "
+           "message of its first steps began and ended; empty: off.");
 }
 
 void AddScheduler(std::vector<ConfigRow>& rows) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/nearest_layouts.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -35,27 +36,22 @@ Status ParallelLayout::Validate(const ModelConfig& model) const {
   if (sp > 1) {
     return Error{ErrorCode::kUnsupported,
                  StrCat("sp = ", sp, ": sequence parallelism is not built yet; use sp = 1 with tp ",
-                        "and pp"), "sp"};
+                        "and pp"),
+                 "sp"};
   }
-  if (tp > model.n_heads) {
-    return InvalidArgument(StrCat("tp = ", tp, ": the model has ", model.n_heads,
-                                  " query heads; allowed are 1 to ", model.n_heads), "tp");
-  }
-  if (pp > model.n_layers()) {
-    return InvalidArgument(StrCat("pp = ", pp, ": the model has ", model.n_layers(),
-                                  " layers; allowed are 1 to ", model.n_layers()), "pp");
-  }
+  RETURN_IF_ERROR(CheckLayoutLimits(*this, model, LimitsOf(model, 0, /*page_tokens=*/1)));
   if (layers_per_stage.empty()) return {};
   int64_t sum = 0;
   for (const int layers : layers_per_stage) {
-    if (layers < 1) return InvalidArgument("layers_per_stage: every stage needs a layer",
-                                           "layers_per_stage");
+    if (layers < 1)
+      return InvalidArgument("layers_per_stage: every stage needs a layer", "layers_per_stage");
     sum += layers;
   }
   if (static_cast<int>(layers_per_stage.size()) != pp || sum != model.n_layers()) {
-    return InvalidArgument(StrCat("layers_per_stage: ", layers_per_stage.size(), " stages with ",
-                                  sum, " layers; pp is ", pp, " and the model has ",
-                                  model.n_layers()), "layers_per_stage");
+    return InvalidArgument(
+        StrCat("layers_per_stage: ", layers_per_stage.size(), " stages with ", sum,
+               " layers; pp is ", pp, " and the model has ", model.n_layers()),
+        "layers_per_stage");
   }
   return {};
 }
@@ -64,13 +60,12 @@ namespace {
 
 // Weights read per token, in elements.
 int64_t LayerCost(const ModelConfig& m) {
-  const int64_t attention =
-      int64_t{m.d_model} * m.head_dim * (2 * m.n_heads + 2 * m.n_kv_heads);
+  const int64_t attention = int64_t{m.d_model} * m.head_dim * (2 * m.n_heads + 2 * m.n_kv_heads);
   return attention + 3 * int64_t{m.d_model} * m.d_ff;
 }
 
-// Layers per stage with the smallest greatest cost; the head belongs to the last stage. The last stage
-// takes what fits beside the head under the cost of `most` layers; the others share the rest.
+// Layers per stage with the smallest greatest cost; the head belongs to the last stage. The last
+// stage takes what fits beside the head under the cost of `most` layers; the others share the rest.
 std::vector<int> BalancedStages(const ModelConfig& m, int stages) {
   const int layers = m.n_layers();
   if (stages == 1) return {layers};
@@ -94,9 +89,8 @@ std::vector<int> BalancedStages(const ModelConfig& m, int stages) {
 
 Range LayersOfStage(const ModelConfig& model, const ParallelLayout& layout, int stage) {
   CHECK(0 <= stage && stage < layout.pp);
-  const std::vector<int> counts = layout.layers_per_stage.empty()
-                                      ? BalancedStages(model, layout.pp)
-                                      : layout.layers_per_stage;
+  const std::vector<int> counts =
+      layout.layers_per_stage.empty() ? BalancedStages(model, layout.pp) : layout.layers_per_stage;
   int64_t begin = 0;
   for (int s = 0; s < stage; ++s) begin += counts[s];
   return {begin, begin + counts[stage]};
@@ -123,24 +117,34 @@ ShardSpec SpecOf(const ModelConfig& model, const TensorShard& shard, TensorRole 
   const Range kv{shard.kv_heads.begin * d, shard.kv_heads.end * d};
   switch (role) {
     case TensorRole::kEmbedding:
-    case TensorRole::kLmHead: return {true, false, shard.vocab};
-    case TensorRole::kQuery: return {true, false, q};
+    case TensorRole::kLmHead:
+      return {true, false, shard.vocab};
+    case TensorRole::kQuery:
+      return {true, false, q};
     case TensorRole::kKey:
-    case TensorRole::kValue: return {true, false, kv};
-    case TensorRole::kQueryBias: return {false, true, q};
+    case TensorRole::kValue:
+      return {true, false, kv};
+    case TensorRole::kQueryBias:
+      return {false, true, q};
     case TensorRole::kKeyBias:
-    case TensorRole::kValueBias: return {false, true, kv};
-    case TensorRole::kAttentionOut: return {false, true, q};
+    case TensorRole::kValueBias:
+      return {false, true, kv};
+    case TensorRole::kAttentionOut:
+      return {false, true, q};
     case TensorRole::kGate:
-    case TensorRole::kUp: return {true, false, shard.ff};
-    case TensorRole::kDown: return {false, true, shard.ff};
+    case TensorRole::kUp:
+      return {true, false, shard.ff};
+    case TensorRole::kDown:
+      return {false, true, shard.ff};
     case TensorRole::kQueryNorm:
-    case TensorRole::kKeyNorm: return {false, false, {0, d}};
+    case TensorRole::kKeyNorm:
+      return {false, false, {0, d}};
     case TensorRole::kFinalNorm:
     case TensorRole::kAttentionNorm:
     case TensorRole::kPostAttentionNorm:
     case TensorRole::kMlpNorm:
-    case TensorRole::kPostMlpNorm: return {false, false, {0, model.d_model}};
+    case TensorRole::kPostMlpNorm:
+      return {false, false, {0, model.d_model}};
   }
   CHECK_MSG(false, "unknown role");
   return {};

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/nearest_layouts.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -153,7 +154,11 @@ Result<RunSetup> SetUpRun(const ServiceConfig& config) {
   options.dummy_seed = static_cast<uint64_t>(config.model.dummy_seed);
   ASSIGN_OR_RETURN(setup.checkpoint, OpenCheckpoint(config.model.path, options));
   ASSIGN_OR_RETURN(setup.effective, ModelFrom(setup.checkpoint->config(), config.model));
-  RETURN_IF_ERROR(setup.layout.Validate(setup.effective.model));
+  const ModelConfig& model = setup.effective.model;
+  RETURN_IF_ERROR(setup.layout.Validate(model));
+  const LayoutLimits limits =
+      LimitsOf(model, config.model.context_max_tokens, config.worker.page_tokens);
+  RETURN_IF_ERROR(CheckLayoutLimits(setup.layout, model, limits));
   return setup;
 }
 

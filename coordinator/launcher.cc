@@ -208,6 +208,14 @@ Result<std::vector<std::string>> ExpectedHosts(const GroupSettings& settings, in
   return expected;
 }
 
+Result<int64_t> SlotsOf(const GroupSettings& settings) {
+  if (settings.launcher != "hostfile") return int64_t{0};
+  ASSIGN_OR_RETURN(const auto hosts, ReadHosts(settings.hosts));
+  int64_t slots = 0;
+  for (const HostSlots& entry : hosts) slots += entry.slots;
+  return slots;
+}
+
 Result<std::string> ControlBindEndpoint(const GroupSettings& settings) {
   ASSIGN_OR_RETURN(const Way* way, FindWay(settings.launcher));
   ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(settings.endpoint));

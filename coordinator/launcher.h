@@ -37,6 +37,9 @@ Result<LaunchCommand> MakeLaunchCommand(const LaunchRequest& request);
 // about ranks that have not joined.
 Result<std::vector<std::string>> ExpectedHosts(const GroupSettings& settings, int world);
 
+// Ranks that the hosts take, where a host file says so; 0 = the settings do not tell.
+Result<int64_t> SlotsOf(const GroupSettings& settings);
+
 // Where to bind the workers' socket: group.endpoint, except that a loopback address cannot be
 // reached from other hosts and gives way to group.interface, or to the route towards the first
 // other host.

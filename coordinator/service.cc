@@ -9,9 +9,11 @@
 
 #include "common/control.h"
 #include "common/model/chat_template.h"
+#include "common/nearest_layouts.h"
 #include "common/run_setup.h"
 #include "common/strings.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/launcher.h"
 #include "coordinator/metrics_http.h"
 
 namespace echelon {
@@ -82,6 +84,11 @@ class Service {
 
 Status Service::Start() {
   ASSIGN_OR_RETURN(const RunSetup setup, SetUpRun(config_));
+  ASSIGN_OR_RETURN(const int64_t slots, SlotsOf(config_.group));
+  RETURN_IF_ERROR(
+      CheckLayoutLimits(setup.layout, setup.effective.model,
+                        LimitsOf(setup.effective.model, config_.model.context_max_tokens,
+                                 config_.worker.page_tokens, slots)));
   if (!setup.effective.warning.empty()) logger_.Warn(setup.effective.warning);
   auto tokenizer = LoadTokenizer(config_.model.path);
   if (tokenizer.ok()) {

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "common/model_config.h"
+#include "common/rank_part.h"
 #include "kernels/backend.h"
-#include "worker/rank_part.h"
 #include "worker/weights.h"
 
 namespace echelon {

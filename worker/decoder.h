@@ -13,14 +13,14 @@
 #include <span>
 #include <vector>
 
+#include "common/block_schedule.h"
 #include "common/model_config.h"
+#include "common/rank_part.h"
 #include "common/result.h"
 #include "kernels/backend.h"
 #include "worker/attention.h"
-#include "worker/block_schedule.h"
 #include "worker/comm/communicator.h"
 #include "worker/mlp.h"
-#include "worker/rank_part.h"
 #include "worker/weights.h"
 
 namespace echelon {

@@ -4,12 +4,12 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/rank_part.h"
 #include "common/strings.h"
 #include "worker/batch_layout.h"
 #include "worker/decoder.h"
 #include "worker/kv_cache.h"
 #include "worker/output_stage.h"
-#include "worker/rank_part.h"
 #include "worker/timing_report.h"
 #include "worker/token_ring.h"
 

@@ -8,10 +8,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/rank_part.h"
 #include "common/result.h"
 #include "common/step.h"
 #include "kernels/backend.h"
-#include "worker/rank_part.h"
 
 namespace echelon {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "common/rank_part.h"
 #include "worker/comm/local_comm.h"
-#include "worker/rank_part.h"
 #include "worker/weights.h"
 
 namespace echelon {

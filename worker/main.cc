@@ -6,10 +6,37 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <optional>
 
 #include "common/control.h"
+#include "common/model/checkpoint.h"
+#include "common/planner/hosts_file.h"
+#include "worker/calibration.h"
 #include "worker/control_link.h"
 #include "worker/worker_process.h"
+
+namespace {
+
+int PrintCalibration(const std::string& model) {
+  using namespace echelon;
+  const auto checkpoint = OpenCheckpoint(model);
+  Status status = checkpoint.ok() ? Status() : Status(checkpoint.error());
+  std::optional<Calibrator> calibrator;
+  if (status.ok()) calibrator.emplace(**checkpoint, BackendOptions{});
+  constexpr int kRounds = 2;
+  for (int round = 0; status.ok() && round < kRounds; ++round) status = calibrator->Measure();
+  if (!status.ok()) {
+    std::fprintf(stderr, "echelon-worker: %s\n", status.error().message.c_str());
+    return kExitUsage;
+  }
+  const Calibration measured = calibrator->Rates();
+  Cluster cluster{{measured.host}, measured.inside, measured.inside};
+  cluster.hosts[0].slots = measured.host.cores;
+  std::fputs(PrintHosts(cluster).c_str(), stdout);
+  return kExitClean;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // No rank outlives its launcher's process on this host; across hosts the lease sees to it.
@@ -21,10 +48,14 @@ int main(int argc, char** argv) {
   prctl(PR_SET_TIMERSLACK, 1'000);
 
   echelon::WorkerFlags flags;
+  std::string calibrate;
   CLI::App app("One rank of an Echelon worker group; mpirun or srun starts it");
   app.set_version_flag("--version", echelon::BuildId());
   app.add_option("--coordinator", flags.coordinator, "the coordinator's socket for workers")
-      ->required();
+      ->type_name("ENDPOINT");
+  app.add_option("--calibrate", calibrate,
+                 "measure this machine with a model and print a hosts file for echelon plan")
+      ->type_name("MODEL");
   app.add_option("--epoch", flags.epoch, "of the group; 0 = ask the coordinator");
   app.add_option("--join-timeout-ms", flags.join_timeout_ms,
                  "how long to wait for the coordinator and the other ranks")
@@ -33,6 +64,11 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? echelon::kExitClean : echelon::kExitUsage;
+  }
+  if (!calibrate.empty()) return PrintCalibration(calibrate);
+  if (flags.coordinator.empty()) {
+    std::fprintf(stderr, "echelon-worker: --coordinator or --calibrate is required\n");
+    return echelon::kExitUsage;
   }
   const int status = echelon::RunWorker(flags);
   if (status != echelon::kExitClean) {

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "common/strings.h"
+#include "common/tensor_shards.h"
 #include "kernels/quant/quant.h"
-#include "worker/tensor_shards.h"
 
 namespace echelon {
 

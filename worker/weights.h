@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "common/model/checkpoint.h"
+#include "common/rank_part.h"
 #include "common/result.h"
 #include "kernels/backend.h"
-#include "worker/rank_part.h"
 
 namespace echelon {
 

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/model/checkpoint.h"
 #include "common/network.h"
+#include "common/rank_part.h"
 #include "common/run_setup.h"
 #include "common/strings.h"
 #include "kernels/backend.h"
@@ -24,7 +25,7 @@
 #include "worker/control_link.h"
 #include "worker/executor.h"
 #include "worker/plan_channel.h"
-#include "worker/rank_part.h"
+#include "worker/trace.h"
 #include "worker/weights.h"
 
 namespace echelon {
@@ -67,6 +68,7 @@ class WorkerProcess {
   void MeasureMemory();
   void AnnounceReady();
   Status Serve();
+  Status WriteTrace() const;
 
  private:
   Status ServeAsLead();
@@ -79,6 +81,7 @@ class WorkerProcess {
   const SystemClock clock_;
   ServiceConfig config_;
   ParallelLayout layout_;
+  std::unique_ptr<Trace> trace_;         // where asked for; told by all that follows
   std::unique_ptr<MpiEnvironment> mpi_;  // before all that uses it: destroyed last
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<PlanChannel> plans_;
@@ -98,6 +101,9 @@ Status WorkerProcess::Configure(const std::string& yaml) {
     return InvalidArgument(StrCat("the layout needs ", layout_.world(), " ranks, ", identity_.world,
                                   " were launched"));
   }
+  if (!config_.worker.trace.empty()) {
+    trace_ = std::make_unique<Trace>(identity_.rank, HostName());
+  }
   link_.StartLease(config_.group.heartbeat_interval_ms, config_.group.lease_ms);
   return {};
 }
@@ -111,6 +117,7 @@ Status WorkerProcess::StartMpi() {
                                 identity_.world, ": start echelon-worker by one launcher alone"));
   }
   plans_ = std::make_unique<PlanChannel>(*world_);
+  if (trace_) world_ = MakeTracedComm(std::move(world_), *trace_);
   return {};
 }
 
@@ -122,6 +129,7 @@ Status WorkerProcess::OpenModel() {
                         ? static_cast<int>(config_.worker.threads)
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
   ASSIGN_OR_RETURN(backend_, MakeBackend(options));
+  if (trace_) backend_ = MakeTimedBackend(std::move(backend_), *trace_);
   ASSIGN_OR_RETURN(RunSetup setup, SetUpRun(config_));
   checkpoint_ = std::move(setup.checkpoint);
   model_ = std::move(setup.effective.model);
@@ -148,6 +156,10 @@ Status WorkerProcess::Load() {
                                backend_->FreeMemoryBytes() / on_host, *backend_, progress));
   weight_bytes_ = weights.bytes;
   token_bytes_ = TokenBytes(weights);
+  if (trace_) {
+    const RankPart part = PartOf(model_, layout_, identity_.rank);
+    trace_->NameWeights(weights, static_cast<int>(part.layers.begin));
+  }
   ExecutorOptions options;
   options.layout = layout_;
   options.rank = identity_.rank;
@@ -220,9 +232,15 @@ Status WorkerProcess::ServeAsFollower() {
 
 Status WorkerProcess::RunPlan(const std::string& bytes) {
   ASSIGN_OR_RETURN(const StepPlan plan, DecodePlan(bytes));
+  const int64_t begin_ns = Trace::NowNs();
   ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor_->Run(plan));
+  if (trace_) trace_->AddStep(plan, begin_ns);
   if (result) link_.SendResult(*result);
   return {};
+}
+
+Status WorkerProcess::WriteTrace() const {
+  return trace_ ? trace_->Write(config_.worker.trace) : Status();
 }
 
 // Joins, loads and serves; the error is this rank's last word.
@@ -233,7 +251,8 @@ Status Live(WorkerProcess& worker, const std::string& config) {
   RETURN_IF_ERROR(worker.Agree());
   RETURN_IF_ERROR(worker.Load());
   worker.AnnounceReady();
-  return worker.Serve();
+  RETURN_IF_ERROR(worker.Serve());
+  return worker.WriteTrace();
 }
 
 }  // namespace

@@ -248,13 +248,9 @@ Entry AddPerplexity(CLI::App& root) {
           }};
 }
 
-Entry AddBench(CLI::App& root) {
-  auto options = std::make_shared<BenchOptions>();
-  CLI::App* app = root.add_subcommand(
-      "bench",
-      "how fast the service is: prefill and decode of one stream, then several streams at once, "
-      "all over the client API; medians with their spread");
-  AddServiceOptions(app, &options->service, true);
+// What a measurement asks of the service.
+template <typename Options>
+void AddLoadOptions(CLI::App* app, Options* options) {
   app->add_option("--prompt", options->prompt, "tokens of each prompt")
       ->check(kPositive)
       ->type_name("N")
@@ -263,10 +259,20 @@ Entry AddBench(CLI::App& root) {
       ->check(CLI::Range(int64_t{2}, kCountMax))
       ->type_name("N")
       ->capture_default_str();
-  app->add_option("--streams", options->streams, "requests at once for the served speed")
+  app->add_option("--streams", options->streams, "requests at once, after a single one")
       ->check(kPositive)
       ->type_name("N")
       ->capture_default_str();
+}
+
+Entry AddBench(CLI::App& root) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* app = root.add_subcommand(
+      "bench",
+      "how fast the service is: prefill and decode of one stream, then several streams at once, "
+      "all over the client API; medians with their spread");
+  AddServiceOptions(app, &options->service, true);
+  AddLoadOptions(app, options.get());
   app->add_option("--repeat", options->repeat, "runs that count, after one that warms up")
       ->check(kPositive)
       ->type_name("N")
@@ -276,6 +282,26 @@ Entry AddBench(CLI::App& root) {
             std::string problem = CheckService(options->service);
             if (problem.empty() && options->service.model.empty()) {
               problem = "--model is needed for its vocabulary and its attention windows";
+            }
+            return Finish(*options, std::move(problem));
+          }};
+}
+
+Entry AddTrace(CLI::App& root) {
+  auto options = std::make_shared<TraceOptions>();
+  CLI::App* app = root.add_subcommand(
+      "trace",
+      "what every rank of a local group does in some steps, as a file for Perfetto or Chrome's "
+      "tracing page: operations, messages in flight, waits");
+  AddServiceOptions(app, &options->service, true);
+  AddLoadOptions(app, options.get());
+  app->add_option("--out", options->out, "the file that is written")
+      ->type_name("FILE.json")
+      ->capture_default_str();
+  return {app, [options] {
+            std::string problem = CheckService(options->service);
+            if (problem.empty() && !options->service.connect.empty()) {
+              problem = "a trace needs a group of its own: give --model, not --connect";
             }
             return Finish(*options, std::move(problem));
           }};
@@ -325,6 +351,54 @@ Entry AddStatus(CLI::App& root) {
   return {app, [options] { return Finish(*options, ""); }};
 }
 
+Entry AddPlan(CLI::App& root) {
+  auto options = std::make_shared<PlanOptions>();
+  CLI::App* app = root.add_subcommand(
+      "plan", "which layout suits which hosts: bytes, times, what would not fit; loads nothing");
+  app->add_option("--model", options->model, "the model")->required()->type_name("PATH");
+  app->add_option("--hosts", options->hosts,
+                  "the machines, as YAML (docs/parallelism.md; --calibrate prints this one's)")
+      ->type_name("FILE");
+  app->add_option("--context", options->context,
+                  StrCat("positions of every stream; default ", kPlanContextDefault))
+      ->check(kPositive);
+  app->add_option("--streams", options->streams, "sequences at once")
+      ->check(CLI::Range(int64_t{1}, int64_t{1 << 20}))
+      ->capture_default_str();
+  app->add_option("--step-tokens-max", options->step_tokens_max, "rows of a prefill step")
+      ->check(CLI::Range(int64_t{1}, int64_t{1 << 20}))
+      ->capture_default_str();
+  app->add_option("--load-format", options->load_format, "dummy: a configuration without weights")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->capture_default_str();
+  app->add_option("--schedule", options->schedule, "block schedule, against the checkpoint's own")
+      ->check(CLI::IsMember({"standard", "ladder", "parallel", "desync"}));
+  app->add_option("--ladder-layers", options->ladder_layers, "with --schedule ladder")
+      ->type_name("LAYERS");
+  app->add_option("--desync-pattern", options->desync_pattern, "with --schedule desync")
+      ->type_name("P");
+  app->add_option("--rows", options->rows, "runners-up shown, and layouts that do not fit")
+      ->check(kCounts)
+      ->capture_default_str();
+  app->add_flag("--calibrate", options->calibrate,
+                "measure this machine with the model, some seconds, and print a hosts file");
+  app->add_flag("--json", options->json, "one JSON object on stdout's last line");
+  return {app, [options] {
+            const bool missing = options->hosts.empty() && !options->calibrate;
+            return Finish(*options, missing ? "give --hosts FILE, or --calibrate to make one" : "");
+          }};
+}
+
+Entry AddSimulate(CLI::App& root) {
+  auto options = std::make_shared<SimulateOptions>();
+  CLI::App* app = root.add_subcommand(
+      "simulate", "predicted speed of 70B and 405B models on 8 to 1,024 H100 GPUs");
+  app->add_option("--out", options->out, "a folder for curves (SVG) and figures (CSV, JSON)")
+      ->type_name("FOLDER");
+  app->add_flag("--json", options->json, "without --out: JSON on stdout, not CSV");
+  return {app, [options] { return Finish(*options, ""); }};
+}
+
 }  // namespace
 
 Result<std::variant<Command, HelpText>> ParseCommandLine(
@@ -333,9 +407,11 @@ Result<std::variant<Command, HelpText>> ParseCommandLine(
   CLI::App root("Echelon: large language models over several machines", "echelon");
   root.set_version_flag("--version", BuildId());
   root.require_subcommand(1);
-  const std::vector<Entry> entries = {
-      AddGenerate(root), AddRun(root),     AddChat(root),  AddPerplexity(root),  AddBench(root),
-      AddTokenize(root), AddInspect(root), AddServe(root), AddCheckConfig(root), AddStatus(root)};
+  const std::vector<Entry> entries = {AddGenerate(root),    AddRun(root),     AddChat(root),
+                                      AddPerplexity(root),  AddBench(root),   AddTrace(root),
+                                      AddTokenize(root),    AddInspect(root), AddServe(root),
+                                      AddCheckConfig(root), AddStatus(root),  AddPlan(root),
+                                      AddSimulate(root)};
   std::vector<std::string> names;
   for (const Entry& entry : entries) names.push_back(entry.app->get_name());
   const std::string first = arguments.empty() ? "-" : arguments.front();

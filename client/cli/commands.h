@@ -13,10 +13,13 @@ Status RunRun(const RunOptions& options, Interrupts& interrupts);
 Status RunChat(const ChatOptions& options, Interrupts& interrupts);
 Status RunPerplexity(const PerplexityOptions& options, Interrupts& interrupts);
 Status RunBench(const BenchOptions& options, Interrupts& interrupts);
+Status RunTrace(const TraceOptions& options, Interrupts& interrupts);
 Status RunTokenize(const TokenizeOptions& options);
 Status RunInspect(const InspectOptions& options);
 Status RunServe(const ServeOptions& options, Interrupts& interrupts);
 Status RunCheckConfig(const CheckConfigOptions& options);
 Status RunStatus(const StatusOptions& options);
+Status RunPlan(const PlanOptions& options);
+Status RunSimulate(const SimulateOptions& options);
 
 }  // namespace echelon

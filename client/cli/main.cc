@@ -25,11 +25,14 @@ class Runner {
     return RunPerplexity(options, interrupts_);
   }
   Status operator()(const BenchOptions& options) { return RunBench(options, interrupts_); }
+  Status operator()(const TraceOptions& options) { return RunTrace(options, interrupts_); }
   Status operator()(const TokenizeOptions& options) { return RunTokenize(options); }
   Status operator()(const InspectOptions& options) { return RunInspect(options); }
   Status operator()(const ServeOptions& options) { return RunServe(options, interrupts_); }
   Status operator()(const CheckConfigOptions& options) { return RunCheckConfig(options); }
   Status operator()(const StatusOptions& options) { return RunStatus(options); }
+  Status operator()(const PlanOptions& options) { return RunPlan(options); }
+  Status operator()(const SimulateOptions& options) { return RunSimulate(options); }
 
  private:
   Interrupts& interrupts_;

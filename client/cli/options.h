@@ -77,6 +77,14 @@ struct BenchOptions {
   bool json = false;
 };
 
+struct TraceOptions {
+  ServiceOptions service;
+  int64_t prompt = 128;
+  int64_t gen = 16;
+  int64_t streams = 1;
+  std::string out = "trace.json";
+};
+
 struct TokenizeOptions {
   std::string model;
   std::string text;
@@ -103,8 +111,31 @@ struct StatusOptions {
   bool json = false;
 };
 
+inline constexpr int64_t kPlanContextDefault = 4096;
+
+struct PlanOptions {
+  std::string model;
+  std::string hosts;  // hosts file (common/planner/hosts_file.h)
+  std::string load_format = "auto";
+  std::string schedule;  // "" = the checkpoint's
+  std::string ladder_layers;
+  std::string desync_pattern;
+  int64_t context = 0;  // positions a stream; 0: kPlanContextDefault or the model's
+  int64_t streams = 1;
+  int64_t step_tokens_max = 512;
+  int64_t rows = 5;  // of runners-up, and of what does not fit
+  bool calibrate = false;
+  bool json = false;
+};
+
+struct SimulateOptions {
+  std::string out;  // folder; "": the figures on stdout
+  bool json = false;
+};
+
 using Command =
     std::variant<GenerateOptions, RunOptions, ChatOptions, PerplexityOptions, BenchOptions,
-                 TokenizeOptions, InspectOptions, ServeOptions, CheckConfigOptions, StatusOptions>;
+                 TraceOptions, TokenizeOptions, InspectOptions, ServeOptions, CheckConfigOptions,
+                 StatusOptions, PlanOptions, SimulateOptions>;
 
 }  // namespace echelon

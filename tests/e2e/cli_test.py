@@ -205,6 +205,28 @@ def test_bench_of_a_running_service(running):
     assert "context" in echelon(*words, "--prompt", 100_000, status=1).stderr.strip().split("\n")[-1]
 
 
+def test_trace(_):
+    """Every op of both ranks by its layer, and every sum in flight with the wait that ended it; nothing but the file stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder, "trace.json")
+        echelon("trace", "--model", MODEL, "--tp", 2, "--prompt", 20, "--gen", 4, "--streams", 2, "--out", out)
+        events = json.loads(out.read_text())
+        assert [path.name for path in pathlib.Path(folder).iterdir()] == ["trace.json"]
+        for rank in (0, 1):
+            mine = [event for event in events if event["pid"] == rank]
+            steps = [event["args"] for event in mine if event["name"] == "step"]
+            assert {"rows": 20, "sequences": 1} in steps and {"rows": 2, "sequences": 2} in steps, steps
+            for name, layers in (("gate_up", 30), ("attention", 30), ("head", 1)):
+                ops = [event for event in mine if event["name"] == name]
+                assert len(ops) == layers * len(steps) and len({event["args"]["layer"] for event in ops}) == layers, (name, len(ops), len(steps))
+            sums = [event for event in mine if event["name"] == "all_reduce"]
+            assert len([event for event in sums if event["ph"] == "b"]) >= 61 * len(steps), len(sums)  # two a layer and the embedding's
+            waits = {event["ts"] + event["dur"] for event in sums if event["ph"] == "X"}
+            assert all(min(abs(event["ts"] - end) for end in waits) < 0.01 for event in sums if event["ph"] == "e")
+        echelon("trace", "--model", MODEL, "--out", pathlib.Path(folder, "no/such/place.json"), status=2)
+    echelon("trace", "--model", MODEL, "--connect", "tcp://127.0.0.1:1", status=2)
+
+
 def test_exit_statuses(_):
     for words, expected in [(["--tp", "10"], "9"), (["--pp", "31"], "30"), (["--sp", "2"], "sequence parallelism"),
                             (["--tp", "0"], "--tp"), (["--temperature", "nan"], "--temperature"), (["--wat"], "--wat"),

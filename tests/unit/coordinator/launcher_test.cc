@@ -88,8 +88,10 @@ TEST(ExpectedHosts, FillSlotsInOrder) {
   const auto few = ExpectedHosts(settings, 4);
   ASSERT_FALSE(few.ok());
   EXPECT_THAT(few.error().message, HasSubstr("3 slots for 4 ranks"));
+  EXPECT_EQ(*SlotsOf(settings), 3);
   settings.launcher = "local";
   EXPECT_THAT(*ExpectedHosts(settings, 2), ElementsAre(HostName(), HostName()));
+  EXPECT_EQ(*SlotsOf(settings), 0);  // as many as are asked for
 }
 
 TEST(ExpectedHosts, ReadHostFiles) {

@@ -1,4 +1,4 @@
-#include "worker/rank_part.h"
+#include "common/rank_part.h"
 
 namespace echelon {
 

@@ -1,4 +1,4 @@
-#include "worker/block_schedule.h"
+#include "common/block_schedule.h"
 
 #include "common/check.h"
 

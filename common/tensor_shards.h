@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/model/checkpoint.h"
+#include "common/rank_part.h"
 #include "common/result.h"
-#include "worker/rank_part.h"
 
 namespace echelon {
 

@@ -1,4 +1,4 @@
-#include "worker/tensor_shards.h"
+#include "common/tensor_shards.h"
 
 #include "common/check.h"
 #include "common/strings.h"

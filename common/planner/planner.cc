@@ -1,0 +1,125 @@
+#include "common/planner/planner.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/check.h"
+#include "common/strings.h"
+
+namespace echelon {
+
+namespace {
+
+// All divisions of up to `slots` ranks that the model allows. Above 64 slots only powers of two and
+// what uses every slot: the rest is far slower to list than it is interesting.
+std::vector<ParallelLayout> Candidates(const ModelConfig& model, int slots) {
+  constexpr int kAllUpTo = 64;
+  const auto taken = [&](int n) {
+    return slots <= kAllUpTo || (n & (n - 1)) == 0 || slots % n == 0;
+  };
+  std::vector<ParallelLayout> out;
+  for (int tp = 1; tp <= std::min(slots, model.n_heads); ++tp) {
+    if (!taken(tp)) continue;
+    for (int pp = 1; pp <= std::min(slots / tp, model.n_layers()); ++pp) {
+      if (!taken(pp)) continue;
+      for (int sp = 1; sp <= slots / (tp * pp); ++sp) {
+        if (!taken(sp)) continue;
+        const ParallelLayout layout{.tp = tp, .pp = pp, .sp = sp};
+        if (layout.Validate(model).ok()) out.push_back(layout);
+      }
+    }
+  }
+  return out;
+}
+
+bool Before(const PlannedLayout& a, const PlannedLayout& b) {
+  if (a.seconds != b.seconds) return a.seconds < b.seconds;
+  return a.layout.world() < b.layout.world();
+}
+
+}  // namespace
+
+PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
+                         const Cluster& cluster, const Workload& workload,
+                         const ParallelLayout& layout) {
+  CHECK(layout.world() <= cluster.slots());
+  const WeightBytesPer bytes = BytesPerWeight(checkpoint);
+  const auto context = static_cast<double>(workload.context);
+  const auto streams = static_cast<double>(workload.streams);
+  PlannedLayout planned;
+  planned.layout = layout;
+  const CostInputs inputs{model,        planned.layout, cluster,
+                          bytes.layers, bytes.head,     workload.kv_value_bytes};
+  if (layout.layers_per_stage.empty()) {
+    const double rows = std::ceil(streams / std::min<double>(layout.pp, streams));
+    planned.layout.layers_per_stage = BalanceStages(inputs, {rows, 1, context - 1, true, 0});
+  }
+  std::vector<double> used(cluster.hosts.size(), 0.0);
+  for (int rank = 0; rank < layout.world(); ++rank) {
+    planned.ranks.push_back(MemoryOfRank(checkpoint, model, planned.layout, rank, workload));
+    used[cluster.HostOf(rank)] += static_cast<double>(planned.ranks.back().total());
+  }
+  for (size_t h = 0; h < used.size(); ++h) {
+    const double share = used[h] / static_cast<double>(cluster.hosts[h].memory_bytes);
+    if (share <= planned.memory_used) continue;
+    planned.memory_used = share;
+    planned.tightest_host = static_cast<int>(h);
+  }
+  planned.prefill = CostOfPrefill(inputs, context, static_cast<double>(workload.step_tokens_max));
+  planned.decode = CostOfDecode(inputs, context, streams);
+  planned.seconds = streams * planned.prefill.seconds + kPlannedTokens * planned.decode.seconds;
+  return planned;
+}
+
+Result<LayoutPlan> PlanLayouts(const Checkpoint& checkpoint, const ModelConfig& model,
+                               const Cluster& cluster, const Workload& workload) {
+  if (workload.context > model.context_max) {
+    return InvalidArgument(StrCat("context ", workload.context, ": the model was trained for ",
+                                  model.context_max, " positions"),
+                           "context");
+  }
+  LayoutPlan plan;
+  for (const ParallelLayout& layout : Candidates(model, cluster.slots())) {
+    PlannedLayout planned = PlanLayout(checkpoint, model, cluster, workload, layout);
+    (planned.fits() ? plan.fitting : plan.not_fitting).push_back(std::move(planned));
+  }
+  std::sort(plan.fitting.begin(), plan.fitting.end(), Before);
+  std::sort(
+      plan.not_fitting.begin(), plan.not_fitting.end(),
+      [](const PlannedLayout& a, const PlannedLayout& b) { return a.memory_used < b.memory_used; });
+  return plan;
+}
+
+std::string LayoutName(const ParallelLayout& layout) {
+  return StrCat("tp=", layout.tp, " pp=", layout.pp, " sp=", layout.sp);
+}
+
+std::string StagesText(const ParallelLayout& layout) {
+  std::vector<std::string> counts;
+  for (const int layers : layout.layers_per_stage) counts.push_back(StrCat(layers));
+  return Join(counts, ",");
+}
+
+std::string WhyNot(const PlannedLayout& best, const PlannedLayout& other, const Cluster& cluster) {
+  if (!other.fits()) {
+    const HostSpec& host = cluster.hosts[other.tightest_host];
+    const auto needs = static_cast<double>(host.memory_bytes) * other.memory_used;
+    return StrCat("needs ", HumanBytes(needs), " on ", host.name, ", which has ",
+                  HumanBytes(static_cast<double>(host.memory_bytes)));
+  }
+  const double slower = other.seconds - best.seconds;
+  if (slower <= 1e-9) return "as fast, with more ranks";
+  // What of its own time explains most of the difference.
+  const double tokens = kPlannedTokens;
+  const double exposed = other.prefill.exposed_s + tokens * other.decode.exposed_s -
+                         best.prefill.exposed_s - tokens * best.decode.exposed_s;
+  const double compute = other.prefill.compute_s + tokens * other.decode.compute_s -
+                         best.prefill.compute_s - tokens * best.decode.compute_s;
+  if (exposed > 0 && exposed >= compute) return "waits longer for its links";
+  if (compute > 0 && other.layout.world() < best.layout.world()) return "computes on fewer ranks";
+  if (compute > 0 && other.layout.tp < best.layout.tp) return "each rank computes more of a layer";
+  if (other.layout.pp > best.layout.pp) return "stages wait for each other";
+  return "computes longer";
+}
+
+}  // namespace echelon
