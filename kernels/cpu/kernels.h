@@ -14,14 +14,17 @@ namespace echelon::cpu {
 // Activations as 15-bit codes with a scale for 32: x = scale * code. One byte is not enough: its
 // rounding (1/254 of a group's largest value) moves a model's log-probabilities by up to 0.5; two
 // bytes move them by less than a float16 cache does. A decode step waits for weights to come from
-// memory, not for their multiplication. One row after the other.
+// memory, not for their multiplication.
 inline constexpr int kCodeLimit = 127 << 7;  // largest code, of either sign
 
+// Group after group, so that the tokens of a tile lie next to each other: a product takes them at
+// fixed distances from one address.
 struct QuantisedRows {
+  int64_t tokens = 0;  // T
   int64_t groups = 0;
-  int16_t* codes = nullptr;  // (T, groups, 32); zero outside the inputs
-  float* scales = nullptr;   // (T, groups)
-  float* sums = nullptr;     // (T, groups) scale * sum of codes: what a minimum is multiplied with
+  int16_t* codes = nullptr;  // (groups, T, 32); zero outside the inputs
+  float* scales = nullptr;   // (groups, T)
+  float* sums = nullptr;     // (groups, T) scale * sum of codes: what a minimum is multiplied with
 };
 
 struct MatMulArgs {

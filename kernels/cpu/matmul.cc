@@ -27,6 +27,7 @@ T* Grow(std::vector<T>& scratch, int64_t size) {
 
 QuantisedRows CpuBackend::Quantise(const Tensor& x, int lead) {
   QuantisedRows rows;
+  rows.tokens = x.rows;
   rows.groups = (x.cols + lead + kGroup - 1) / kGroup;
   const int64_t groups = x.rows * rows.groups;
   rows.codes = Grow(codes_, groups * kGroup);

@@ -5,11 +5,11 @@
 //   sum = fma(min, x_sum, sum)                    (formats with minima)
 // so that a row of the result has the same bits for every number of tokens.
 //
-// One token: codes are unpacked in registers as they come from memory. More: two panels are
-// unpacked into the thread's scratch once, and tiles of tokens pass over them. With AVX-512 a group
-// costs a tile of 8 tokens and 2 panels 256 dots and 64 for scales and minima, on two ports: 160
-// cycles for 8,192 multiply-adds (162 measured); unpacking adds 2 cycles a token-tile at 256
-// tokens.
+// Few tokens (one tile): codes are unpacked in registers as they come from memory. More: two panels
+// are unpacked into the thread's scratch once, and tiles of tokens pass over them, while the next
+// two panels come nearer. With AVX-512 a group costs a tile of 8 tokens and 2 panels 256 dots and
+// 64 for scales and minima, on two ports: 160 cycles for 8,192 multiply-adds (162 measured);
+// unpacking adds some 60 cycles for all tiles of a chunk.
 
 #include <cstdint>
 
@@ -20,8 +20,8 @@
 namespace echelon::cpu {
 namespace {
 
-// With one token the weights come from memory: the lines of the group that lies 2 KiB ahead (in the
-// next panel, near this one's end) are asked for now, some 60 ns before their turn.
+// With few tokens the weights come from memory: the lines of the group that lies 2 KiB ahead (in
+// the next panel, near this one's end) are asked for now, some 60 ns before their turn.
 constexpr int kPrefetchBytes = 2048;
 template <int kGroupBytes>
 void Prefetch(const std::byte* group) {
@@ -43,39 +43,59 @@ void StoreSum(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t 
   }
 }
 
-// One token against panel p.
-template <typename V, typename Format>
-void OneToken(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
+// Tokens [t, t + kTokens) against panel p.
+template <typename V, typename Format, int kTokens>
+void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
   constexpr GroupLayout kLayout = Format::kLayout;
+  // With few tokens two dots each, that of the first 16 columns and that of the others: one chain
+  // of 16 dots would take 80 cycles.
+  constexpr int kChains = kLayout.split_scales || kTokens <= 4 ? 2 : 1;
   const std::byte* panel = part.data + p * part.panel_bytes;
   const QuantisedRows& x = args.quantised;
-  auto sum = V::Zero();
+  typename V::F sums[kTokens];
+  for (int i = 0; i < kTokens; ++i) sums[i] = V::Zero();
+#pragma GCC unroll 1
   for (int64_t g = 0; g < part.groups; ++g) {
     const std::byte* group = panel + g * kLayout.Bytes();
     const std::byte* super = panel + part.super_at(g);
     Prefetch<kLayout.Bytes()>(group);
-    const int64_t at = t * x.groups + g;
+    const int64_t at = g * x.tokens + t;
     const int16_t* codes = x.codes + at * kGroup;
-    typename V::I dots[2] = {V::ZeroInt(), V::ZeroInt()};  // the halves of the group
-    ForPairs([&]<int i>() __attribute__((always_inline)) {
-      const auto w = CodePair<V, Format, i>(group);
-      dots[i / 8] = V::Dot(dots[i / 8], w, V::SetPair(codes + 2 * i));
-    });
-    const auto x_scale = V::Set(x.scales[at]);
-    const auto add = [&](typename V::I dot, typename V::F scale) {
-      sum = V::Fma(V::Mul(V::ToFloat(dot), x_scale), scale, sum);
-    };
-    if constexpr (kLayout.split_scales) {
-      add(dots[0], GroupNumber<V, Format, 0>(group, super));
-      add(dots[1], GroupNumber<V, Format, 1>(group, super));
-    } else {
-      add(V::AddInt(dots[0], dots[1]), GroupNumber<V, Format, 0>(group, super));
+    typename V::I dots[kTokens][kChains];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens; ++i) {
+      for (int chain = 0; chain < kChains; ++chain) dots[i][chain] = V::ZeroInt();
     }
-    if constexpr (kLayout.has_min) {
-      sum = V::Fma(GroupNumber<V, Format, 1>(group, super), V::Set(x.sums[at]), sum);
+    ForPairs([&]<int pair>() __attribute__((always_inline)) {
+      constexpr int kChain = pair * kChains / kPairs;
+      const auto w = CodePair<V, Format, pair>(group);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTokens; ++i) {
+        const auto both = V::SetPair(codes + i * kGroup + 2 * pair);
+        dots[i][kChain] = V::Dot(dots[i][kChain], w, both);
+      }
+    });
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens; ++i) {
+      const auto x_scale = V::Set(x.scales[at + i]);
+      const auto add = [&](typename V::I dot, typename V::F scale) __attribute__((always_inline)) {
+        sums[i] = V::Fma(V::Mul(V::ToFloat(dot), x_scale), scale, sums[i]);
+      };
+      if constexpr (kLayout.split_scales) {
+        add(dots[i][0], GroupNumber<V, Format, 0>(group, super));
+        add(dots[i][1], GroupNumber<V, Format, 1>(group, super));
+      } else if constexpr (kChains == 2) {
+        add(V::AddInt(dots[i][0], dots[i][1]), GroupNumber<V, Format, 0>(group, super));
+      } else {
+        add(dots[i][0], GroupNumber<V, Format, 0>(group, super));
+      }
+      if constexpr (kLayout.has_min) {
+        const auto x_sum = V::Set(x.sums[at + i]);
+        sums[i] = V::Fma(GroupNumber<V, Format, 1>(group, super), x_sum, sums[i]);
+      }
     }
   }
-  StoreSum<V>(args, part, p, t, sum);
+  for (int i = 0; i < kTokens; ++i) StoreSum<V>(args, part, p, t + i, sums[i]);
 }
 
 // Groups [begin, end) of panels [panel, panel + panels).
@@ -110,6 +130,14 @@ void UnpackBlock(const PanelPart& part, const Block& block, MatMulScratch& scrat
   }
 }
 
+// What a tile asks of memory while it computes: bytes [from, to) of each group of the block that
+// comes next.
+struct Ahead {
+  const std::byte* at;  // the first group of the next block, in its first panel
+  int64_t panel_bytes, group_bytes;
+  int64_t from, to;
+};
+
 // How a group's numbers are used.
 enum class Numbers { kScale, kScaleAndMin, kTwoScales };
 
@@ -121,7 +149,7 @@ struct TileSums {
 // Adds the groups of an unpacked block for tokens [t, t + kTokens).
 template <typename V, Numbers kNumbers, int kPanels, int kTokens>
 [[gnu::always_inline]] inline void AddGroups(const Block& block, const MatMulScratch& scratch,
-                                             const QuantisedRows& x, int64_t t,
+                                             const QuantisedRows& x, int64_t t, Ahead ahead,
                                              TileSums<V, kPanels, kTokens>& sums) {
   constexpr int kHalves = kNumbers == Numbers::kTwoScales ? 2 : 1;
   constexpr int kPairsOfHalf = kPairs / kHalves;
@@ -130,9 +158,13 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
   // Unrolled within a group, not over groups: sums and dots of a tile stay in registers.
 #pragma GCC unroll 1
   for (int64_t g = block.begin; g < block.end; ++g) {
-    const int16_t* x_codes = x.codes + (t * x.groups + g) * kGroup;
-    const float* x_scales = x.scales + t * x.groups + g;
-    const float* x_sums = x.sums + t * x.groups + g;
+    const int16_t* x_codes = x.codes + (g * x.tokens + t) * kGroup;
+    const float* x_scales = x.scales + g * x.tokens + t;
+    const float* x_sums = x.sums + g * x.tokens + t;
+    for (int64_t byte = ahead.from; byte < ahead.to; byte += 64) {
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.at + p * ahead.panel_bytes + byte);
+    }
+    ahead.at += ahead.group_bytes;
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) {
       typename V::I dots[kPanels][kTokens];
@@ -150,7 +182,7 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
         }
 #pragma GCC unroll 8
         for (int i = 0; i < kTokens; ++i) {
-          const auto both = V::SetPair(x_codes + i * x.groups * kGroup + 2 * pair);
+          const auto both = V::SetPair(x_codes + i * kGroup + 2 * pair);
 #pragma GCC unroll 2
           for (int p = 0; p < kPanels; ++p) dots[p][i] = V::Dot(dots[p][i], w[p], both);
         }
@@ -160,11 +192,11 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
         const auto scale = V::Load(numbers + p * kNumbersOfGroup + half * kPanelRows);
 #pragma GCC unroll 8
         for (int i = 0; i < kTokens; ++i) {
-          const auto x_scale = V::Set(x_scales[i * x.groups]);
+          const auto x_scale = V::Set(x_scales[i]);
           sums.at[p][i] = V::Fma(V::Mul(V::ToFloat(dots[p][i]), x_scale), scale, sums.at[p][i]);
           if constexpr (kNumbers == Numbers::kScaleAndMin) {
             const auto min = V::Load(numbers + p * kNumbersOfGroup + kPanelRows);
-            sums.at[p][i] = V::Fma(min, V::Set(x_sums[i * x.groups]), sums.at[p][i]);
+            sums.at[p][i] = V::Fma(min, V::Set(x_sums[i]), sums.at[p][i]);
           }
         }
       }
@@ -178,7 +210,7 @@ template <typename V, Numbers kNumbers, int kPanels, int kTokens>
 // scratch.
 template <typename V, Numbers kNumbers, int kPanels, int kTokens>
 void Tile(const MatMulArgs& args, const PanelPart& part, const Block& block,
-          const MatMulRange& range, int64_t t) {
+          const MatMulRange& range, int64_t t, const Ahead& ahead) {
   float* waiting = range.scratch->sums + (t - range.token_begin) * kPanels * kPanelRows;
   TileSums<V, kPanels, kTokens> sums;
   for (int i = 0; i < kTokens; ++i) {
@@ -187,7 +219,7 @@ void Tile(const MatMulArgs& args, const PanelPart& part, const Block& block,
       sums.at[p][i] = block.begin == 0 ? V::Zero() : V::Load(sum);
     }
   }
-  AddGroups<V, kNumbers, kPanels, kTokens>(block, *range.scratch, args.quantised, t, sums);
+  AddGroups<V, kNumbers, kPanels, kTokens>(block, *range.scratch, args.quantised, t, ahead, sums);
   for (int i = 0; i < kTokens; ++i) {
     for (int p = 0; p < kPanels; ++p) {
       if (block.end == part.groups) {
@@ -199,23 +231,39 @@ void Tile(const MatMulArgs& args, const PanelPart& part, const Block& block,
   }
 }
 
+// body.operator()<n>() for the n in [1, kMax] that `size` is.
+template <int kMax, typename Body>
+void WithSize(int64_t size, Body body) {
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    ((size == i + 1 ? body.template operator()<i + 1>() : void()), ...);
+  }
+  (std::make_integer_sequence<int, kMax>{});
+}
+
 // All tokens of the range against an unpacked block, in tiles of equal size but for one token: a
 // small last tile would leave the dot instructions waiting for each other.
 template <typename V, Numbers kNumbers, int kPanels>
 void Tiles(const MatMulArgs& args, const PanelPart& part, const Block& block,
            const MatMulRange& range) {
-  const int64_t tokens = range.token_end - range.token_begin;
-  int64_t tiles = (tokens + V::kTokensMax - 1) / V::kTokensMax;
+  const int64_t count = (range.token_end - range.token_begin + V::kTokensMax - 1) / V::kTokensMax;
+  const bool last = block.end == part.groups;
+  Ahead ahead = {
+      .at = part.data + (last ? (block.panel + kPanels) * part.panel_bytes
+                              : block.panel * part.panel_bytes + part.group_at(block.end)),
+      .panel_bytes = part.panel_bytes,
+      .group_bytes = part.group_bytes,
+      .from = 0,
+      .to = 0};
+  const int64_t lines = (part.group_bytes + 63) / 64;
   int64_t t = range.token_begin;
-  while (t < range.token_end) {
-    const int64_t size = (range.token_end - t + tiles - 1) / tiles;
-    [&]<int... i>(std::integer_sequence<int, i...>) {
-      ((size == i + 1 ? Tile<V, kNumbers, kPanels, i + 1>(args, part, block, range, t) : void()),
-       ...);
-    }
-    (std::make_integer_sequence<int, V::kTokensMax>{});
+  for (int64_t tile = 0; tile < count; ++tile) {
+    const int64_t size = (range.token_end - t + count - tile - 1) / (count - tile);
+    ahead.from = 64 * (tile * lines / count);
+    ahead.to = 64 * ((tile + 1) * lines / count);
+    WithSize<V::kTokensMax>(size, [&]<int kTokens>() {
+      Tile<V, kNumbers, kPanels, kTokens>(args, part, block, range, t, ahead);
+    });
     t += size;
-    --tiles;
   }
 }
 
@@ -224,10 +272,13 @@ void QuantisedPanels(const MatMulArgs& args, const PanelPart& part, const MatMul
   constexpr Numbers kNumbers = Format::kLayout.has_min        ? Numbers::kScaleAndMin
                                : Format::kLayout.split_scales ? Numbers::kTwoScales
                                                               : Numbers::kScale;
-  if (range.token_end - range.token_begin == 1) {
-    for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
-      OneToken<V, Format>(args, part, p, range.token_begin);
-    }
+  const int64_t tokens = range.token_end - range.token_begin;
+  if (tokens <= V::kTokensMax) {
+    WithSize<V::kTokensMax>(tokens, [&]<int kTokens>() {
+      for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
+        FewTokens<V, Format, kTokens>(args, part, p, range.token_begin);
+      }
+    });
     return;
   }
   Block block;

@@ -97,7 +97,7 @@ void QuantiseRows(const float* x, int64_t stride, int64_t cols, int lead, int64_
         }
         group = filled;
       }
-      const int64_t at = t * out.groups + g;
+      const int64_t at = g * out.tokens + t;
       QuantiseGroup<V>(group, out.codes + at * kGroup, out.scales + at, out.sums + at);
     }
   }

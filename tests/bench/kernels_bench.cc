@@ -50,7 +50,7 @@ void MatMul(benchmark::State& state) {
 }
 BENCHMARK(MatMul)
     ->ArgNames({"shape", "M", "threads"})
-    ->ArgsProduct({{0, 1, 2, 3, 4}, {1, 4, 16, 512}, {1, 2}})
+    ->ArgsProduct({{0, 1, 2, 3, 4}, {1, 2, 4, 8, 16, 32, 512}, {1, 2}})
     ->UseRealTime();
 
 double MacsOfToken() {

@@ -3,7 +3,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import tarfile
 
 VERSION = "0.3.36"
 CACHE = pathlib.Path.home() / ".cache/echelon/peers"
@@ -22,8 +21,7 @@ def build():
         # pip builds an archive's metadata while it downloads: the build's own tools come from the registry too.
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", CACHE,
                         f"llama-cpp-python=={VERSION}"], check=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(CACHE, filter="data")
+    subprocess.run(["tar", "-C", CACHE, "-xf", archive], check=True)
     subprocess.run(["cmake", "-S", source, "-B", source / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF",
                     "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", source / "build", "-j", "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
@@ -53,17 +51,18 @@ class Peer:
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return json.loads(out)[0]["avg_ts"]
 
-    def prefill(self, tokens):
-        return self._bench("-p", tokens, "-n", 0)
+    # `flash`: 1 with flash attention. Their programs' defaults differ (off in one, by device in the other), so it is always given.
+    def prefill(self, tokens, flash):
+        return self._bench("-p", tokens, "-n", 0, "-fa", flash)
 
     def decode(self, context, tokens, flash):
-        """`flash`: 1 with flash attention; which is faster depends on the context."""
         return self._bench("-p", 0, "-n", tokens, "-d", context, "-fa", flash)
 
-    def served(self, streams, prompt, gen):
+    def served(self, streams, prompt, gen, flash):
         """Generated tokens over the time of all prompts and all decoding."""
         command = [self.programs / "llama-batched-bench", "-m", self.model, "-t", self.threads, "-tb", self.threads, "-c",
-                   streams * (prompt + gen) + 64, "-b", 2048, "-ub", 512, "-npp", prompt, "-ntg", gen, "-npl", streams, "--output-format", "jsonl"]
+                   streams * (prompt + gen) + 64, "-fa", "on" if flash else "off",
+                   "-b", 2048, "-ub", 512, "-npp", prompt, "-ntg", gen, "-npl", streams, "--output-format", "jsonl"]
         out = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout
         row = json.loads(out.strip().splitlines()[-1])
         return streams * gen / (row["t_pp"] + row["t_tg"])
