@@ -1,7 +1,8 @@
 #pragma once
-// Attention of a few query heads over one split of positions, and the merge of splits. Keys lie
-// with a lane per position, values with a lane per element: no sum ever crosses lanes but the
-// maximum and the total of a split.
+// Attention of a tile of query vectors over one split of positions, and the merge of splits. Keys
+// lie with a lane per position, values with a lane per element: no sum ever crosses lanes but the
+// maximum and the total of a split. A vector's sums are the same whatever tile it is in: where the
+// vectors of a tile see different positions, each adds those that not all see by itself.
 
 #include <cstdint>
 
@@ -24,122 +25,233 @@ struct KvF16 {
   static void Store(uint16_t* p, typename V::F v) { V::StoreHalf(p, v); }
 };
 
-// Scores of 16 positions: even and odd elements of q in two sums (their latency overlaps).
-template <typename V, typename Kv, int kHeads>
-void ScoreTile(const SplitArgs& args, const KvTile& tile, typename V::F* scores) {
-  const auto* keys = static_cast<const typename Kv::Element*>(tile.keys);
-  typename V::F even[kHeads], odd[kHeads];
-  for (int h = 0; h < kHeads; ++h) even[h] = odd[h] = V::Zero();
+// Query vectors that share each key and value loaded: as many as there are registers for their
+// sums, two a vector while scoring.
+template <typename V>
+constexpr int kQueriesMax = V::kSums / 2;
+
+// Calls body.operator()<n>(first) for tiles of n vectors that cover [0, count).
+template <typename V, typename Body>
+void ForQueryTiles(int count, Body body) {
+  int first = 0;
+  const auto tiles = [&]<int kQueries>() {
+    if constexpr (kQueries <= kQueriesMax<V>) {
+      for (; first + kQueries <= count; first += kQueries) {
+        body.template operator()<kQueries>(first);
+      }
+    }
+  };
+  tiles.template operator()<12>();
+  tiles.template operator()<8>();
+  tiles.template operator()<6>();
+  tiles.template operator()<4>();
+  tiles.template operator()<3>();
+  tiles.template operator()<2>();
+  tiles.template operator()<1>();
+}
+
+// A tile's vectors as (D, n): what one key element is multiplied with lies together.
+template <typename V>
+void PackQueries(const float* const* queries, int count, int head_dim, float* packed) {
+  ForQueryTiles<V>(count, [&]<int kQueries>(int first) {
+    float* out = packed + first * head_dim;
+    for (int v = 0; v < kQueries; ++v) {
+      const float* query = queries[first + v];
+      for (int d = 0; d < head_dim; ++d) out[d * kQueries + v] = query[d];
+    }
+  });
+}
+
+// Scores of kTiles * 16 positions: even and odd elements of q in two sums (their latency overlaps).
+// Two tiles go with few vectors, which wait for memory and not for arithmetic: the keys of the next
+// two, and the values that the second pass over the split will read, are asked for meanwhile, a
+// line each for a line of keys consumed.
+template <typename V, typename Kv, int kQueries, int kTiles>
+void ScoreTiles(const SplitArgs& args, const float* queries, int tile, int tile_end,
+                float (*scores)[kAttentionSplit]) {
+  using F = typename V::F;
+  const typename Kv::Element *keys[kTiles], *next_keys[kTiles], *values[kTiles];
+  F even[kTiles][kQueries], odd[kTiles][kQueries];
+  for (int i = 0; i < kTiles; ++i) {
+    const int next = tile + i + kTiles < tile_end ? tile + i + kTiles : tile + i;
+    keys[i] = static_cast<const typename Kv::Element*>(args.tiles[tile + i].keys);
+    next_keys[i] = static_cast<const typename Kv::Element*>(args.tiles[next].keys);
+    values[i] = static_cast<const typename Kv::Element*>(args.tiles[tile + i].values);
+    for (int v = 0; v < kQueries; ++v) even[i][v] = odd[i][v] = V::Zero();
+  }
+#pragma GCC unroll 1
   for (int d = 0; d < args.head_dim; d += 2) {
-    const auto first = Kv::Load(keys + 16 * d), second = Kv::Load(keys + 16 * d + 16);
-    for (int h = 0; h < kHeads; ++h) {
-      even[h] = V::Fma(first, V::Set(args.q[h][d]), even[h]);
-      odd[h] = V::Fma(second, V::Set(args.q[h][d + 1]), odd[h]);
+    for (int i = 0; i < kTiles && kTiles > 1; ++i) {
+      __builtin_prefetch(next_keys[i] + 16 * d);
+      __builtin_prefetch(values[i] + 16 * d);
+    }
+    F first[kTiles], second[kTiles];
+    for (int i = 0; i < kTiles; ++i) first[i] = Kv::Load(keys[i] + 16 * d);
+    for (int v = 0; v < kQueries; ++v) {
+      const F query = V::Set(queries[d * kQueries + v]);
+      for (int i = 0; i < kTiles; ++i) even[i][v] = V::Fma(first[i], query, even[i][v]);
+    }
+    for (int i = 0; i < kTiles; ++i) second[i] = Kv::Load(keys[i] + 16 * d + 16);
+    for (int v = 0; v < kQueries; ++v) {
+      const F query = V::Set(queries[d * kQueries + kQueries + v]);
+      for (int i = 0; i < kTiles; ++i) odd[i][v] = V::Fma(second[i], query, odd[i][v]);
     }
   }
-  for (int h = 0; h < kHeads; ++h) {
-    scores[h] = V::Mul(V::Add(even[h], odd[h]), V::Set(args.scale));
+  const F scale = V::Set(args.scale);
+  for (int v = 0; v < kQueries; ++v) {
+    for (int i = 0; i < kTiles; ++i) {
+      V::Store(scores[v] + 16 * (tile + i), V::Mul(V::Add(even[i][v], odd[i][v]), scale));
+    }
   }
 }
 
-// Adds weight * value, positions ascending, to elements [16 piece, 16 (piece + kPieces)).
-template <typename V, typename Kv, int kHeads, int kPieces>
-void SumPieces(const SplitArgs& args, const float (*weights)[kAttentionSplit], int piece) {
-  typename V::F sums[kHeads][kPieces];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int c = 0; c < kPieces; ++c) sums[h][c] = V::Zero();
+// Makes weights exp(score - best) of the scores of positions [begin, end), and their best and sum.
+template <typename V>
+void Weigh(float* scores, int begin, int end, float* best_of_all, float* sum_of_all) {
+  using F = typename V::F;
+  const int tile_begin = begin / 16, tile_end = (end + 15) / 16;
+  const F nothing = V::Set(-__builtin_inff());
+  F best = nothing;
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    F score = V::Load(scores + 16 * tile);
+    // Lanes of positions that are not seen hold whatever lies in the cache: replaced, not weighed.
+    const int first = begin > 16 * tile ? begin - 16 * tile : 0;
+    const int last = end < 16 * tile + 16 ? end - 16 * tile : 16;
+    if (last - first < 16) {
+      score = V::SelectRange(score, nothing, first, last);
+      V::Store(scores + 16 * tile, score);
+    }
+    best = V::Max(best, score);
   }
-  for (int p = args.begin; p < args.end; ++p) {
+  *best_of_all = V::MaxLanes(best);
+  const F most = V::Set(*best_of_all);
+  F total = V::Zero();
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    const F weight = Exp<V>(V::Sub(V::Load(scores + 16 * tile), most));
+    V::Store(scores + 16 * tile, weight);
+    total = V::Add(total, weight);
+  }
+  *sum_of_all = V::SumLanes(total);
+}
+
+// Adds weight * value of positions [begin, end), ascending, to elements [16 piece, 16 (piece + n)).
+template <typename V, typename Kv, int kQueries, int kPieces>
+void AddPieces(const SplitArgs& args, const float (*weights)[kAttentionSplit], int begin, int end,
+               int piece, float* const* slots) {
+  using F = typename V::F;
+  F sums[kQueries][kPieces];
+  for (int v = 0; v < kQueries; ++v) {
+    for (int c = 0; c < kPieces; ++c) sums[v][c] = V::Load(slots[v] + 16 * (piece + c));
+  }
+  for (int p = begin; p < end;) {
     const auto* row = static_cast<const typename Kv::Element*>(args.tiles[p / 16].values) +
                       (p % 16) * args.value_stride + 16 * piece;
-    for (int c = 0; c < kPieces; ++c) {
-      const auto value = Kv::Load(row + 16 * c);
-      for (int h = 0; h < kHeads; ++h) {
-        sums[h][c] = V::Fma(value, V::Set(weights[h][p]), sums[h][c]);
+    const int stop = (p / 16 + 1) * 16 < end ? (p / 16 + 1) * 16 : end;
+#pragma GCC unroll 1
+    for (; p < stop; ++p, row += args.value_stride) {
+      F values[kPieces];
+      for (int c = 0; c < kPieces; ++c) values[c] = Kv::Load(row + 16 * c);
+      for (int v = 0; v < kQueries; ++v) {
+        const F weight = V::Set(weights[v][p]);
+        for (int c = 0; c < kPieces; ++c) sums[v][c] = V::Fma(values[c], weight, sums[v][c]);
       }
     }
   }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int c = 0; c < kPieces; ++c) V::Store(args.sums[h] + 16 * (piece + c), sums[h][c]);
+  for (int v = 0; v < kQueries; ++v) {
+    for (int c = 0; c < kPieces; ++c) V::Store(slots[v] + 16 * (piece + c), sums[v][c]);
   }
 }
 
-template <typename V, typename Kv, int kHeads>
-void AttendHeads(SplitArgs& args) {
-  using F = typename V::F;
-  alignas(64) float weights[kHeads][kAttentionSplit];
-  const int tile_begin = args.begin / 16, tile_end = (args.end + 15) / 16;
-  const F nothing = V::Set(-__builtin_inff());
-  F best[kHeads];
-  for (int h = 0; h < kHeads; ++h) best[h] = nothing;
-  for (int tile = tile_begin; tile < tile_end; ++tile) {
-    F scores[kHeads];
-    ScoreTile<V, Kv, kHeads>(args, args.tiles[tile], scores);
-    // Lanes of positions that are not seen hold whatever lies in the cache: replaced, not weighed.
-    const int first = args.begin > 16 * tile ? args.begin - 16 * tile : 0;
-    const int last = args.end < 16 * tile + 16 ? args.end - 16 * tile : 16;
-    for (int h = 0; h < kHeads; ++h) {
-      if (last - first < 16) scores[h] = V::SelectRange(scores[h], nothing, first, last);
-      best[h] = V::Max(best[h], scores[h]);
-      V::Store(weights[h] + 16 * tile, scores[h]);
-    }
-  }
-  for (int h = 0; h < kHeads; ++h) {
-    args.best[h] = V::MaxLanes(best[h]);
-    const F most = V::Set(args.best[h]);
-    F total = V::Zero();
-    for (int tile = tile_begin; tile < tile_end; ++tile) {
-      const F weight = Exp<V>(V::Sub(V::Load(weights[h] + 16 * tile), most));
-      V::Store(weights[h] + 16 * tile, weight);
-      total = V::Add(total, weight);
-    }
-    args.total[h] = V::SumLanes(total);
-  }
+template <typename V, typename Kv, int kQueries>
+void AddValues(const SplitArgs& args, const float (*weights)[kAttentionSplit], int begin, int end,
+               float* const* slots) {
+  if (begin >= end) return;
+  constexpr int kPieces = V::kSums >= 4 * kQueries ? 4 : 2;
   const int pieces = args.value_stride / 16;
   int piece = 0;
-  for (; piece + 4 <= pieces; piece += 4) SumPieces<V, Kv, kHeads, 4>(args, weights, piece);
-  for (; piece < pieces; ++piece) SumPieces<V, Kv, kHeads, 1>(args, weights, piece);
+  for (; piece + kPieces <= pieces; piece += kPieces) {
+    AddPieces<V, Kv, kQueries, kPieces>(args, weights, begin, end, piece, slots);
+  }
+  for (; piece < pieces; ++piece) {
+    AddPieces<V, Kv, kQueries, 1>(args, weights, begin, end, piece, slots);
+  }
 }
 
-template <typename V, typename Kv>
-void AttendType(SplitArgs& args) {
-  static_assert(kHeadsAtOnce == 4);
-  switch (args.heads) {
-    case 1:
-      return AttendHeads<V, Kv, 1>(args);
-    case 2:
-      return AttendHeads<V, Kv, 2>(args);
-    case 3:
-      return AttendHeads<V, Kv, 3>(args);
-    default:
-      return AttendHeads<V, Kv, 4>(args);
+template <typename V, typename Kv, int kQueries>
+void AttendTile(const SplitArgs& args, int first) {
+  alignas(64) float weights[kQueries][kAttentionSplit];
+  const float* queries = args.queries + first * args.head_dim;
+  const int *begins = args.begins + first, *ends = args.ends + first;
+  float* const* slots = args.slots + first;
+  // All vectors see the positions of [common_begin, common_end), some those of [least, most).
+  int least = kAttentionSplit, most = 0, common_begin = 0, common_end = kAttentionSplit;
+  for (int v = 0; v < kQueries; ++v) {
+    common_begin = begins[v] > common_begin ? begins[v] : common_begin;
+    common_end = ends[v] < common_end ? ends[v] : common_end;
+    if (begins[v] >= ends[v]) continue;
+    least = begins[v] < least ? begins[v] : least;
+    most = ends[v] > most ? ends[v] : most;
+  }
+  if (common_begin > common_end) common_begin = common_end = most;
+
+  const int tile_end = (most + 15) / 16;
+  int tile = least / 16;
+  if constexpr (V::kSums >= 4 * kQueries) {
+    for (; tile + 2 <= tile_end; tile += 2) {
+      ScoreTiles<V, Kv, kQueries, 2>(args, queries, tile, tile_end, weights);
+    }
+  }
+  for (; tile < tile_end; ++tile) {
+    ScoreTiles<V, Kv, kQueries, 1>(args, queries, tile, tile_end, weights);
+  }
+
+  for (int v = 0; v < kQueries; ++v) {
+    if (begins[v] >= ends[v]) continue;
+    float* slot = slots[v];
+    Weigh<V>(weights[v], begins[v], ends[v], slot + args.value_stride,
+             slot + args.value_stride + 1);
+    for (int i = 0; i < args.value_stride; i += 16) V::Store(slot + i, V::Zero());
+    AddValues<V, Kv, 1>(args, weights + v, begins[v],
+                        common_begin < ends[v] ? common_begin : ends[v], slots + v);
+  }
+  AddValues<V, Kv, kQueries>(args, weights, common_begin, common_end, slots);
+  for (int v = 0; v < kQueries; ++v) {
+    AddValues<V, Kv, 1>(args, weights + v, common_end > begins[v] ? common_end : begins[v], ends[v],
+                        slots + v);
   }
 }
 
 template <typename V>
-void AttendSplit(SplitArgs& args) {
-  if (args.type == KvType::kF32) return AttendType<V, KvF32<V>>(args);
-  AttendType<V, KvF16<V>>(args);
+void AttendSplit(const SplitArgs& args) {
+  ForQueryTiles<V>(args.count, [&]<int kQueries>(int first) {
+    if (args.type == KvType::kF32) return AttendTile<V, KvF32<V>, kQueries>(args, first);
+    AttendTile<V, KvF16<V>, kQueries>(args, first);
+  });
 }
 
+// The factors of up to 16 merges are two exponentials in all.
 template <typename V>
-float ExpOne(float x) {
-  float out[16];
-  V::Store(out, Exp<V>(V::Set(x)));
-  return out[0];
-}
-
-template <typename V>
-void MergeSplit(float* sums, float* best, float* total, const float* other_sums, float other_best,
-                float other_total, int n) {
-  const float most = *best > other_best ? *best : other_best;
-  const float keep = ExpOne<V>(*best - most), take = ExpOne<V>(other_best - most);
-  for (int i = 0; i < n; i += 16) {
-    const auto kept = V::Mul(V::Load(sums + i), V::Set(keep));
-    V::Store(sums + i, V::Fma(V::Load(other_sums + i), V::Set(take), kept));
+void MergeSplits(float* const* slots, const float* const* later, int count, int value_stride) {
+  float keep[16], take[16];
+  for (int v = 0; v < 16; ++v) {
+    const float best = v < count ? slots[v][value_stride] : 0.0f;
+    const float other = v < count ? later[v][value_stride] : 0.0f;
+    const float most = best > other ? best : other;
+    keep[v] = best - most;
+    take[v] = other - most;
+    if (v < count) slots[v][value_stride] = most;
   }
-  *total = __builtin_fmaf(other_total, take, *total * keep);
-  *best = most;
+  V::Store(keep, Exp<V>(V::Load(keep)));
+  V::Store(take, Exp<V>(V::Load(take)));
+  for (int v = 0; v < count; ++v) {
+    float* sums = slots[v];
+    for (int i = 0; i < value_stride; i += 16) {
+      const auto kept = V::Mul(V::Load(sums + i), V::Set(keep[v]));
+      V::Store(sums + i, V::Fma(V::Load(later[v] + i), V::Set(take[v]), kept));
+    }
+    float& total = sums[value_stride + 1];
+    total = __builtin_fmaf(later[v][value_stride + 1], take[v], total * keep[v]);
+  }
 }
 
 template <typename V, typename Kv>

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/attender.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/panels.h"
 #include "kernels/cpu/rope_angles.h"
@@ -56,6 +57,8 @@ class CpuBackend : public Backend {
  private:
   // x (T, K) as codes, in scratch memory.
   QuantisedRows Quantise(const Tensor& x, int lead);
+  // Cuts an attention op into attention_units_, the longest first.
+  void PlanAttention(const AttentionJob& job);
   // Panels [begin, end) of the stacked weight.
   void MultiplyPanels(const MatMulArgs& args, const CpuWeight& weight, int64_t begin, int64_t end,
                       MatMulRange range) const;
@@ -67,7 +70,11 @@ class CpuBackend : public Backend {
   std::vector<int16_t> codes_;  // of Quantise
   std::vector<float> scales_, sums_;
   std::vector<MatMulScratch> scratch_;  // one a thread
-  std::vector<float> partials_;         // of Attention: splits not merged yet
+  // Of Attention.
+  std::vector<AttentionUnit> attention_units_;
+  std::vector<RowPartials> partials_;  // (T)
+  std::vector<float> partial_slots_;   // what they point to
+  std::vector<Attender> attenders_;    // a thread each
 };
 
 }  // namespace echelon::cpu

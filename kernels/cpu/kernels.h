@@ -62,21 +62,28 @@ struct KvTile {
 };
 
 inline constexpr int kSplitTiles = kAttentionSplit / 16;
-inline constexpr int kHeadsAtOnce = 4;  // query heads that share one pass over keys and values
+// Query vectors (a row's head each) that one call takes: four rows of a group of three heads, as
+// many as AVX-512 has registers for.
+inline constexpr int kQueriesAtOnce = 12;
 
-// Up to kHeadsAtOnce query heads of one token against the positions of one split.
+// What a split leaves of a vector, and what all splits merge to: a slot of value_stride sums of
+// exp(score - best) * value, then best (the largest score) and total (the sum of exp(score -
+// best)).
+inline constexpr int kSlotExtra = 2;
+
+// Query vectors of one KV head against the positions of one split.
 struct SplitArgs {
   KvType type = KvType::kF16;
   KvTile tiles[kSplitTiles];
-  int value_stride = 0;    // D rounded up to 16
-  int head_dim = 0;        // D
-  int begin = 0, end = 0;  // positions of the split that are seen, end > begin
+  int value_stride = 0;  // D rounded up to 16
+  int head_dim = 0;      // D
   float scale = 0.0f;
-  int heads = 0;
-  const float* q[kHeadsAtOnce];  // (D)
-  float* sums[kHeadsAtOnce];     // (value_stride) out: sum of exp(score - best) * value
-  float best[kHeadsAtOnce];      // out: largest score
-  float total[kHeadsAtOnce];     // out: sum of exp(score - best)
+  int count = 0;                   // vectors, at most kQueriesAtOnce
+  const float* queries = nullptr;  // (count, D) as pack_queries leaves them
+  // Vector v sees positions [begins[v], ends[v]) of the split; its slot is left as it is where
+  // there are none.
+  int begins[kQueriesAtOnce], ends[kQueriesAtOnce];
+  float* slots[kQueriesAtOnce];  // out
 };
 
 struct CpuKernels {
@@ -96,10 +103,11 @@ struct CpuKernels {
   // One position's key into its lane of a tile (D, 16), and value into its row, zero-filled.
   void (*store_key)(KvType type, const float* key, int head_dim, void* lane);
   void (*store_value)(KvType type, const float* value, int head_dim, void* row);
-  void (*attend_split)(SplitArgs& args);
-  // Adds a later split to (sums, best, total).
-  void (*merge_split)(float* sums, float* best, float* total, const float* other_sums,
-                      float other_best, float other_total, int n);
+  // Up to kQueriesAtOnce vectors (D) each, in the order that attend_split reads them in.
+  void (*pack_queries)(const float* const* queries, int count, int head_dim, float* packed);
+  void (*attend_split)(const SplitArgs& args);
+  // Merges a later split into each of up to 16 slots.
+  void (*merge_splits)(float* const* slots, const float* const* later, int count, int value_stride);
   float (*sum_floats)(const float* values, int64_t n);  // n a multiple of 64: for read_bandwidth.h
 };
 

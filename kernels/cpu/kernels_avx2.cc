@@ -17,8 +17,9 @@ const CpuKernels& KernelsAvx2() {
       .rotate = RotateHead,
       .store_key = StoreKey<Avx2>,
       .store_value = StoreValue<Avx2>,
+      .pack_queries = PackQueries<Avx2>,
       .attend_split = AttendSplit<Avx2>,
-      .merge_split = MergeSplit<Avx2>,
+      .merge_splits = MergeSplits<Avx2>,
       .sum_floats = SumRow<Avx2>,
   };
   return kKernels;

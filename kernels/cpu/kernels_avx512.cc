@@ -17,8 +17,9 @@ const CpuKernels& KernelsAvx512() {
       .rotate = RotateHead,
       .store_key = StoreKey<Avx512>,
       .store_value = StoreValue<Avx512>,
+      .pack_queries = PackQueries<Avx512>,
       .attend_split = AttendSplit<Avx512>,
-      .merge_split = MergeSplit<Avx512>,
+      .merge_splits = MergeSplits<Avx512>,
       .sum_floats = SumRow<Avx512>,
   };
   return kKernels;

@@ -18,6 +18,7 @@ inline __m256i FirstLanes(int n) {
 // 16 floats.
 struct Avx2 {
   static constexpr const char* kName = "avx2";
+  static constexpr int kSums = 6;       // of attention, 2 registers each: 12 of 16
   static constexpr int kFloatTile = 1;  // tokens * 4 sums * 2 registers, of 16 in all
 
   struct F {

@@ -13,6 +13,7 @@ namespace {
 // 16 floats.
 struct Avx512 {
   static constexpr const char* kName = "avx512vnni";
+  static constexpr int kSums = 24;      // of attention: 24 of 32 registers
   static constexpr int kFloatTile = 4;  // tokens * 4 sums of a float panel = 16 registers
 
   using F = __m512;

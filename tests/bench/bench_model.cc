@@ -1,9 +1,13 @@
 #include "tests/bench/bench_model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
+#include <map>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #include "common/check.h"
 #include "kernels/quant/quant.h"
@@ -12,11 +16,39 @@ namespace echelon::bench {
 
 namespace {
 // Slots of activations, (T, cols) each.
-enum Slot { kResidual, kNormed, kQkv, kContext, kDelta, kGateUp, kGated, kLogits, kNorm, kSlots };
-constexpr int64_t kSlotCols[kSlots] = {kWidth,      kWidth,  kQkvRows,    kWidth, kWidth,
-                                       2 * kHidden, kHidden, kVocabulary, kWidth};
+enum Slot {
+  kResidual,
+  kNormed,
+  kQkv,
+  kContext,
+  kDelta,
+  kGateUp,
+  kGated,
+  kLast,
+  kLogits,
+  kNorm,
+  kSlots
+};
+constexpr int64_t kSlotCols[kSlots] = {kWidth,      kWidth,  kQkvRows, kWidth,      kWidth,
+                                       2 * kHidden, kHidden, kWidth,   kVocabulary, kWidth};
 constexpr float kEps = 1e-5f;
 }  // namespace
+
+std::unique_ptr<Backend> MustMakeCpu(int threads) {
+  auto backend = MakeBackend({.name = "cpu", .threads = threads});
+  CHECK_MSG(backend.ok(), backend.error().message);
+  return std::move(*backend);
+}
+
+double ReadBandwidth(int threads) {
+  static std::map<int, double> measured;
+  const auto [at, inserted] = measured.try_emplace(threads, 0.0);
+  if (inserted) {
+    at->second = MustMakeCpu(threads)->MeasureReadBandwidth(kModelBytes);
+    std::printf("read bandwidth, %d threads, 96 MiB: %.1f GB/s\n", threads, at->second / 1e9);
+  }
+  return at->second;
+}
 
 std::unique_ptr<Weight> RandomWeight(Backend& backend, const MatrixShape& shape) {
   const TensorFormatInfo& info = InfoOf(shape.format);
@@ -47,7 +79,8 @@ std::unique_ptr<Weight> RandomWeight(Backend& backend, const MatrixShape& shape)
   return std::move(*weight);
 }
 
-BenchModel::BenchModel(Backend& backend, int context_max) : backend_(backend) {
+BenchModel::BenchModel(Backend& backend, std::span<const int> contexts, int rows_max)
+    : backend_(backend) {
   const auto add = [&](int shape) {
     auto weight = RandomWeight(backend, kShapes[shape]);
     weight_bytes_ += weight->bytes();
@@ -55,23 +88,14 @@ BenchModel::BenchModel(Backend& backend, int context_max) : backend_(backend) {
   };
   for (int i = 0; i < kLayers; ++i) layers_.push_back({add(0), add(1), add(2), add(3)});
   head_ = add(4);
-  const int pages = (context_max + kPageTokens - 1) / kPageTokens;
-  auto cache = backend.AllocateKv({.layers = kLayers,
-                                   .pages = pages,
-                                   .page_tokens = kPageTokens,
-                                   .kv_heads = kKvHeads,
-                                   .head_dim = kHeadDim,
-                                   .type = KvType::kF16});
-  CHECK(cache.ok());
-  cache_ = std::move(*cache);
-  pages_.resize(pages);
-  std::iota(pages_.begin(), pages_.end(), 0);
-  page_begin_ = {0, pages};
+  MakeCache(contexts);
   for (int i = 0; i < kHeadDim / 2; ++i) {
     inverse_frequency_.push_back(std::pow(1e5, -2.0 * i / kHeadDim));
   }
   for (int slot = 0; slot < kSlots; ++slot) {
-    const int64_t rows = slot == kLogits || slot == kNorm ? 1 : context_max;
+    const int64_t rows = slot == kNorm                      ? 1
+                         : slot == kLogits || slot == kLast ? std::ssize(contexts)
+                                                            : rows_max;
     auto buffer = backend.Allocate(rows * kSlotCols[slot] * sizeof(float));
     CHECK(buffer.ok());
     const std::vector<float> ones(static_cast<size_t>(rows * kSlotCols[slot]), 1.0f);
@@ -81,19 +105,44 @@ BenchModel::BenchModel(Backend& backend, int context_max) : backend_(backend) {
   }
 }
 
+void BenchModel::MakeCache(std::span<const int> contexts) {
+  page_begin_ = {0};
+  for (const int context : contexts) {
+    page_begin_.push_back(page_begin_.back() + (context + kPageTokens - 1) / kPageTokens);
+  }
+  auto cache = backend_.AllocateKv({.layers = kLayers,
+                                    .pages = page_begin_.back(),
+                                    .page_tokens = kPageTokens,
+                                    .kv_heads = kKvHeads,
+                                    .head_dim = kHeadDim,
+                                    .type = KvType::kF16});
+  CHECK(cache.ok());
+  cache_ = std::move(*cache);
+  pages_.resize(page_begin_.back());
+  std::iota(pages_.begin(), pages_.end(), 0);
+}
+
 Tensor BenchModel::View(int slot, int64_t rows) const {
   return Tensor(static_cast<float*>(buffers_[slot]->data()), rows, kSlotCols[slot]);
 }
 
-void BenchModel::RunLayer(int layer, const BatchRows& rows) {
-  const Layer& weights = layers_[layer];
-  const auto* norm = static_cast<const float*>(buffers_[kNorm]->data());
-  const Tensor residual = View(kResidual, tokens_), normed = View(kNormed, tokens_);
-  const Tensor qkv = View(kQkv, tokens_), context = View(kContext, tokens_);
-  const Tensor delta = View(kDelta, tokens_);
-  backend_.RmsNorm(residual, norm, kEps, normed);
-  backend_.MatMul(normed, *weights.qkv, nullptr, qkv);
-  backend_.RopeAppend({.qkv = qkv,
+template <typename Body>
+void BenchModel::Timed(Op op, Body body) {
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  backend_.Synchronize();
+  seconds_[op] += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+std::array<double, kOps> BenchModel::TakeSeconds() { return std::exchange(seconds_, {}); }
+
+BatchRows BenchModel::rows() const {
+  return {
+      .positions = positions_, .sequences = sequences_, .page_begin = page_begin_, .pages = pages_};
+}
+
+void BenchModel::Append(int layer, const BatchRows& rows) {
+  backend_.RopeAppend({.qkv = View(kQkv, tokens_),
                        .heads = kHeads,
                        .kv_heads = kKvHeads,
                        .head_dim = kHeadDim,
@@ -101,35 +150,85 @@ void BenchModel::RunLayer(int layer, const BatchRows& rows) {
                        .rows = rows,
                        .cache = cache_.get(),
                        .layer = layer});
-  backend_.Attention({.q = qkv.Cols(0, kWidth),
-                      .out = context,
-                      .heads = kHeads,
-                      .head_dim = kHeadDim,
-                      .group = kHeads / kKvHeads,
-                      .scale = 0.125f,
-                      .rows = rows,
-                      .cache = cache_.get(),
-                      .layer = layer});
-  backend_.MatMul(context, *weights.attention_out, nullptr, delta);
-  backend_.AddResidual(residual, delta, 1.0f, nullptr, 0.0f);
-  backend_.RmsNorm(residual, norm, kEps, normed);
-  backend_.MatMul(normed, *weights.gate_up, nullptr, View(kGateUp, tokens_));
-  backend_.GatedActivation(View(kGateUp, tokens_), GatedKind::kSilu, View(kGated, tokens_));
-  backend_.MatMul(View(kGated, tokens_), *weights.down, nullptr, delta);
-  backend_.AddResidual(residual, delta, 0.5f, nullptr, 0.0f);  // 0.5: values stay finite for ever
 }
 
-void BenchModel::Step(int begin, int tokens) {
-  tokens_ = tokens;
-  positions_.resize(tokens);
-  std::iota(positions_.begin(), positions_.end(), begin);
-  sequences_.assign(tokens, 0);
-  const BatchRows rows = {
-      .positions = positions_, .sequences = sequences_, .page_begin = page_begin_, .pages = pages_};
-  for (int layer = 0; layer < kLayers; ++layer) RunLayer(layer, rows);
-  backend_.MatMul(View(kResidual, tokens).Rows(tokens - 1, tokens), *head_, nullptr,
-                  View(kLogits, 1));
-  backend_.Synchronize();
+void BenchModel::FillCache() {
+  const auto rows_max = static_cast<int>(buffers_[kQkv]->bytes() / sizeof(float) / kQkvRows);
+  for (int s = 0; s + 1 < std::ssize(page_begin_); ++s) {
+    const int room = (page_begin_[s + 1] - page_begin_[s]) * kPageTokens;
+    for (int begin = 0; begin < room; begin += rows_max) {
+      const Chunk chunk = {s, begin, std::min(rows_max, room - begin)};
+      PlaceRows({&chunk, 1});
+      for (int layer = 0; layer < kLayers; ++layer) Append(layer, rows());
+    }
+  }
+}
+
+void BenchModel::Attend(int layer, const BatchRows& rows) {
+  Timed(kOpRope, [&] { Append(layer, rows); });
+  Timed(kOpAttention, [&] {
+    backend_.Attention({.q = View(kQkv, tokens_).Cols(0, kWidth),
+                        .out = View(kContext, tokens_),
+                        .heads = kHeads,
+                        .head_dim = kHeadDim,
+                        .group = kHeads / kKvHeads,
+                        .scale = 0.125f,
+                        .rows = rows,
+                        .cache = cache_.get(),
+                        .layer = layer});
+  });
+}
+
+void BenchModel::RunLayer(int layer, const BatchRows& rows) {
+  const Layer& weights = layers_[layer];
+  const auto* norm = static_cast<const float*>(buffers_[kNorm]->data());
+  const Tensor residual = View(kResidual, tokens_), normed = View(kNormed, tokens_);
+  const Tensor gate_up = View(kGateUp, tokens_), gated = View(kGated, tokens_);
+  const Tensor delta = View(kDelta, tokens_);
+  const auto normalise = [&] {
+    Timed(kOpNorm, [&] { backend_.RmsNorm(residual, norm, kEps, normed); });
+  };
+  const auto multiply = [&](Tensor x, const Weight& weight, Tensor out) {
+    Timed(kOpMatMul, [&] { backend_.MatMul(x, weight, nullptr, out); });
+  };
+  // Half of the MLP's residual is kept: values stay finite for ever.
+  const auto add = [&](float keep) {
+    Timed(kOpResidual, [&] { backend_.AddResidual(residual, delta, keep, nullptr, 0.0f); });
+  };
+  normalise();
+  multiply(normed, *weights.qkv, View(kQkv, tokens_));
+  Attend(layer, rows);
+  multiply(View(kContext, tokens_), *weights.attention_out, delta);
+  add(1.0f);
+  normalise();
+  multiply(normed, *weights.gate_up, gate_up);
+  Timed(kOpGated, [&] { backend_.GatedActivation(gate_up, GatedKind::kSilu, gated); });
+  multiply(gated, *weights.down, delta);
+  add(0.5f);
+}
+
+void BenchModel::PlaceRows(std::span<const Chunk> chunks) {
+  positions_.clear();
+  sequences_.clear();
+  last_rows_.clear();
+  for (const Chunk& chunk : chunks) {
+    for (int i = 0; i < chunk.tokens; ++i) {
+      positions_.push_back(chunk.begin + i);
+      sequences_.push_back(chunk.sequence);
+    }
+    last_rows_.push_back(static_cast<int32_t>(positions_.size()) - 1);
+  }
+  tokens_ = static_cast<int>(positions_.size());
+}
+
+void BenchModel::Step(std::span<const Chunk> chunks) {
+  PlaceRows(chunks);
+  for (int layer = 0; layer < kLayers; ++layer) RunLayer(layer, rows());
+  const int64_t last = std::ssize(last_rows_);
+  Timed(kOpHead, [&] {
+    backend_.GatherRows(View(kResidual, tokens_), last_rows_, View(kLast, last));
+    backend_.MatMul(View(kLast, last), *head_, nullptr, View(kLogits, last));
+  });
 }
 
 }  // namespace echelon::bench

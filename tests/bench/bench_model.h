@@ -1,8 +1,10 @@
 #pragma once
 // SmolLM2-135M's shapes with random weights: what the kernel benchmarks run on. One thread.
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,23 +29,60 @@ inline constexpr MatrixShape kShapes[] = {
     {"head", TensorFormat::kQ8_0, kVocabulary, kWidth},
 };
 
+// The CPU backend; ends the program where there is none.
+std::unique_ptr<Backend> MustMakeCpu(int threads);
+// Bytes a second that `threads` read from a block of kModelBytes; measured once and printed.
+double ReadBandwidth(int threads);
+// What one token of the model reads: larger than second-level caches, as a decode step is.
+inline constexpr size_t kModelBytes = size_t{96} << 20;
+
 // A weight of the shape with random values; ends the program where there is no memory.
 std::unique_ptr<Weight> RandomWeight(Backend& backend, const MatrixShape& shape);
 
-// A whole model that runs steps of T tokens for one sequence, all ops in the decoder's order.
+// Which op of the decoder a moment was spent in.
+enum Op { kOpNorm, kOpMatMul, kOpRope, kOpAttention, kOpGated, kOpResidual, kOpHead, kOps };
+inline constexpr const char* kOpNames[kOps] = {"norm",  "matmul",   "rope", "attention",
+                                               "gated", "residual", "head"};
+
+// What one sequence brings to a step: positions [begin, begin + tokens).
+struct Chunk {
+  int sequence, begin, tokens;
+};
+
+// A whole model that runs steps of several sequences, all ops in the decoder's order.
 class BenchModel {
  public:
-  BenchModel(Backend& backend, int context_max);
-  // Runs `tokens` positions from `begin` on; logits of the last.
-  void Step(int begin, int tokens);
+  // contexts[s]: positions that sequence s has room for. rows_max: of a step.
+  BenchModel(Backend& backend, std::span<const int> contexts, int rows_max);
+  BenchModel(Backend& backend, int context_max)
+      : BenchModel(backend, {&context_max, 1}, context_max) {}
+  // Writes a key and a value at every position that there is room for.
+  void FillCache();
+  // Runs a step; logits of every chunk's last row.
+  void Step(std::span<const Chunk> chunks);
+  void Step(int begin, int tokens) {
+    const Chunk chunk = {0, begin, tokens};
+    Step({&chunk, 1});
+  }
   uint64_t weight_bytes() const { return weight_bytes_; }
+  // Of one position, all layers.
+  uint64_t kv_bytes_per_token() const { return cache_->shape().PageBytes() / kPageTokens; }
+  // Seconds spent in each op since the model was made, or since the last call.
+  std::array<double, kOps> TakeSeconds();
 
  private:
   struct Layer {
     std::unique_ptr<Weight> qkv, attention_out, gate_up, down;
   };
+  void PlaceRows(std::span<const Chunk> chunks);
   void RunLayer(int layer, const BatchRows& rows);
+  BatchRows rows() const;
+  void Append(int layer, const BatchRows& rows);
+  void Attend(int layer, const BatchRows& rows);
+  void MakeCache(std::span<const int> contexts);
   Tensor View(int slot, int64_t cols) const;
+  template <typename Body>
+  void Timed(Op op, Body body);
 
   Backend& backend_;
   std::vector<Layer> layers_;
@@ -51,9 +90,10 @@ class BenchModel {
   std::unique_ptr<KvCache> cache_;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
   std::vector<double> inverse_frequency_;
-  std::vector<int32_t> pages_, positions_, sequences_, page_begin_;
+  std::vector<int32_t> pages_, positions_, sequences_, page_begin_, last_rows_;
   uint64_t weight_bytes_ = 0;
   int tokens_ = 0;
+  std::array<double, kOps> seconds_{};
 };
 
 }  // namespace echelon::bench

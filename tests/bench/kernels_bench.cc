@@ -5,33 +5,12 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <map>
 
 #include "common/check.h"
 #include "tests/bench/bench_model.h"
 
 namespace echelon::bench {
 namespace {
-
-// What one token of the model reads: larger than second-level caches, as a decode step is.
-constexpr size_t kModelBytes = size_t{96} << 20;
-
-std::unique_ptr<Backend> CpuBackend(int threads) {
-  auto backend = MakeBackend({.name = "cpu", .threads = threads});
-  CHECK_MSG(backend.ok(), backend.error().message);
-  return std::move(*backend);
-}
-
-double ReadBandwidth(int threads) {
-  static std::map<int, double> measured;
-  const auto [at, inserted] = measured.try_emplace(threads, 0.0);
-  if (inserted) {
-    at->second = CpuBackend(threads)->MeasureReadBandwidth(kModelBytes);
-    std::printf("read bandwidth, %d threads, 96 MiB: %.1f GB/s\n", threads, at->second / 1e9);
-  }
-  return at->second;
-}
 
 void Report(benchmark::State& state, double macs, double bytes, int threads) {
   using benchmark::Counter;
@@ -47,7 +26,7 @@ void MatMul(benchmark::State& state) {
   const MatrixShape& shape = kShapes[state.range(0)];
   const int64_t tokens = state.range(1);
   const int threads = static_cast<int>(state.range(2));
-  auto backend = CpuBackend(threads);
+  auto backend = MustMakeCpu(threads);
   std::vector<std::unique_ptr<Weight>> weights;
   weights.push_back(RandomWeight(*backend, shape));
   while (weights.size() * weights[0]->bytes() < kModelBytes) {
@@ -84,7 +63,7 @@ double MacsOfToken() {
 void Decode(benchmark::State& state) {
   const int context = static_cast<int>(state.range(0));
   const int threads = static_cast<int>(state.range(1));
-  auto backend = CpuBackend(threads);
+  auto backend = MustMakeCpu(threads);
   BenchModel model(*backend, context + 1);
   for (int begin = 0; begin < context; begin += 512) {
     model.Step(begin, std::min(512, context - begin));
@@ -103,7 +82,7 @@ BENCHMARK(Decode)
 void Prefill(benchmark::State& state) {
   const int tokens = static_cast<int>(state.range(0));
   const int threads = static_cast<int>(state.range(1));
-  auto backend = CpuBackend(threads);
+  auto backend = MustMakeCpu(threads);
   BenchModel model(*backend, tokens);
   for (auto _ : state) model.Step(0, tokens);
   state.counters["tokens/s"] =

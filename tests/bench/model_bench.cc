@@ -1,0 +1,131 @@
+// Where a step's time goes, and whether ragged batches cost what their work costs. Ratios are
+// printed as counters; each figure of a ratio is measured in turn, so that a slow moment of the
+// machine hits all of them.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <vector>
+
+#include "common/check.h"
+#include "tests/bench/bench_model.h"
+
+namespace echelon::bench {
+namespace {
+
+template <typename Body>
+double SecondsOf(Body body) {
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Arguments: rows of a step, positions before them, threads. Rows are one prompt's, or with
+// `decode` one of each of as many sequences. Counters: share of each op in the step, and the
+// multiply-adds a second of attention (a score and a value each; a core's limit is 32 a cycle with
+// AVX-512, 16 with AVX2).
+void Profile(benchmark::State& state, bool decode) {
+  const int rows = static_cast<int>(state.range(0));
+  const int before = static_cast<int>(state.range(1));
+  auto backend = MustMakeCpu(static_cast<int>(state.range(2)));
+  const std::vector<int> contexts(decode ? rows : 1, decode ? before + 1 : before + rows);
+  BenchModel model(*backend, contexts, rows);
+  std::vector<Chunk> step;
+  for (int s = 0; s < (decode ? rows : 1); ++s) step.push_back({s, before, decode ? 1 : rows});
+  model.FillCache();
+  model.Step(step);
+  model.TakeSeconds();
+  for (auto _ : state) model.Step(step);
+  const auto seconds = model.TakeSeconds();
+  const double total = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  for (int op = 0; op < kOps; ++op) state.counters[kOpNames[op]] = seconds[op] / total;
+  const double keys = decode ? before + 1 : before + 0.5 * (rows + 1);  // that a row sees
+  state.counters["attention_GMAC/s"] =
+      keys * rows * 2 * kWidth * kLayers / 1e9 / (seconds[kOpAttention] / state.iterations());
+  state.counters["tokens/s"] =
+      benchmark::Counter(rows, benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK_CAPTURE(Profile, prompt, false)
+    ->ArgNames({"rows", "before", "threads"})
+    ->Args({512, 0, 1})
+    ->Args({512, 0, 2})
+    ->Args({512, 3584, 2})
+    ->Args({512, 7488, 2})
+    ->UseRealTime();
+BENCHMARK_CAPTURE(Profile, decode, true)
+    ->ArgNames({"rows", "before", "threads"})
+    ->Args({1, 128, 1})
+    ->Args({1, 128, 2})
+    ->Args({1, 4096, 2})
+    ->Args({32, 128, 2})
+    ->UseRealTime();
+
+// Decode of contexts {8000, 16, 16, 16}: two threads against the greater of half of one thread's
+// time and the step's bytes (weights, keys, values) at the bandwidth of two threads.
+void RaggedDecode(benchmark::State& state) {
+  const int contexts[] = {8001, 17, 17, 17};
+  auto one = MustMakeCpu(1), two = MustMakeCpu(2);
+  BenchModel single(*one, contexts, 4), both(*two, contexts, 4);
+  single.FillCache();
+  both.FillCache();
+  std::vector<Chunk> step;
+  double bytes = static_cast<double>(both.weight_bytes());
+  for (int s = 0; s < 4; ++s) {
+    step.push_back({s, contexts[s] - 1, 1});
+    bytes += static_cast<double>(both.kv_bytes_per_token()) * contexts[s];
+  }
+  std::vector<double> singles, boths;
+  for (auto _ : state) {
+    singles.push_back(SecondsOf([&] { single.Step(step); }));
+    boths.push_back(SecondsOf([&] { both.Step(step); }));
+  }
+  const double half = Median(singles) / 2, read = bytes / ReadBandwidth(2);
+  state.counters["half_of_one_ms"] = half * 1e3;
+  state.counters["bytes_ms"] = read * 1e3;
+  state.counters["two_threads_ms"] = Median(boths) * 1e3;
+  state.counters["ratio"] = Median(boths) / std::max(half, read);
+}
+BENCHMARK(RaggedDecode)->Iterations(41)->UseRealTime();
+
+// Prompts of mixed lengths in one step against one prompt of their total, whose attention is more
+// work: `ratio` compares the steps, `ratio_without_attention` what both have to do alike, and
+// `attention_per_pair` the cost of a (query, key) pair, mixed over single.
+void MixedPrefill(benchmark::State& state) {
+  const int lengths[] = {1, 200, 17, 96, 3, 64, 31, 100};  // 512 together
+  const int total = std::accumulate(std::begin(lengths), std::end(lengths), 0);
+  auto backend = MustMakeCpu(static_cast<int>(state.range(0)));
+  BenchModel mixed(*backend, lengths, total), packed(*backend, total);
+  std::vector<Chunk> step;
+  double mixed_pairs = 0, packed_pairs = 0.5 * total * (total + 1);
+  for (int s = 0; s < static_cast<int>(std::size(lengths)); ++s) {
+    step.push_back({s, 0, lengths[s]});
+    mixed_pairs += 0.5 * lengths[s] * (lengths[s] + 1);
+  }
+  std::vector<double> times, rests, pairs;
+  for (auto _ : state) {
+    const double a = SecondsOf([&] { mixed.Step(step); });
+    const double b = SecondsOf([&] { packed.Step(0, total); });
+    const auto in_mixed = mixed.TakeSeconds(), in_packed = packed.TakeSeconds();
+    const auto rest = [](double all, const auto& ops) {
+      return all - ops[kOpAttention] - ops[kOpHead];  // mixed has eight rows of logits
+    };
+    times.push_back(a / b);
+    rests.push_back(rest(a, in_mixed) / rest(b, in_packed));
+    pairs.push_back(in_mixed[kOpAttention] / mixed_pairs /
+                    (in_packed[kOpAttention] / packed_pairs));
+  }
+  state.counters["ratio"] = Median(times);
+  state.counters["ratio_without_attention"] = Median(rests);
+  state.counters["attention_per_pair"] = Median(pairs);
+}
+BENCHMARK(MixedPrefill)->ArgName("threads")->Arg(1)->Arg(2)->Iterations(7)->UseRealTime();
+
+}  // namespace
+}  // namespace echelon::bench
