@@ -143,6 +143,8 @@ std::string EncodeResult(const StepResult& result) {
     out.Put(t.compute_seconds);
     out.Put(t.comm_hidden_seconds);
     out.Put(t.comm_exposed_seconds);
+    out.Put(t.queries_passed);
+    out.Put(t.keys_passed);
   }
   return out.Take();
 }
@@ -169,12 +171,14 @@ Result<StepResult> DecodeResult(std::string_view bytes, const StepLimits& limits
     if (!in.ok()) break;
   }
   constexpr uint32_t kRanksMax = 1 << 16;
-  result.timings.resize(in.GetCount(kRanksMax, 16));
+  result.timings.resize(in.GetCount(kRanksMax, 24));
   for (RankTiming& t : result.timings) {
     t.rank = in.Get<int32_t>();
     t.compute_seconds = in.Get<float>();
     t.comm_hidden_seconds = in.Get<float>();
     t.comm_exposed_seconds = in.Get<float>();
+    t.queries_passed = in.Get<uint32_t>();
+    t.keys_passed = in.Get<uint32_t>();
   }
   if (!in.AtEnd())
     return Corrupt(StrCat("step result: ", bytes.size(), " bytes are not one message"));

@@ -91,6 +91,10 @@ struct RankTiming {
   float compute_seconds = 0.0f;
   float comm_hidden_seconds = 0.0f;   // in flight while this rank computed
   float comm_exposed_seconds = 0.0f;  // this rank waited
+  // sp > 1: attentions (one sequence in one layer) for which this rank passed queries, or keys and
+  // values.
+  uint32_t queries_passed = 0;
+  uint32_t keys_passed = 0;
   bool operator==(const RankTiming&) const = default;
 };
 

@@ -116,6 +116,11 @@ struct Metrics::Impl {
           .Name("echelon_rank_step_seconds")
           .Help("A rank's time in one step by phase: compute, comm_hidden, comm_exposed.")
           .Register(registry);
+  Family<Counter>& ring_attentions =
+      prometheus::BuildCounter()
+          .Name("echelon_ring_attentions_total")
+          .Help("Attentions of a sequence in a layer over sp ranks, by what was passed.")
+          .Register(registry);
   // A rank's histograms by phase: looking a series up by its labels costs more than observing.
   std::mutex rank_mutex;
   std::map<std::pair<int, std::string>, std::array<Histogram*, 3>> rank_phases;
@@ -187,6 +192,14 @@ void Metrics::ObserveRankStep(const RankTiming& timing, const std::string& node)
   phases[0]->Observe(timing.compute_seconds);
   phases[1]->Observe(timing.comm_hidden_seconds);
   phases[2]->Observe(timing.comm_exposed_seconds);
+  const auto passed = [&](const char* what, uint32_t count) {
+    if (count == 0) return;  // a service without sequence parallelism has no such series
+    impl_->ring_attentions
+        .Add({{"passed", what}, {"rank", std::to_string(timing.rank)}, {"node", node}})
+        .Increment(count);
+  };
+  passed("queries", timing.queries_passed);
+  passed("keys", timing.keys_passed);
 }
 
 void Metrics::SetLoadProgress(int rank, const std::string& node, uint64_t done, uint64_t total) {

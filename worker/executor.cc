@@ -205,6 +205,11 @@ class Executor::Impl {
     timing.compute_seconds = static_cast<float>(std::max(0.0, wall - stats.exposed_seconds));
     timing.comm_hidden_seconds = static_cast<float>(stats.hidden_seconds);
     timing.comm_exposed_seconds = static_cast<float>(stats.exposed_seconds);
+    if (sharing_) {
+      const PassingCounts passed = sharing_->TakeCounts();
+      timing.queries_passed = passed.queries;
+      timing.keys_passed = passed.keys;
+    }
     return timing;
   }
 

@@ -43,7 +43,7 @@ class SequenceParallel {
   void Attend(const AttentionArgs& args);
   // out (rows.size(), d_model), on all ranks: x (own rows, d_model) of the step's rows `rows`.
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out);
-  PassingCounts TakeCounts();
+  PassingCounts TakeCounts();  // since the last call
 
  private:
   SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,

@@ -35,7 +35,7 @@ StepResult SampleResult() {
                        .sampled = {{12, 3.5f, {{12, -0.1f}, {3, -2.0f}}}, {13, 1.5f, {}}},
                        .prompt_top = {{{1, -0.5f}}, {}}},
                       {.id = 2}};
-  result.timings = {{0, 0.1f, 0.2f, 0.3f}, {1, 0.4f, 0.5f, 0.6f}};
+  result.timings = {{0, 0.1f, 0.2f, 0.3f, 4, 5}, {1, 0.4f, 0.5f, 0.6f, 6, 7}};
   return result;
 }
 

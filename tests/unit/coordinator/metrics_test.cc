@@ -19,7 +19,7 @@ std::string Filled() {
   metrics.AddGenerationTokens(3);
   metrics.SetRequests(2, 5);
   metrics.SetKvUsage(0.25);
-  metrics.ObserveRankStep({1, 0.01f, 0.002f, 0.001f}, "node-b");
+  metrics.ObserveRankStep({1, 0.01f, 0.002f, 0.001f, 5, 7}, "node-b");
   metrics.SetLoadProgress(0, "node-a", 50, 100);
   metrics.SetGroupReady(true);
   metrics.ObserveStepOverhead(0.00002);
@@ -37,26 +37,29 @@ bool Has(const std::string& text, const std::string& line) {
 
 TEST(Metrics, ValuesArriveUnderTheDocumentedNames) {
   const std::string text = Filled();
-  for (const char* line : {"echelon_prompt_tokens_total 10",
-                           "echelon_generation_tokens_total 3",
-                           "echelon_requests_running 2",
-                           "echelon_requests_waiting 5",
-                           "echelon_kv_cache_usage_ratio 0.25",
-                           "echelon_preemptions_total 4",
-                           "echelon_group_restarts_total 1",
-                           "echelon_replay_tokens_forced_total 0",
-                           "echelon_replay_logit_mismatch_total 0",
-                           "echelon_spec_decode_num_draft_tokens_total 9",
-                           "echelon_spec_decode_num_accepted_tokens_total 4",
-                           "echelon_request_success_total{finished_reason=\"stop\"} 1",
-                           "echelon_request_success_total{finished_reason=\"length\"} 0",
-                           "echelon_time_to_first_token_seconds_bucket{le=\"0.02\"} 0",
-                           "echelon_time_to_first_token_seconds_bucket{le=\"0.04\"} 1",
-                           "echelon_time_to_first_token_seconds_bucket{le=\"2560\"} 1",
-                           "echelon_inter_token_latency_seconds_bucket{le=\"0.025\"} 1",
-                           "echelon_e2e_request_latency_seconds_bucket{le=\"7680\"} 1",
-                           "echelon_request_queue_time_seconds_count 1",
-                           "echelon_scheduler_step_overhead_seconds_count 1"}) {
+  for (const char* line :
+       {"echelon_prompt_tokens_total 10",
+        "echelon_generation_tokens_total 3",
+        "echelon_requests_running 2",
+        "echelon_requests_waiting 5",
+        "echelon_kv_cache_usage_ratio 0.25",
+        "echelon_preemptions_total 4",
+        "echelon_group_restarts_total 1",
+        "echelon_replay_tokens_forced_total 0",
+        "echelon_replay_logit_mismatch_total 0",
+        "echelon_spec_decode_num_draft_tokens_total 9",
+        "echelon_spec_decode_num_accepted_tokens_total 4",
+        "echelon_request_success_total{finished_reason=\"stop\"} 1",
+        "echelon_request_success_total{finished_reason=\"length\"} 0",
+        "echelon_time_to_first_token_seconds_bucket{le=\"0.02\"} 0",
+        "echelon_time_to_first_token_seconds_bucket{le=\"0.04\"} 1",
+        "echelon_time_to_first_token_seconds_bucket{le=\"2560\"} 1",
+        "echelon_inter_token_latency_seconds_bucket{le=\"0.025\"} 1",
+        "echelon_e2e_request_latency_seconds_bucket{le=\"7680\"} 1",
+        "echelon_ring_attentions_total{node=\"node-b\",passed=\"queries\",rank=\"1\"} 5",
+        "echelon_ring_attentions_total{node=\"node-b\",passed=\"keys\",rank=\"1\"} 7",
+        "echelon_request_queue_time_seconds_count 1",
+        "echelon_scheduler_step_overhead_seconds_count 1"}) {
     EXPECT_TRUE(Has(text, line)) << line;
   }
   EXPECT_NE(text.find("phase=\"comm_hidden\""), std::string::npos);
