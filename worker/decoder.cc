@@ -45,14 +45,6 @@ Result<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& model, const
   return decoder;
 }
 
-Result<Tensor> Decoder::NewTensor(int64_t rows, int64_t cols) {
-  ASSIGN_OR_RETURN(auto buffer,
-                   backend_.Allocate(static_cast<size_t>(rows * cols) * sizeof(float)));
-  const Tensor tensor(static_cast<float*>(buffer->data()), rows, cols);
-  buffers_.push_back(std::move(buffer));
-  return tensor;
-}
-
 Status Decoder::Allocate(int rows_max) {
   const int64_t d = model_.d_model;
   const int64_t head_dim = model_.head_dim;
@@ -62,27 +54,27 @@ Status Decoder::Allocate(int rows_max) {
   }
   streams_.resize(part_.last_stage ? 1 : 2);
   for (Stream& stream : streams_) {
-    ASSIGN_OR_RETURN(stream.residual, NewTensor(rows_max, d));
+    ASSIGN_OR_RETURN(stream.residual, tensors_.New(rows_max, d));
     stream.outputs.resize(in_flight_max + 1);
     for (Tensor& output : stream.outputs) {
-      ASSIGN_OR_RETURN(output, NewTensor(rows_max, d));
+      ASSIGN_OR_RETURN(output, tensors_.New(rows_max, d));
     }
   }
-  ASSIGN_OR_RETURN(normed_, NewTensor(rows_max, d));
-  ASSIGN_OR_RETURN(second_output_, NewTensor(rows_max, d));
+  ASSIGN_OR_RETURN(normed_, tensors_.New(rows_max, d));
+  ASSIGN_OR_RETURN(second_output_, tensors_.New(rows_max, d));
   ASSIGN_OR_RETURN(attention_scratch_.qkv,
-                   NewTensor(rows_max, (part_.heads() + 2 * part_.kv_heads()) * head_dim));
-  ASSIGN_OR_RETURN(attention_scratch_.context, NewTensor(rows_max, part_.heads() * head_dim));
+                   tensors_.New(rows_max, (part_.heads() + 2 * part_.kv_heads()) * head_dim));
+  ASSIGN_OR_RETURN(attention_scratch_.context, tensors_.New(rows_max, part_.heads() * head_dim));
   ASSIGN_OR_RETURN(mlp_scratch_,
-                   NewTensor(std::min<int64_t>(rows_max, kMlpRowsMax), 2 * part_.ff()));
+                   tensors_.New(std::min<int64_t>(rows_max, kMlpRowsMax), 2 * part_.ff()));
   if (part_.ff() == 0 || part_.vocab() == 0) zeros_.assign(rows_max * d, 0.0f);
   if (!part_.last_stage) return {};
   const int64_t row_bytes = std::max<int64_t>(1, part_.vocab()) * int64_t{sizeof(float)};
   const int64_t rows =
       std::clamp<int64_t>(kLogitBytesMax / row_bytes, kLogitRowsMin, kLogitRowsMax);
-  ASSIGN_OR_RETURN(head_rows_, NewTensor(rows, d));
-  ASSIGN_OR_RETURN(head_normed_, NewTensor(rows, d));
-  ASSIGN_OR_RETURN(logits_, NewTensor(rows, part_.vocab()));
+  ASSIGN_OR_RETURN(head_rows_, tensors_.New(rows, d));
+  ASSIGN_OR_RETURN(head_normed_, tensors_.New(rows, d));
+  ASSIGN_OR_RETURN(logits_, tensors_.New(rows, part_.vocab()));
   return {};
 }
 

@@ -21,6 +21,7 @@
 #include "worker/attention.h"
 #include "worker/comm/communicator.h"
 #include "worker/mlp.h"
+#include "worker/tensor_buffers.h"
 #include "worker/weights.h"
 
 namespace echelon {
@@ -74,7 +75,6 @@ class Decoder {
   Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights, Backend& backend,
           Communicator& tp, KvCache& cache, SequenceParallel* sharing);
   Status Allocate(int rows_max);
-  Result<Tensor> NewTensor(int64_t rows, int64_t cols);
 
   void BeginStep(int64_t rows);
   Tensor NextOutput();
@@ -98,7 +98,7 @@ class Decoder {
   std::vector<SubBlockStep> entering_;  // pending when the stage begins
   int leaving_ = 0;                     // pending that the next stage takes over
 
-  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  TensorBuffers tensors_{backend_};
   std::vector<Stream> streams_;
   Stream* stream_ = nullptr;  // of the step at hand
   uint64_t steps_begun_ = 0;

@@ -41,27 +41,19 @@ Result<std::unique_ptr<SequenceParallel>> SequenceParallel::Create(
   return made;
 }
 
-Result<Tensor> SequenceParallel::NewTensor(int64_t rows, int64_t cols) {
-  ASSIGN_OR_RETURN(auto buffer,
-                   backend_.Allocate(static_cast<size_t>(rows * cols) * sizeof(float)));
-  const Tensor tensor(static_cast<float*>(buffer->data()), rows, cols);
-  buffers_.push_back(std::move(buffer));
-  return tensor;
-}
-
 Status SequenceParallel::Allocate(const ModelConfig& model, int rows_max) {
   const int64_t query = int64_t{heads_} * head_dim_;
   const int64_t partial = int64_t{heads_} * (head_dim_ + 2);
-  ASSIGN_OR_RETURN(queries_, NewTensor(rows_max, query));
-  ASSIGN_OR_RETURN(key_queries_, NewTensor(rows_max, query));
-  ASSIGN_OR_RETURN(foreign_queries_, NewTensor(rows_max, query));
-  ASSIGN_OR_RETURN(foreign_partials_, NewTensor(rows_max, partial));
-  ASSIGN_OR_RETURN(copied_partials_, NewTensor(kCopiedRowsMax, partial));
+  ASSIGN_OR_RETURN(queries_, tensors_.New(rows_max, query));
+  ASSIGN_OR_RETURN(key_queries_, tensors_.New(rows_max, query));
+  ASSIGN_OR_RETURN(foreign_queries_, tensors_.New(rows_max, query));
+  ASSIGN_OR_RETURN(foreign_partials_, tensors_.New(rows_max, partial));
+  ASSIGN_OR_RETURN(copied_partials_, tensors_.New(kCopiedRowsMax, partial));
   // Every own row may have a partial of every rank, copied rows one more.
-  ASSIGN_OR_RETURN(partials_,
-                   NewTensor(int64_t{sharing_.parts.parts} * rows_max + kCopiedRowsMax, partial));
+  ASSIGN_OR_RETURN(
+      partials_, tensors_.New(int64_t{sharing_.parts.parts} * rows_max + kCopiedRowsMax, partial));
   // A row may be wanted twice: scored and sampled.
-  ASSIGN_OR_RETURN(collected_, NewTensor(int64_t{2} * rows_max, model.d_model));
+  ASSIGN_OR_RETURN(collected_, tensors_.New(int64_t{2} * rows_max, model.d_model));
   KvShape staging = cache_.shape();
   staging.layers = 1;
   staging.pages = 2 * sharing_.ring_pages;
@@ -113,6 +105,16 @@ void SequenceParallel::Attend(const AttentionArgs& args) {
   backend_.Synchronize();  // the partials' places are free for the next layer's messages
 }
 
+template <typename Body>
+void SequenceParallel::ForForeign(const AttentionPlan& plan, Tensor rows, Body body) {
+  int64_t at = 0;
+  for (int rank = 0; rank < sharing_.parts.parts; ++rank) {
+    const int64_t count = rank == sharing_.rank ? 0 : plan.query_counts[rank];
+    if (count > 0) body(rows.Rows(at, at + count), rank);
+    at += count;
+  }
+}
+
 void SequenceParallel::PostQueries(const AttentionPlan& plan, Tensor q) {
   const Tensor mine = queries_.Rows(0, static_cast<int64_t>(plan.query_rows.size()));
   backend_.GatherRows(q, plan.query_rows, mine);
@@ -120,13 +122,9 @@ void SequenceParallel::PostQueries(const AttentionPlan& plan, Tensor q) {
   for (const int rank : Others()) {
     if (mine.rows > 0) exchanged_ = exchange_.Send(mine.data, BytesOf(mine), rank);
   }
-  int64_t at = 0;
-  for (int rank = 0; rank < sharing_.parts.parts; ++rank) {
-    if (rank == sharing_.rank || plan.query_counts[rank] == 0) continue;
-    const Tensor theirs = foreign_queries_.Rows(at, at + plan.query_counts[rank]);
+  ForForeign(plan, foreign_queries_, [&](Tensor theirs, int rank) {
     exchanged_ = exchange_.Recv(theirs.data, BytesOf(theirs), rank);
-    at = at + plan.query_counts[rank];
-  }
+  });
 }
 
 // Rows that all ranks have: one exchange of the partials, to everyone.
@@ -148,13 +146,9 @@ void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionA
                 foreign_partials_.Rows(0, foreign));
     backend_.Synchronize();
   }
-  int64_t at = 0;
-  for (int rank = 0; rank < sharing_.parts.parts; ++rank) {
-    if (rank == sharing_.rank || plan.query_counts[rank] == 0) continue;
-    const Tensor theirs = foreign_partials_.Rows(at, at + plan.query_counts[rank]);
+  ForForeign(plan, foreign_partials_, [&](Tensor theirs, int rank) {
     exchanged_ = exchange_.Send(theirs.data, BytesOf(theirs), rank);
-    at = at + plan.query_counts[rank];
-  }
+  });
   const auto mine = static_cast<int64_t>(plan.query_rows.size());
   for (const int rank : Others()) {
     if (mine == 0) break;

@@ -18,6 +18,7 @@
 #include "kernels/backend.h"
 #include "worker/comm/communicator.h"
 #include "worker/sequence_plan.h"
+#include "worker/tensor_buffers.h"
 
 namespace echelon {
 
@@ -49,8 +50,11 @@ class SequenceParallel {
   SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,
                    KvCache& cache, Communicator& exchange, Communicator& ring);
   Status Allocate(const ModelConfig& model, int rows_max);
-  Result<Tensor> NewTensor(int64_t rows, int64_t cols);
   const AttentionPlan& PlanOf(int window);
+  // body(rows of that rank, rank) for every other rank that passes queries; `rows` holds theirs in
+  // rank order.
+  template <typename Body>
+  void ForForeign(const AttentionPlan& plan, Tensor rows, Body body);
   // The other ranks, starting behind this one, so that they do not all send to rank 0 first.
   std::vector<int> Others() const;
 
@@ -70,7 +74,7 @@ class SequenceParallel {
   Communicator& exchange_;
   Communicator& ring_;
   std::unique_ptr<KvCache> staging_;  // two messages of ring_pages pages
-  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  TensorBuffers tensors_{backend_};
   Tensor queries_;           // (rows_max, H * D) query rows to send
   Tensor key_queries_;       // (rows_max, H * D) of the key rows
   Tensor foreign_queries_;   // (rows_max, H * D)

@@ -4,9 +4,9 @@
 #include <span>
 
 #include "common/check.h"
+#include "common/half.h"
 #include "common/model/file_checkpoint.h"
 #include "common/model/fingerprint.h"
-#include "common/model/half.h"
 #include "common/model/open_checkpoint.h"
 #include "common/random.h"
 
@@ -36,7 +36,7 @@ constexpr BlockRecipe kRecipes[] = {
 };
 
 void PutHalf(std::byte* at, double value) {
-  const uint16_t half = HalfFromFloat(static_cast<float>(value));
+  const uint16_t half = FloatToHalf(static_cast<float>(value));
   std::memcpy(at, &half, sizeof half);
 }
 
@@ -152,7 +152,7 @@ void DummyCheckpoint::FillFloats(uint32_t id, const TensorInfo& tensor, Distribu
       std::memcpy(&out[i * size], &value, sizeof value);
     } else {
       const uint16_t half = tensor.format == TensorFormat::kF16
-                                ? HalfFromFloat(value)
+                                ? FloatToHalf(value)
                                 : static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
       std::memcpy(&out[i * size], &half, sizeof half);
     }

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "kernels/quant/half.h"
+#include "common/half.h"
 
 namespace echelon::cpu {
 

@@ -6,7 +6,7 @@
 //       value = d * scale * (code - 32).
 // The products d * scale are exact in float: 11 bits times 6 (or 8).
 
-#include "kernels/quant/half.h"
+#include "common/half.h"
 #include "kernels/quant/quant.h"
 
 namespace echelon {

@@ -2,8 +2,8 @@
 // Q4_1: float16 scale d, float16 min m, 16 bytes of codes; value = d * code + m.
 // Byte j holds element j in its low half and element j + 16 in its high half.
 
+#include "common/half.h"
 #include "kernels/quant/encode.h"
-#include "kernels/quant/half.h"
 #include "kernels/quant/quant.h"
 
 namespace echelon {

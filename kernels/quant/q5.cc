@@ -2,8 +2,8 @@
 // Q5_1: float16 scale d, float16 min m, high bits, low halves; value = d * code + m.
 // Bit i of the high bits belongs to element i; low halves lie as in Q4.
 
+#include "common/half.h"
 #include "kernels/quant/encode.h"
-#include "kernels/quant/half.h"
 #include "kernels/quant/quant.h"
 
 namespace echelon {

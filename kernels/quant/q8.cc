@@ -1,7 +1,7 @@
 // Q8_0: float16 scale d, 32 signed bytes; value = d * byte. Read as codes byte + 128, offset 128.
 
+#include "common/half.h"
 #include "kernels/quant/encode.h"
-#include "kernels/quant/half.h"
 #include "kernels/quant/quant.h"
 
 namespace echelon {

@@ -1,7 +1,7 @@
 #include "kernels/quant/quant.h"
 
 #include "common/check.h"
-#include "kernels/quant/half.h"
+#include "common/half.h"
 
 namespace echelon {
 

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <utility>
 
-#include "kernels/quant/half.h"
+#include "common/half.h"
 #include "kernels/shape_check.h"
 
 namespace echelon::reference {

@@ -82,18 +82,7 @@ TEST_P(SequenceLayouts, PipelineStagesKeepEveryBit) {
 }
 
 TEST_P(SequenceLayouts, AReplayContinuesWithTheSameTokens) {
-  const Wish wish = Scored();
-  const auto group = Group(Layout(1, 1, 2));
-  const Answer whole = Generate(*group, {wish}, kPageTokens)[0];
-  for (size_t lost_at = 1; lost_at < whole.tokens.size(); ++lost_at) {
-    Wish again = wish;
-    again.forced.assign(whole.tokens.begin(), whole.tokens.begin() + lost_at);
-    again.max_tokens = wish.max_tokens - static_cast<int>(lost_at);
-    const Answer rest = Generate(*group, {again}, kPageTokens, {.chunk = 9})[0];
-    EXPECT_EQ(rest.tokens,
-              std::vector<int32_t>(whole.tokens.begin() + lost_at, whole.tokens.end()));
-    EXPECT_EQ(rest.logits, std::vector<float>(whole.logits.begin() + lost_at, whole.logits.end()));
-  }
+  ExpectReplayContinues(*Group(Layout(1, 1, 2)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, SequenceLayouts, ::testing::ValuesIn(testing::LayoutModels()),

@@ -18,7 +18,7 @@ FOLDERS = ("common", "kernels", "worker", "coordinator", "client", "tests")
 # What a file below the folder may include of ours. Longest folder first wins.
 MAY_INCLUDE = {
     "common": [r"common/"],
-    "kernels": [r"kernels/", r"common/(check|checked|result|strings|tensor_format|random)\.h"],
+    "kernels": [r"kernels/", r"common/(check|checked|half|random|result|strings|tensor_format)\.h"],
     "worker": [r"worker/", r"kernels/", r"common/"],
     "coordinator": [r"coordinator/", r"common/"],
     "client": [r"client/", r"common/"],

@@ -9,10 +9,10 @@
 #include <sstream>
 
 #include "common/check.h"
+#include "common/half.h"
 #include "common/model/model_families.h"
 #include "common/model/tensor_names.h"
 #include "common/strings.h"
-#include "kernels/quant/half.h"
 #include "tests/support/tiny_tokenizer.h"
 
 namespace echelon {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "common/model/half.h"
+#include "common/half.h"
 #include "common/model/tensor_names.h"
 #include "tests/support/model_builder.h"
 
@@ -232,16 +232,16 @@ TEST(Checkpoint, ShardsReadTheirOwnBytes) {
 }
 
 TEST(Half, RoundsToNearestEven) {
-  EXPECT_EQ(HalfFromFloat(0.0f), 0x0000);
-  EXPECT_EQ(HalfFromFloat(1.0f), 0x3c00);
-  EXPECT_EQ(HalfFromFloat(-2.0f), 0xc000);
-  EXPECT_EQ(HalfFromFloat(65504.0f), 0x7bff);
-  EXPECT_EQ(HalfFromFloat(1e6f), 0x7c00);
-  EXPECT_EQ(HalfFromFloat(std::ldexp(1.0f, -24)), 0x0001);
-  EXPECT_EQ(HalfFromFloat(std::ldexp(1.0f, -26)), 0x0000);
-  EXPECT_EQ(HalfFromFloat(std::ldexp(1023.0f, -24)), 0x03ff);
-  EXPECT_EQ(HalfFromFloat(1.0f + std::ldexp(1.0f, -11)), 0x3c00);         // a tie: to even
-  EXPECT_EQ(HalfFromFloat(1.0f + 3.0f * std::ldexp(1.0f, -11)), 0x3c02);  // a tie: to even
+  EXPECT_EQ(FloatToHalf(0.0f), 0x0000);
+  EXPECT_EQ(FloatToHalf(1.0f), 0x3c00);
+  EXPECT_EQ(FloatToHalf(-2.0f), 0xc000);
+  EXPECT_EQ(FloatToHalf(65504.0f), 0x7bff);
+  EXPECT_EQ(FloatToHalf(1e6f), 0x7c00);
+  EXPECT_EQ(FloatToHalf(std::ldexp(1.0f, -24)), 0x0001);
+  EXPECT_EQ(FloatToHalf(std::ldexp(1.0f, -26)), 0x0000);
+  EXPECT_EQ(FloatToHalf(std::ldexp(1023.0f, -24)), 0x03ff);
+  EXPECT_EQ(FloatToHalf(1.0f + std::ldexp(1.0f, -11)), 0x3c00);         // a tie: to even
+  EXPECT_EQ(FloatToHalf(1.0f + 3.0f * std::ldexp(1.0f, -11)), 0x3c02);  // a tie: to even
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "common/check.h"
-#include "kernels/quant/half.h"
+#include "common/half.h"
 #include "kernels/quant/quant.h"
 
 namespace echelon::test {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/quant/half.h"
+#include "common/half.h"
 #include "tests/unit/kernels/ops_kit.h"
 #include "tests/unit/kernels/quant_golden.h"
 

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/half.h"
 #include "kernels/backend.h"
-#include "kernels/quant/half.h"
 #include "kernels/real_math.h"
 #include "kernels/reference/dot.h"
 #include "tests/unit/kernels/ops_kit.h"
