@@ -1,5 +1,6 @@
 """llama.cpp as the peer: built natively from PyPI's source archive of llama-cpp-python, kept in ~/.cache/echelon/peers."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def build():
     subprocess.run(["tar", "-C", CACHE, "-xf", archive], check=True)
     subprocess.run(["cmake", "-S", source, "-B", source / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF",
                     "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", source / "build", "-j", "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", source / "build", "-j", str(os.cpu_count()), "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
     return programs
 
 
