@@ -38,6 +38,7 @@ class TimedBackend : public Backend {
     return inner_->AllocateKv(shape);
   }
   void Synchronize() override { inner_->Synchronize(); }
+  Status Health() const override { return inner_->Health(); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
              Tensor out) override {

@@ -226,8 +226,15 @@ TEST_P(BackendPartialAttention, PagesTravelAsBytes) {
   const std::vector<int32_t> page_begin = {0, 2}, pages = {-1, 2};
   const std::vector<double> frequency(8, 0.0);
   const auto first = cache->PageData(1, 0, 1), second = cache->PageData(1, 1, 1);
-  std::fill(first.begin(), first.end(), std::byte{7});
-  std::fill(second.begin(), second.end(), std::byte{7});
+  const std::vector<std::byte> sevens(first.size(), std::byte{7});
+  const auto bytes_of = [&](std::span<std::byte> page) {
+    std::vector<std::byte> bytes(page.size());
+    backend_->Download(page.data(), bytes.data(), bytes.size());
+    backend_->Synchronize();
+    return bytes;
+  };
+  backend_->Upload(sevens.data(), first.data(), first.size());
+  backend_->Upload(sevens.data(), second.data(), second.size());
   backend_->RopeAppend({.qkv = qkv.tensor(),
                         .heads = 1,
                         .kv_heads = 1,
@@ -237,12 +244,12 @@ TEST_P(BackendPartialAttention, PagesTravelAsBytes) {
                         .cache = cache.get(),
                         .layer = 1});
   backend_->Synchronize();
-  const auto untouched = [](std::byte b) { return b == std::byte{7}; };
-  EXPECT_TRUE(std::all_of(first.begin(), first.end(), untouched));
-  EXPECT_TRUE(std::all_of(second.begin(), second.end(), untouched));
+  EXPECT_EQ(bytes_of(first), sevens);
+  EXPECT_EQ(bytes_of(second), sevens);
   const auto from = cache->PageData(1, 2, 1), to = copy->PageData(0, 1, 1);
   ASSERT_EQ(from.size(), to.size());
-  std::copy(from.begin(), from.end(), to.begin());
+  backend_->Upload(bytes_of(from).data(), to.data(), to.size());
+  backend_->Synchronize();
 
   const auto attend = [&](const KvCache& kv, int layer, int32_t page) {
     const std::vector<int32_t> list = {page}, list_begin = {0, 1}, row = {0}, begin = {0},
