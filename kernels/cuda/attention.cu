@@ -54,8 +54,9 @@ __device__ void AddChunk(const char* key, const float* queries, int dim, int d, 
   constexpr int kCount = kHalf ? 8 : 4;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const float k = kHalf ? HalfBitsToFloat(static_cast<uint16_t>(bytes.word[i / 2] >> (i % 2 * 16)))
-                          : std::bit_cast<float>(bytes.word[i % 4]);
+    const float k = kHalf
+                        ? HalfBitsToFloat(static_cast<uint16_t>(bytes.word[i / 2] >> (i % 2 * 16)))
+                        : std::bit_cast<float>(bytes.word[i % 4]);
 #pragma unroll
     for (int m = 0; m < kHeads; ++m) scores[m] = fmaf(queries[m * dim + d + i], k, scores[m]);
   }
@@ -150,10 +151,10 @@ __global__ void __launch_bounds__(kThreads) AttendSplitKernel(SplitParams p) {
   const SplitUnit unit = p.units[blockIdx.x];
   const int kv_head = static_cast<int>(blockIdx.y), dim = p.head_dim;
   const HeadRange heads = HeadsOf(p, kv_head, static_cast<int>(blockIdx.z), kHeads);
-  if (heads.begin >= heads.end) return;  // the whole block
-  auto* queries = reinterpret_cast<float*>(DynamicShared());      // (kHeads, D)
-  float* scores = queries + kHeads * dim;                         // (kHeads, 256)
-  float* runs = scores + kHeads * kAttentionSplit;                // (runs, kHeads, D)
+  if (heads.begin >= heads.end) return;                       // the whole block
+  auto* queries = reinterpret_cast<float*>(DynamicShared());  // (kHeads, D)
+  float* scores = queries + kHeads * dim;                     // (kHeads, 256)
+  float* runs = scores + kHeads * kAttentionSplit;            // (runs, kHeads, D)
 
   const float* q = p.q.data + unit.row * p.q.stride;
   for (int i = static_cast<int>(threadIdx.x); i < kHeads * dim; i += kThreads) {

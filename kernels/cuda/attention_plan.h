@@ -1,8 +1,8 @@
 #pragma once
 // How an attention op is cut into units for the device: a unit is one row's places within one split
-// of kAttentionSplit places. Splits are absolute and every row's are merged in ascending order, so a
-// row's bits do not depend on how many units there are or who runs them; equal units are equal work
-// whatever the rows' lengths. Pure values; computed on the host, where positions are known.
+// of kAttentionSplit places. Splits are absolute and every row's are merged in ascending order, so
+// a row's bits do not depend on how many units there are or who runs them; equal units are equal
+// work whatever the rows' lengths. Pure values; computed on the host, where positions are known.
 
 #include <cstdint>
 #include <vector>

@@ -326,8 +326,7 @@ const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& 
     placed.passes.push_back({static_cast<int64_t>(pass.units.size()),
                              static_cast<int64_t>(pass.row_of.size()),
                              staging_.Put(std::span(pass.units)), put(pass.merge_begin),
-                             put(pass.row_of),
-                             args.begin.empty() ? nullptr : put(pass.continued)});
+                             put(pass.row_of), args.begin.empty() ? nullptr : put(pass.continued)});
   }
   plans_.push_back(std::move(placed));
   return plans_.back();

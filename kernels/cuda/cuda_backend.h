@@ -1,6 +1,6 @@
 #pragma once
-// The CUDA backend: quantised weights in device memory, float activations, kernels of our own on one
-// stream. Ops return when they are enqueued; what they read of the host is copied before that.
+// The CUDA backend: quantised weights in device memory, float activations, kernels of our own on
+// one stream. Ops return when they are enqueued; what they read of the host is copied before that.
 // Driven by one host thread, the one that made it. The first error of the device is kept (Health);
 // ops after it do nothing. Row invariance holds for every op: see the kernels.
 

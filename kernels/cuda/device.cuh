@@ -1,8 +1,8 @@
 #pragma once
 // The few things that kernels take from CUDA, in one place: how they are launched, and the
-// instructions that C++ has no words for. Everything else in the .cu files is plain C++, so that the
-// same sources also run on the host under tests/support/cuda_emulation, whose header of this name
-// stands in for this one.
+// instructions that C++ has no words for. Everything else in the .cu files is plain C++, so that
+// the same sources also run on the host under tests/support/cuda_emulation, whose header of this
+// name stands in for this one.
 //
 // Rules for kernels, which the emulation checks: every thread of a block reaches every
 // __syncthreads(), every lane of a warp every shuffle; blocks have whole warps.

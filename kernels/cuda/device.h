@@ -1,7 +1,7 @@
 #pragma once
-// Device: one open CUDA device with its stream: memory, copies, waiting, and the first error that any
-// of them met. After an error everything enqueued is dropped, so that the host comes to the place
-// where it asks (failure()). One thread. Outlives all memory taken from it.
+// Device: one open CUDA device with its stream: memory, copies, waiting, and the first error that
+// any of them met. After an error everything enqueued is dropped, so that the host comes to the
+// place where it asks (failure()). One thread. Outlives all memory taken from it.
 
 #include <memory>
 #include <optional>

@@ -1,8 +1,8 @@
-// Products of packed weights with rows of floats. A warp computes kRows outputs of kTokens rows: lane
-// l takes groups l, l + 32, ... of a weight's row in ascending order, elements in ascending order;
-// the lanes' sums are added in one fixed tree. The order over K depends on the shape of the weight
-// alone, so a row has the same bits in any company. Weights are read once for kTokens rows, 16 bytes
-// a lane; float sums of float activations, as the reference has them but for the rounding.
+// Products of packed weights with rows of floats. A warp computes kRows outputs of kTokens rows:
+// lane l takes groups l, l + 32, ... of a weight's row in ascending order, elements in ascending
+// order; the lanes' sums are added in one fixed tree. The order over K depends on the shape of the
+// weight alone, so a row has the same bits in any company. Weights are read once for kTokens rows,
+// 16 bytes a lane; float sums of float activations, as the reference has them but for the rounding.
 
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/ops.h"
@@ -45,7 +45,8 @@ __device__ void LoadGroup(const char* row, int64_t tile, int64_t lanes, int64_t 
   }
 }
 
-// Columns [tile * 1024 - lead, + 1024) of kTokens rows into shared memory; zeros where there are none.
+// Columns [tile * 1024 - lead, + 1024) of kTokens rows into shared memory; zeros where there are
+// none.
 template <int kTokens>
 __device__ void StageTile(const MatMulParams& p, int64_t first_token, int64_t tile, float* staged) {
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * kTileElements; i += kThreads) {

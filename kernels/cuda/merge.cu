@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(MergeParams p) {
   const int64_t place = p.row_of != nullptr ? p.row_of[t] : t;
   const int64_t of_head = h * (dim + 2);
   const bool continued = p.continued != nullptr && p.continued[t] != 0;
-  float* state = p.states.data != nullptr ? p.states.data + place * p.states.stride + of_head
-                                          : nullptr;
+  float* state =
+      p.states.data != nullptr ? p.states.data + place * p.states.stride + of_head : nullptr;
   float sum = continued && i < dim ? state[i] : 0.0f;
   float best = continued ? state[dim] : -INFINITY;
   float total = continued ? state[dim + 1] : 0.0f;

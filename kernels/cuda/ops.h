@@ -18,8 +18,8 @@ struct Rows {  // a Tensor's data, as kernels take it
 };
 
 void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out);
-void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep,
-                       const float* post_norm, float eps);
+void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
+                       float eps);
 void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out);
 void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 
@@ -48,8 +48,8 @@ struct BatchView {
 };
 
 struct CacheView {
-  char* data;           // of the layer
-  int64_t page_bytes;   // of the layer
+  char* data;          // of the layer
+  int64_t page_bytes;  // of the layer
   int page_tokens, kv_heads, head_dim;
   KvType type;
 };
@@ -69,9 +69,9 @@ void LaunchRopeAppend(Stream stream, const RopeParams& params);
 
 // One row's positions within one split of its pages.
 struct SplitUnit {
-  int32_t row;           // of q
-  int32_t first, end;    // places, all in one split
-  int32_t partial;       // row of partials
+  int32_t row;         // of q
+  int32_t first, end;  // places, all in one split
+  int32_t partial;     // row of partials
 };
 
 struct SplitParams {
@@ -86,13 +86,13 @@ struct SplitParams {
 };
 void LaunchAttendSplits(Stream stream, const SplitParams& params);
 
-// Row t merges partial rows list[begin[t]], ... list[begin[t + 1] - 1] (list null: the row itself is
-// the number) in this order; where continued[t] is set, behind what `states` holds for the row.
+// Row t merges partial rows list[begin[t]], ... list[begin[t + 1] - 1] (list null: the row itself
+// is the number) in this order; where continued[t] is set, behind what `states` holds for the row.
 struct MergeParams {
-  Rows partials;          // (P, H * (D + 2))
-  const int32_t* begin;   // (T + 1)
-  const int32_t* list;    // or null
-  const int32_t* row_of;  // (T) or null: row t's place in out or states
+  Rows partials;             // (P, H * (D + 2))
+  const int32_t* begin;      // (T + 1)
+  const int32_t* list;       // or null
+  const int32_t* row_of;     // (T) or null: row t's place in out or states
   const int32_t* continued;  // (T) or null: none is
   int64_t rows;
   int heads, head_dim;

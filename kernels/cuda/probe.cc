@@ -6,29 +6,30 @@ namespace echelon::cuda {
 
 namespace {
 
-constexpr int kMajorMin = 8;  // compute capability: Ampere, for its asynchronous copies and bfloat16
+constexpr int kMajorMin =
+    8;  // compute capability: Ampere, for its asynchronous copies and bfloat16
 constexpr const char* kOrCpu = ", or use backend \"cpu\"";
 
-std::string VersionText(int version) {
-  return StrCat(version / 1000, ".", version % 1000 / 10);
-}
+std::string VersionText(int version) { return StrCat(version / 1000, ".", version % 1000 / 10); }
 
 // Why no device can be asked at all, from the first call that touches the driver.
 Error DriverError(Runtime& runtime, const Outcome& outcome) {
   switch (outcome.failure) {
     case Failure::kNoDriver:
-      return Unsupported(StrCat("backend \"cuda\": this host has no NVIDIA driver (libcuda.so.1): "
-                                "install one for CUDA ",
-                                VersionText(runtime.ToolkitVersion()), " or later", kOrCpu));
+      return Unsupported(
+          StrCat("backend \"cuda\": this host has no NVIDIA driver (libcuda.so.1): "
+                 "install one for CUDA ",
+                 VersionText(runtime.ToolkitVersion()), " or later", kOrCpu));
     case Failure::kDriverTooOld:
       return Unsupported(StrCat("backend \"cuda\": the NVIDIA driver of this host serves CUDA ",
                                 VersionText(runtime.DriverVersion()), ", this build needs ",
                                 VersionText(runtime.ToolkitVersion()), ": update the driver",
                                 kOrCpu));
     case Failure::kNoDevice:
-      return Unsupported(StrCat("backend \"cuda\": the NVIDIA driver shows no GPU: look at "
-                                "nvidia-smi and CUDA_VISIBLE_DEVICES",
-                                kOrCpu));
+      return Unsupported(
+          StrCat("backend \"cuda\": the NVIDIA driver shows no GPU: look at "
+                 "nvidia-smi and CUDA_VISIBLE_DEVICES",
+                 kOrCpu));
     default:
       return InternalError(StrCat("backend \"cuda\": the NVIDIA driver does not answer (",
                                   outcome.text, "): look at nvidia-smi and the kernel's log",
@@ -50,7 +51,8 @@ Result<DeviceInfo> OpenDevice(Runtime& runtime, int device) {
   if (count == 0) return DriverError(runtime, {Failure::kNoDevice, 0, ""});
   if (device < 0 || device >= count) {
     return Unsupported(StrCat("backend \"cuda\": CUDA device ", device, " was asked for and the ",
-                              "driver shows ", count, ": start fewer ranks on this host or look at "
+                              "driver shows ", count,
+                              ": start fewer ranks on this host or look at "
                               "CUDA_VISIBLE_DEVICES"));
   }
   DeviceInfo info;
@@ -64,13 +66,15 @@ Result<DeviceInfo> OpenDevice(Runtime& runtime, int device) {
   const Outcome opened = runtime.Open(device);
   if (opened.ok()) return info;
   if (opened.failure == Failure::kDeviceBusy) {
-    return Unavailable(StrCat(DeviceName(device, info), " is taken by another process that uses it "
+    return Unavailable(StrCat(DeviceName(device, info),
+                              " is taken by another process that uses it "
                               "alone: end that one (nvidia-smi names it) or show another device in "
                               "CUDA_VISIBLE_DEVICES",
                               kOrCpu));
   }
   if (opened.failure == Failure::kOutOfMemory) {
-    return ResourceExhausted(StrCat(DeviceName(device, info), " has no memory left for a process to "
+    return ResourceExhausted(StrCat(DeviceName(device, info),
+                                    " has no memory left for a process to "
                                     "begin: end another one that uses it (nvidia-smi names them)",
                                     kOrCpu));
   }

@@ -1,6 +1,6 @@
 #pragma once
-// Whether a CUDA device can be used, and if not, why and what to do: the errors of the CUDA backend,
-// each in one place. Pure functions over Runtime; rank and host are added by the worker.
+// Whether a CUDA device can be used, and if not, why and what to do: the errors of the CUDA
+// backend, each in one place. Pure functions over Runtime; rank and host are added by the worker.
 
 #include <string>
 

@@ -23,8 +23,7 @@ __device__ void NormHead(float* head, const float* weight, float eps, int dim, i
   __syncwarp();  // a lane rotates what others normed
 }
 
-__device__ void RotateHead(float* head, const SinCos* angles, int dim, bool interleaved,
-                           int lane) {
+__device__ void RotateHead(float* head, const SinCos* angles, int dim, bool interleaved, int lane) {
   for (int i = lane; i < dim / 2; i += 32) {
     float& first = head[interleaved ? 2 * i : i];
     float& second = head[interleaved ? 2 * i + 1 : i + dim / 2];
@@ -70,7 +69,8 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(RopeParams p) {
     const int kv_head = h - p.heads - (key ? 0 : p.kv_heads);
     char* to = p.cache.data + page * p.cache.page_bytes + kv_head * head_bytes;
     for (int d = lane; d < dim; d += 32) {
-      const int64_t index = key ? KeyIndex(chunk, tokens, slot, d) : ValueIndex(dim, tokens, slot, d);
+      const int64_t index =
+          key ? KeyIndex(chunk, tokens, slot, d) : ValueIndex(dim, tokens, slot, d);
       Store(p.cache, to, index, head[d]);
     }
   }

@@ -1,5 +1,5 @@
-// Row ops: one block a row, thread i takes columns i, i + kThreads, ... in ascending order, so that a
-// row's bits depend on its length alone.
+// Row ops: one block a row, thread i takes columns i, i + kThreads, ... in ascending order, so that
+// a row's bits depend on its length alone.
 
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/ops.h"
@@ -83,8 +83,8 @@ void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows o
   Launch(stream, {Count(x.rows)}, kThreads, 0, RmsNormKernel, x, weight, eps, out);
 }
 
-void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep,
-                       const float* post_norm, float eps) {
+void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
+                       float eps) {
   Launch(stream, {Count(residual.rows)}, kThreads, 0, AddResidualKernel, residual, delta, keep,
          post_norm, eps);
 }

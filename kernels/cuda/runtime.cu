@@ -1,9 +1,9 @@
 // Runtime over the CUDA runtime library, which is linked statically and opens the driver
 // (libcuda.so.1) by itself at the first call: a program with it starts on a host without a driver.
 
-#include "kernels/cuda/runtime.h"
-
 #include <cuda_runtime.h>
+
+#include "kernels/cuda/runtime.h"
 
 namespace echelon::cuda {
 
@@ -54,12 +54,9 @@ class CudaRuntime : public Runtime {
     cudaDeviceProp properties;
     const cudaError_t error = cudaGetDeviceProperties(&properties, device);
     if (error != cudaSuccess) return OutcomeOf(error);
-    *info = {properties.name,
-             properties.major,
-             properties.minor,
-             properties.multiProcessorCount,
-             properties.totalGlobalMem,
-             static_cast<uint64_t>(properties.l2CacheSize)};
+    *info = {properties.name,           properties.major,
+             properties.minor,          properties.multiProcessorCount,
+             properties.totalGlobalMem, static_cast<uint64_t>(properties.l2CacheSize)};
     return {};
   }
   Outcome Open(int device) override {

@@ -1,7 +1,7 @@
 #pragma once
-// Runtime: what the CUDA backend asks of NVIDIA's runtime and driver, as an interface, so that every
-// failure of a driver can be played in a test, and the whole backend runs on the host under the
-// emulation. No CUDA header is needed to include it. One host thread.
+// Runtime: what the CUDA backend asks of NVIDIA's runtime and driver, as an interface, so that
+// every failure of a driver can be played in a test, and the whole backend runs on the host under
+// the emulation. No CUDA header is needed to include it. One host thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,10 +18,10 @@ enum class Failure : uint8_t {
   kNoDriver,      // no libcuda on this host
   kDriverTooOld,  // older than the toolkit of this build
   kNoDevice,
-  kDeviceBusy,    // in exclusive use, or prohibited
+  kDeviceBusy,  // in exclusive use, or prohibited
   kOutOfMemory,
   kNoKernelImage,  // the device's architecture is not in this build
-  kOther,         // code and text say what
+  kOther,          // code and text say what
 };
 
 // What a call came to. `text` is the runtime's own name and words for it.

@@ -8,8 +8,8 @@
 namespace echelon::cuda {
 
 namespace {
-// A step of 64 sequences of 16,384 positions: 1,024 pages * 4 bytes each, 256 KiB, and as much again
-// in units of attention.
+// A step of 64 sequences of 16,384 positions: 1,024 pages * 4 bytes each, 256 KiB, and as much
+// again in units of attention.
 constexpr size_t kBlockBytes = size_t{1} << 20;
 constexpr size_t kAlignment = 64;
 }  // namespace

@@ -102,8 +102,7 @@ PartView ShapeOf(const HostMatrix& matrix) {
   return part;
 }
 
-void PackRow(const HostMatrix& matrix, const std::byte* stored, const PartView& part,
-             int64_t row) {
+void PackRow(const HostMatrix& matrix, const std::byte* stored, const PartView& part, int64_t row) {
   const TensorFormatInfo& info = InfoOf(matrix.format);
   const QuantFormat* quant = FindQuantFormat(matrix.format);
   const int64_t begin = matrix.col_begin - part.lead;

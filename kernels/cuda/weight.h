@@ -1,7 +1,7 @@
 #pragma once
 // Packed weights of the CUDA backend: parts of one format each, in device memory, in the layout of
-// weight_layout.h. Neighbouring parts that agree in format and columns become one, so that a layer's
-// query, key and value rows are one launch.
+// weight_layout.h. Neighbouring parts that agree in format and columns become one, so that a
+// layer's query, key and value rows are one launch.
 
 #include <memory>
 #include <span>

@@ -3,12 +3,13 @@
 // unpacking as functions of plain values, used by the kernels and, on the host, by the packer and
 // the tests.
 //
-// A row is groups of 32 stored elements. Tiles of 32 groups are interleaved by lane: 16-byte chunk c
-// of group g of a tile of L groups lies at (c * L + g) * 16, so that a warp that reads one chunk a
-// lane reads one run of memory. What is left of a group after its chunks (4 bytes of 5-bit codes, 8
-// of 6-bit ones) lies behind the tile's chunks in the same way. Rows begin at multiples of 16 bytes.
-// Scales lie in a plane of their own, an entry a group; K-quants keep their small integers there and
-// the float16 numbers of their blocks of 8 groups in a third plane, so nothing grows by unpacking.
+// A row is groups of 32 stored elements. Tiles of 32 groups are interleaved by lane: 16-byte chunk
+// c of group g of a tile of L groups lies at (c * L + g) * 16, so that a warp that reads one chunk
+// a lane reads one run of memory. What is left of a group after its chunks (4 bytes of 5-bit codes,
+// 8 of 6-bit ones) lies behind the tile's chunks in the same way. Rows begin at multiples of 16
+// bytes. Scales lie in a plane of their own, an entry a group; K-quants keep their small integers
+// there and the float16 numbers of their blocks of 8 groups in a third plane, so nothing grows by
+// unpacking.
 //
 //   codes of group g:  4 bits: element e is nibble e % 8 of word e / 8
 //                      5 bits: the same, word 4 holds bit 4 of element e at bit e
@@ -27,9 +28,9 @@
 
 namespace echelon::cuda {
 
-inline constexpr int kGroup = 32;           // elements of a group
-inline constexpr int kTileGroups = 32;      // groups of a tile: the lanes of a warp
-inline constexpr int kSuperGroups = 8;      // groups of a K-quant's block
+inline constexpr int kGroup = 32;       // elements of a group
+inline constexpr int kTileGroups = 32;  // groups of a tile: the lanes of a warp
+inline constexpr int kSuperGroups = 8;  // groups of a K-quant's block
 
 enum class Packing : uint8_t { k4, k5, k6, k8, kF16, kBF16, kF32 };
 
@@ -69,9 +70,7 @@ struct PartView {
   bool super_scales = false;
   bool split_scales = false;
 
-  ECHELON_HD int64_t RowBytes() const {
-    return (groups * WordsOf(packing) * 4 + 15) / 16 * 16;
-  }
+  ECHELON_HD int64_t RowBytes() const { return (groups * WordsOf(packing) * 4 + 15) / 16 * 16; }
   // Bytes of a group's entry in the plane of scales: one or two float16 numbers or small integers.
   ECHELON_HD int64_t ScaleBytes() const { return super_scales || !has_min ? 2 : 4; }
   ECHELON_HD int64_t SuperBlocks() const { return (groups + kSuperGroups - 1) / kSuperGroups; }
@@ -121,9 +120,7 @@ struct GroupScale {
   float min;
 };
 
-ECHELON_HD inline uint16_t ReadU16(const char* p) {
-  return *reinterpret_cast<const uint16_t*>(p);
-}
+ECHELON_HD inline uint16_t ReadU16(const char* p) { return *reinterpret_cast<const uint16_t*>(p); }
 
 // The products are exact in float: 11 bits times 6 (or 8).
 ECHELON_HD inline GroupScale ScaleAt(const PartView& part, int64_t row, int64_t group) {
@@ -165,8 +162,8 @@ ECHELON_HD inline float ValueAt(const PartView& part, int64_t row, int64_t col) 
   const int e = static_cast<int>(at % kGroup);
   uint32_t words[32] = {};
   for (int w = 0; w < WordsOf(part.packing); ++w) {
-    words[w] = *reinterpret_cast<const uint32_t*>(
-        part.Row(row) + WordOffset(part.packing, part.groups, group, w));
+    words[w] = *reinterpret_cast<const uint32_t*>(part.Row(row) +
+                                                  WordOffset(part.packing, part.groups, group, w));
   }
   const float shift = 8388608.0f + static_cast<float>(part.offset);
   const GroupScale scale =

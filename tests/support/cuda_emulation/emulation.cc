@@ -28,8 +28,8 @@ constexpr size_t kAlignment = 256;  // as cudaMalloc's
 class Arena {
  public:
   Arena() {
-    void* memory = mmap(nullptr, kArenaBytes, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(memory != MAP_FAILED);
     base_ = static_cast<char*>(memory);
     free_[0] = kArenaBytes;
@@ -131,9 +131,7 @@ class Machine {
     thread.wait = wait;
     swapcontext(&thread.context, &scheduler_);
   }
-  float OfLane(int distance) {
-    return threads_[current_ ^ static_cast<size_t>(distance)]->value;
-  }
+  float OfLane(int distance) { return threads_[current_ ^ static_cast<size_t>(distance)]->value; }
 
  private:
   // Device memory is there while one of these lives.
@@ -225,8 +223,7 @@ void Machine::Enter() {
 
 const Fiber& Current() { return TheMachine().current().fiber; }
 
-void RunGrid(Index grid, unsigned threads, size_t shared_bytes,
-             const std::function<void()>& body) {
+void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
   TheMachine().Run(grid, threads, shared_bytes, body);
 }
 
@@ -260,9 +257,7 @@ size_t FreeDeviceBytes() {
   const std::lock_guard lock(TheMachine().mutex);
   return TheMachine().arena.FreeBytes();
 }
-void CopyDevice(void* to, const void* from, size_t bytes) {
-  TheMachine().Copy(to, from, bytes);
-}
+void CopyDevice(void* to, const void* from, size_t bytes) { TheMachine().Copy(to, from, bytes); }
 void ClearDevice(void* memory, size_t bytes) { TheMachine().Clear(memory, bytes); }
 size_t KernelsLaunched() { return TheMachine().launched; }
 

@@ -1,11 +1,11 @@
 #pragma once
 // Runs CUDA kernels on the host: every thread of a block is a fiber, barriers and shuffles switch
 // between them, blocks run one after the other. For correctness alone: it is about 10,000 times
-// slower than a GPU. What it finds: wrong indices (device memory is unreadable outside kernels, so a
-// host pointer mixed up with a device pointer faults), a barrier or shuffle that some thread does not
-// reach, misaligned vector loads, and, because fibers run in another order each time, most missing
-// barriers. What it cannot find: what depends on the hardware (memory order between warps, launch
-// limits beyond those checked here, speed).
+// slower than a GPU. What it finds: wrong indices (device memory is unreadable outside kernels, so
+// a host pointer mixed up with a device pointer faults), a barrier or shuffle that some thread does
+// not reach, misaligned vector loads, and, because fibers run in another order each time, most
+// missing barriers. What it cannot find: what depends on the hardware (memory order between warps,
+// launch limits beyond those checked here, speed).
 //
 // One thread at a time launches; a mutex sees to it.
 
