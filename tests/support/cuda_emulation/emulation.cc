@@ -1,7 +1,6 @@
 #include "tests/support/cuda_emulation/emulation.h"
 
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -12,6 +11,32 @@
 #include <vector>
 
 #include "common/check.h"
+
+// Saves the caller's registers on its stack and goes on with those on another: what swapcontext
+// does without its two system calls, of which a block of 256 threads would make thousands.
+extern "C" void echelon_switch_stack(void** save, void* load);
+asm(R"(
+.text
+.globl echelon_switch_stack
+.type echelon_switch_stack, @function
+echelon_switch_stack:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+.size echelon_switch_stack, .-echelon_switch_stack
+)");
 
 namespace echelon::emulation {
 
@@ -81,7 +106,7 @@ class Arena {
 enum class Wait { kNone, kBlock, kWarp, kDone };
 
 struct Thread {
-  ucontext_t context;
+  void* context = nullptr;  // top of its stack while it waits
   std::unique_ptr<char[]> stack;
   Fiber fiber;
   Wait wait = Wait::kNone;
@@ -129,7 +154,7 @@ class Machine {
   void Pause(Wait wait) {
     Thread& thread = current();
     thread.wait = wait;
-    swapcontext(&thread.context, &scheduler_);
+    echelon_switch_stack(&thread.context, scheduler_);
   }
   float OfLane(int distance) { return threads_[current_ ^ static_cast<size_t>(distance)]->value; }
 
@@ -158,7 +183,7 @@ class Machine {
         Thread& thread = *threads_[at];
         if (thread.wait == Wait::kNone) {
           current_ = at;
-          swapcontext(&scheduler_, &thread.context);
+          echelon_switch_stack(&scheduler_, thread.context);
         }
         all_done = all_done && thread.wait == Wait::kDone;
       }
@@ -171,11 +196,12 @@ class Machine {
     if (!thread.stack) thread.stack = std::make_unique<char[]>(kStackBytes);
     thread.fiber = fiber;
     thread.wait = Wait::kNone;
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = nullptr;
-    makecontext(&thread.context, Enter, 0);
+    // Six registers and the address to begin at, which lies at a multiple of 16.
+    const auto top = reinterpret_cast<uintptr_t>(thread.stack.get()) + kStackBytes - 64;
+    auto* begin = reinterpret_cast<void**>(top / 16 * 16);
+    *begin = reinterpret_cast<void*>(&Enter);
+    std::fill(begin - 6, begin, nullptr);
+    thread.context = begin - 6;
   }
 
   // Every thread waits or is done. A warp goes on when all its lanes wait for it, the block when
@@ -200,7 +226,7 @@ class Machine {
     for (unsigned i = begin; i < end; ++i) threads_[i]->wait = Wait::kNone;
   }
 
-  ucontext_t scheduler_;
+  void* scheduler_ = nullptr;
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<uint64_t> shared_;
   const std::function<void()>* body_ = nullptr;
