@@ -90,12 +90,13 @@ def show(row):
 def inside(agent):
     flags = parse(json.loads(os.environ["ECHELON_SPLIT_FLAGS"]))
     rows = []
-    print("| link, Mbit/s | step | " + " | ".join(f"{mode}, ms" for mode in flags.modes.split(",")) + " | gain | auto/best | relay's share of a core, late by |")
+    modes = flags.modes.split(",")
+    print("| link, Mbit/s | step | " + " | ".join(f"{mode}, ms" for mode in modes) + " | gain | auto/best | relay's share of a core, late by |")
     for link in flags.links.split(","):
         if link != "shared":
             rate, _, latency = link.partition(":")
             hosts.Link.of_this_test().set(rate_mbit=float(rate), latency_us=float(latency or LATENCY_US))
-        with Bench(agent, link, flags.modes.split(",")) as bench:
+        with Bench(agent, link, modes) as bench:
             if "auto" in bench.services:
                 said = [line for line in bench.services["auto"].log().splitlines() if "all-reduce takes" in line]
                 print(f"{link}: {said[0].split('all-reduce', 1)[1]}", file=sys.stderr)
