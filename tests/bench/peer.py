@@ -1,5 +1,6 @@
 """llama.cpp as the peer: built natively from PyPI's source archive of llama-cpp-python, kept in ~/.cache/echelon/peers."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -18,13 +19,13 @@ def build():
     CACHE.mkdir(parents=True, exist_ok=True)
     archive = CACHE / f"llama_cpp_python-{VERSION}.tar.gz"
     if not archive.exists():
-        # pip builds an archive's metadata while it downloads: the build's own tools come from the registry too.
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", CACHE,
+        # pip asks the archive for its metadata; ":all:" would have it build the tools for that from source too.
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", CACHE,
                         f"llama-cpp-python=={VERSION}"], check=True)
     subprocess.run(["tar", "-C", CACHE, "-xf", archive], check=True)
     subprocess.run(["cmake", "-S", source, "-B", source / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF",
                     "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", source / "build", "-j", "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", source / "build", "-j", str(os.cpu_count()), "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
     return programs
 
 
