@@ -30,7 +30,7 @@ namespace {
 constexpr double kBubbleMax = 0.20;
 constexpr int kPromptTokens = 64;
 constexpr int kWarmTokens = 4;  // of each stream: left out of the steady part
-constexpr int kRounds = 7;      // of measuring busy times
+constexpr int kRounds = 5;      // of measuring busy times
 
 struct Recorded : testing::ReplayedPlan {
   StepPlan plan;
