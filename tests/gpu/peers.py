@@ -32,44 +32,50 @@ def report(name, seconds, **more):
     print(json.dumps({"name": name, "value": seconds * 1e6, "unit": "us", **more}), flush=True)
 
 
-def main():
+def copy():
     source = torch.randint(0, 255, (2 << 30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     seconds = median_seconds(lambda: target.copy_(source))
     report("torch copy of 2 GiB", seconds, gb_per_s=2 * source.numel() / seconds * 1e-9)
-    del source, target
 
+
+def products(rows):
+    # Three matrices in turn: together they fill no cache.
+    weights = [torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+    x = torch.randn(rows, 8192, dtype=torch.bfloat16, device="cuda")
+    turn = [0]
+
+    def product():
+        turn[0] = (turn[0] + 1) % 3
+        return x @ weights[turn[0]].T
+
+    seconds = median_seconds(product)
+    report(f"torch bf16 matmul 8192x8192, {rows} rows (cuBLAS)", seconds,
+           gb_per_s=weights[0].numel() * 2 / seconds * 1e-9,
+           tflop_per_s=2 * rows * 8192 * 8192 / seconds * 1e-12)
+
+
+def decode_attention(batch, positions):
+    heads, kv_heads, dim = 32, 8, 128
+    key = torch.randn(batch, kv_heads, positions, dim, dtype=torch.float16, device="cuda")
+    value = torch.randn_like(key)
+    query = torch.randn(batch, heads, 1, dim, dtype=torch.float16, device="cuda")
+    attend = torch.nn.functional.scaled_dot_product_attention
+    gigabytes = 2 * key.numel() * 2 * 1e-9
+    seconds = median_seconds(lambda: attend(query, key, value, enable_gqa=True))
+    report(f"torch SDPA decode, {batch} x {positions}", seconds, gb_per_s=gigabytes / seconds)
+    # Query heads that share a KV head as rows of one: what a kernel without GQA of its own takes.
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, dim)
+    seconds = median_seconds(lambda: attend(grouped, key, value))
+    report(f"torch SDPA decode, heads as rows, {batch} x {positions}", seconds, gb_per_s=gigabytes / seconds)
+
+
+def main():
+    copy()
     for rows in (1, 16, 64, 2048):
-        weights = [torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
-        x = torch.randn(rows, 8192, dtype=torch.bfloat16, device="cuda")
-        turn = [0]
-
-        def product():
-            turn[0] = (turn[0] + 1) % 3
-            return x @ weights[turn[0]].T
-
-        seconds = median_seconds(product)
-        report(f"torch bf16 matmul 8192x8192, {rows} rows (cuBLAS)", seconds,
-               gb_per_s=weights[0].numel() * 2 / seconds * 1e-9,
-               tflop_per_s=2 * rows * 8192 * 8192 / seconds * 1e-12)
-        del weights
-
-    heads, kv_heads, dim, length = 32, 8, 128, 128 * 1024
-    for batch, positions in ((1, length), (16, 143 * 1024 // 16)):
-        key = torch.randn(batch, kv_heads, positions, dim, dtype=torch.float16, device="cuda")
-        value = torch.randn_like(key)
-        query = torch.randn(batch, heads, 1, dim, dtype=torch.float16, device="cuda")
-        seconds = median_seconds(lambda: torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, enable_gqa=True))
-        report(f"torch SDPA decode, {batch} x {positions}", seconds,
-               gb_per_s=2 * key.numel() * 2 / seconds * 1e-9)
-        # Query heads that share a KV head as rows of one: what a kernel without GQA of its own takes.
-        grouped = query.reshape(batch, kv_heads, heads // kv_heads, dim)
-        seconds = median_seconds(
-            lambda: torch.nn.functional.scaled_dot_product_attention(grouped, key, value))
-        report(f"torch SDPA decode, heads as rows, {batch} x {positions}", seconds,
-               gb_per_s=2 * key.numel() * 2 / seconds * 1e-9)
-        del key, value, query, grouped
+        products(rows)
+    decode_attention(1, 128 * 1024)
+    decode_attention(16, 143 * 1024 // 16)
 
 
 main()
