@@ -47,9 +47,8 @@ class CudaModel : public ::testing::TestWithParam<FamilyCase> {
     TinyModel model;
     model.family = GetParam().family;
     model.format = GetParam().format;
-    model.d_model = 256;
-    model.d_ff = 256;
-    model.head_dim = 64;
+    model.d_model = 96;  // 3 groups: a tile's tail
+    model.head_dim = 32;
     if (model.family == "llamaLadder" || model.format == TensorFormat::kF32) {
       checkpoint_ = TinyDummy(model, folder_.path());
     } else {
@@ -86,15 +85,13 @@ TEST_P(CudaModel, ChunksCompanyAndReplayChangeNoBit) {
   pace.chunk = 3;
   pace.page_seed = 7;
   EXPECT_EQ(testing::Generate(*group, Wishes(), kPageTokens, pace), want);
-  for (size_t w = 0; w < want.size(); ++w) {
-    testing::Wish alone = Wishes()[w];
-    EXPECT_EQ(testing::Generate(*group, {alone}, kPageTokens)[0], want[w]) << w;
-    alone.forced.assign(want[w].tokens.begin(), want[w].tokens.begin() + 5);
-    alone.max_tokens = 3;
-    const auto rest = testing::Generate(*group, {alone}, kPageTokens, pace)[0];
-    EXPECT_EQ(rest.tokens, std::vector(want[w].tokens.begin() + 5, want[w].tokens.end())) << w;
-    EXPECT_EQ(rest.logits, std::vector(want[w].logits.begin() + 5, want[w].logits.end())) << w;
-  }
+  testing::Wish alone = Wishes()[1];
+  EXPECT_EQ(testing::Generate(*group, {alone}, kPageTokens)[0], want[1]);
+  alone.forced.assign(want[1].tokens.begin(), want[1].tokens.begin() + 5);
+  alone.max_tokens = 3;
+  const auto rest = testing::Generate(*group, {alone}, kPageTokens, pace)[0];
+  EXPECT_EQ(rest.tokens, std::vector(want[1].tokens.begin() + 5, want[1].tokens.end()));
+  EXPECT_EQ(rest.logits, std::vector(want[1].logits.begin() + 5, want[1].logits.end()));
 }
 
 INSTANTIATE_TEST_SUITE_P(cuda, CudaModel,
