@@ -50,6 +50,10 @@ class SequenceParallel {
   SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,
                    KvCache& cache, Communicator& exchange, Communicator& ring);
   Status Allocate(const ModelConfig& model, int rows_max);
+  // SequenceSharing::bytes_per_pair of the slowest link beside the fastest rank. Collective.
+  double MeasureBytesPerPair(const ModelConfig& model, const RankPart& part);
+  double PassingSeconds();
+  double AttentionSeconds(const AttentionArgs& args);
   const AttentionPlan& PlanOf(int window);
   // body(rows of that rank, rank) for every other rank that passes queries; `rows` holds theirs in
   // rank order.
@@ -67,7 +71,7 @@ class SequenceParallel {
   void AttendPages(const AttendList& list, const KvCache& cache, int layer,
                    const AttentionArgs& args, Tensor q, Tensor partials);
 
-  const SequenceSharing sharing_;
+  SequenceSharing sharing_;
   const int heads_, head_dim_;
   Backend& backend_;
   KvCache& cache_;
