@@ -83,6 +83,7 @@ void ThreadPool::TakeRanges(int thread) {
       const int64_t begin = region.next.fetch_add(job.grain, std::memory_order_relaxed);
       if (begin >= region.end) break;
       job.call(job.context, begin, std::min(begin + job.grain, region.end), thread);
+      if (thread == 0 && turn_) turn_();
     }
   }
 }

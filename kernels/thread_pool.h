@@ -11,8 +11,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace echelon {
@@ -25,6 +27,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // What the caller does after each of its own ranges (Backend::SetTurn); empty: nothing.
+  void SetTurn(std::function<void()> turn) { turn_ = std::move(turn); }
 
   // Calls body(begin, end, thread) for disjoint ranges that cover [0, count), each at most `grain`
   // long, on any thread (0 <= thread < threads(), 0 is the caller). Returns when all are done.
@@ -35,6 +39,7 @@ class ThreadPool {
     if (workers_.empty() || count <= grain) {
       for (int64_t begin = 0; begin < count; begin += grain) {
         body(begin, begin + grain < count ? begin + grain : count, 0);
+        if (turn_) turn_();
       }
       return;
     }
@@ -69,6 +74,7 @@ class ThreadPool {
     int64_t end = 0;
   };
 
+  std::function<void()> turn_;
   Job job_;  // job_ and the regions are written only while the job is closed and empty
   std::vector<Region> regions_;                    // one a thread
   alignas(64) std::atomic<uint32_t> state_{0};     // kOpen | threads inside the job

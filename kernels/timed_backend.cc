@@ -37,6 +37,7 @@ class TimedBackend : public Backend {
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override {
     return inner_->AllocateKv(shape);
   }
+  void SetTurn(std::function<void()> turn) override { inner_->SetTurn(std::move(turn)); }
   void Synchronize() override { inner_->Synchronize(); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,

@@ -42,6 +42,24 @@ TEST(ThreadPool, ManyJobsOnAnOversubscribedMachine) {
   EXPECT_EQ(total, int64_t{120} * 5000 * 4999 / 2);
 }
 
+TEST(ThreadPool, TheCallerTakesATurnAfterEachOfItsRanges) {
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    const std::thread::id caller = std::this_thread::get_id();
+    int turns = 0, ranges = 0;
+    pool.SetTurn([&] {
+      EXPECT_EQ(std::this_thread::get_id(), caller);
+      ++turns;
+    });
+    pool.ParallelFor(100, 7, [&](int64_t, int64_t, int thread) { ranges += thread == 0 ? 1 : 0; });
+    EXPECT_GT(turns, 0);
+    EXPECT_EQ(turns, ranges) << threads;
+    pool.SetTurn({});
+    pool.ParallelFor(100, 7, [](int64_t, int64_t, int) {});
+    EXPECT_EQ(turns, ranges) << "none any more";
+  }
+}
+
 TEST(ThreadPool, SleepsWhenIdle) {
   ThreadPool pool(4);
   pool.ParallelFor(100, 1, [](int64_t, int64_t, int) {});
