@@ -254,7 +254,8 @@ void ExpectPagesTravel(Backend& backend, KvType type) {
   EXPECT_EQ(bytes_of(second), sevens);
   const auto from = cache->PageData(1, 2, 1), to = copy->PageData(0, 1, 1);
   ASSERT_EQ(from.size(), to.size());
-  backend.Upload(bytes_of(from).data(), to.data(), to.size());
+  const std::vector<std::byte> travelling = bytes_of(from);
+  backend.Upload(travelling.data(), to.data(), to.size());
   backend.Synchronize();
 
   const auto attend = [&](const KvCache& kv, int layer, int32_t page) {
