@@ -108,7 +108,7 @@ class StageWalk {
       RankCost rank;
       rank.cores = placement.cores[begin + i];
       rank.rates = cluster.hosts[h].RatesOf(placement.threads[begin + i]);
-      const TensorShard shard = ShardOf(in_.model, in_.layout.tp, i % in_.layout.tp);
+      const TensorShard shard = ShardOf(in_.model, in_.layout, i % in_.layout.tp);
       rank.elements = ElementsOf(in_.model, shard);
       rank.heads = static_cast<double>(shard.heads.size());
       rank.kv_heads = static_cast<double>(shard.kv_heads.size());
