@@ -14,7 +14,7 @@ namespace echelon {
 namespace {
 
 // Pixels. Two charts side by side are as wide as a page of text, so that nothing is scaled down.
-constexpr double kWidth = 440, kHeight = 400, kLeft = 66, kTop = 46, kPlotWidth = 350,
+constexpr double kWidth = 440, kHeight = 400, kLeft = 72, kTop = 46, kPlotWidth = 350,
                  kPlotHeight = 250;
 constexpr double kLegendAt = kHeight - 22, kLegendItem = 205;
 constexpr std::array kColours = {"#2f6fb3", "#e0653a", "#5b9f8f", "#7d5fb2"};
@@ -27,8 +27,8 @@ std::string Number(double value) {
 
 // "50k" for people, where Number would say 5e+04.
 std::string Short(double value) {
-  if (value >= 1e6) return Number(value / 1e6) + "M";
-  return value >= 1e4 ? Number(value / 1e3) + "k" : Number(value);
+  if (value >= 999e3) return Number(value / 1e6) + "M";
+  return value >= 9999 ? Number(value / 1e3) + "k" : Number(value);
 }
 
 // A figure's place on an axis of `length` pixels.
@@ -101,7 +101,7 @@ std::string Frame(const Chart& chart, const Axis& x, const Axis& y) {
                 kPlotHeight, "\" fill=\"none\" stroke=\"#444\"/>\n");
   out += Text(kLeft + kPlotWidth / 2, bottom + 42, "middle", chart.x_label);
   out += Text(0, 0, "middle", chart.y_label,
-              StrCat("transform=\"translate(16 ", kTop + kPlotHeight / 2, ") rotate(-90)\""));
+              StrCat("transform=\"translate(14 ", kTop + kPlotHeight / 2, ") rotate(-90)\""));
   return out;
 }
 

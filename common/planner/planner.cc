@@ -53,45 +53,6 @@ void AddMemory(const Checkpoint& checkpoint, const ModelConfig& model, const Clu
   }
 }
 
-// The greatest value of 1 to `most` for which `fits` holds, if it holds below and fails above.
-template <typename Fits>
-int64_t Greatest(int64_t most, const Fits& fits) {
-  int64_t least = 0;
-  while (least < most) {
-    const int64_t middle = least + (most - least + 1) / 2;
-    if (fits(middle)) {
-      least = middle;
-    } else {
-      most = middle - 1;
-    }
-  }
-  return least;
-}
-
-// What would fit where nothing does.
-void AddSmaller(const Checkpoint& checkpoint, const ModelConfig& model, const Cluster& cluster,
-                const Workload& workload, LayoutPlan& plan) {
-  const auto any_fits = [&](const Workload& smaller) {
-    return std::any_of(plan.not_fitting.begin(), plan.not_fitting.end(), [&](const auto& large) {
-      PlannedLayout planned;
-      planned.layout = large.layout;
-      AddMemory(checkpoint, model, cluster, smaller, planned);
-      return planned.fits();
-    });
-  };
-  Workload smaller = workload;
-  const int64_t pages = Greatest(workload.context / workload.page_tokens, [&](int64_t n) {
-    smaller.context = n * workload.page_tokens;
-    return any_fits(smaller);
-  });
-  plan.context_that_fits = pages * workload.page_tokens;
-  smaller = workload;
-  plan.streams_that_fit = Greatest(workload.streams - 1, [&](int64_t n) {
-    smaller.streams = n;
-    return any_fits(smaller);
-  });
-}
-
 }  // namespace
 
 PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
@@ -118,6 +79,51 @@ PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
   planned.seconds = streams * planned.prefill.seconds + kPlannedTokens * planned.decode.seconds;
   return planned;
 }
+
+namespace {
+
+constexpr size_t kNearestTried = 16;
+
+// The greatest value of 1 to `most` for which `fits` holds, if it holds below and fails above.
+template <typename Fits>
+int64_t Greatest(int64_t most, const Fits& fits) {
+  int64_t least = 0;
+  while (least < most) {
+    const int64_t middle = least + (most - least + 1) / 2;
+    if (fits(middle)) {
+      least = middle;
+    } else {
+      most = middle - 1;
+    }
+  }
+  return least;
+}
+
+// What would fit where nothing does: the layouts that lack least are asked.
+void AddSmaller(const Checkpoint& checkpoint, const ModelConfig& model, const Cluster& cluster,
+                const Workload& workload, LayoutPlan& plan) {
+  const auto any_fits = [&](const Workload& smaller) {
+    const auto most = std::min(plan.not_fitting.size(), kNearestTried);
+    return std::any_of(plan.not_fitting.begin(), plan.not_fitting.begin() + most, [&](auto& large) {
+      const ParallelLayout layout{
+          .tp = large.layout.tp, .pp = large.layout.pp, .sp = large.layout.sp};
+      return PlanLayout(checkpoint, model, cluster, smaller, layout).fits();
+    });
+  };
+  Workload smaller = workload;
+  const int64_t pages = Greatest(workload.context / workload.page_tokens, [&](int64_t n) {
+    smaller.context = n * workload.page_tokens;
+    return any_fits(smaller);
+  });
+  plan.context_that_fits = pages * workload.page_tokens;
+  smaller = workload;
+  plan.streams_that_fit = Greatest(workload.streams - 1, [&](int64_t n) {
+    smaller.streams = n;
+    return any_fits(smaller);
+  });
+}
+
+}  // namespace
 
 Result<LayoutPlan> PlanLayouts(const Checkpoint& checkpoint, const ModelConfig& model,
                                const Cluster& cluster, const Workload& workload) {
