@@ -153,7 +153,9 @@ TEST(StepCost, HalvesOfAStepHideEachOthersAllReduces) {
   CostInputs inputs{model, layout, cluster};
   EXPECT_NEAR(CostOfStep(inputs, prefill)[0].total(), 1.5 * compute, compute * 0.01);
   inputs.token_split = true;
-  EXPECT_NEAR(CostOfStep(inputs, prefill)[0].total(), compute, compute * 0.1);
+  // Attention is much shorter than the MLP: what follows the MLP's halves is not all hidden.
+  EXPECT_LT(CostOfStep(inputs, prefill)[0].total(), 1.4 * compute);
+  EXPECT_GT(CostOfStep(inputs, prefill)[0].hidden_s, 0.2 * compute);
   // A decode of one stream has no halves; where weights are read anew for each half it does not
   // pay.
   EXPECT_EQ(CostOfStep(inputs, {1, 1, 100, true, 0})[0].hidden_s, 0.0);
