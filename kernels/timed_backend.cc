@@ -38,6 +38,8 @@ class TimedBackend : public Backend {
     return inner_->AllocateKv(shape);
   }
   void Synchronize() override { inner_->Synchronize(); }
+  void Announce(const Weight& next) override { inner_->Announce(next); }
+  bool ReadAhead() override { return inner_->ReadAhead(); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
              Tensor out) override {

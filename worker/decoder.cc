@@ -126,17 +126,31 @@ void Decoder::Send(Communicator& link, int to) {
 }
 
 void Decoder::Forward(const BatchRows& rows) {
-  for (const SubBlockStep& step : steps_) {
-    MergeDownTo(step.in_flight_max);
-    Run(step, rows);
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    MergeDownTo(steps_[i].in_flight_max);
+    Run(i, rows);
   }
   MergeDownTo(leaving_);
 }
 
-void Decoder::Run(const SubBlockStep& step, const BatchRows& rows) {
+void Decoder::AnnounceStep(size_t next) {
+  const Weight* weight = nullptr;
+  if (next < steps_.size()) {
+    const SubBlockStep& step = steps_[next];
+    const LayerWeights& w = weights_.layers[step.layer - part_.layers.begin];
+    weight = (step.kind == BlockKind::kMlp ? w.gate_up : w.qkv).get();
+  } else if (part_.last_stage) {
+    weight = weights_.head.get();
+  }
+  if (weight != nullptr) backend_.Announce(*weight);
+}
+
+void Decoder::Run(size_t at, const BatchRows& rows) {
+  const SubBlockStep& step = steps_[at];
   const int64_t count = residual_.rows * residual_.cols;
   const Tensor output = NextOutput();
   RunBlock(step, rows, output);
+  AnnounceStep(at + 1);
   Pending pending{step, output, std::nullopt};
   if (step.reduce == ReduceKind::kResidual) {
     // This rank's term: output + residual / tp. Summed over tp it is the next residual.

@@ -78,9 +78,11 @@ class Decoder {
 
   void BeginStep(int64_t rows);
   Tensor NextOutput();
-  void Run(const SubBlockStep& step, const BatchRows& rows);
+  void Run(size_t at, const BatchRows& rows);  // step `at` of the stage
   void RunBlock(const SubBlockStep& step, const BatchRows& rows, Tensor out);
   void RunMlpInto(const LayerWeights& w, Tensor out);
+  // Tells the backend which weight is multiplied first in step `next` of the stage, or behind it.
+  void AnnounceStep(size_t next);
   void MergeDownTo(size_t in_flight);
   void Merge(const Pending& pending);
   const float* PostNorm(const SubBlockStep& step) const;

@@ -197,13 +197,17 @@ void BenchModel::RunLayer(int layer, const BatchRows& rows) {
   };
   normalise();
   multiply(normed, *weights.qkv, View(kQkv, tokens_));
+  backend_.Announce(*weights.attention_out);
   Attend(layer, rows);
   multiply(View(kContext, tokens_), *weights.attention_out, delta);
+  backend_.Announce(*weights.gate_up);
   add(1.0f);
   normalise();
   multiply(normed, *weights.gate_up, gate_up);
+  backend_.Announce(*weights.down);
   Timed(kOpGated, [&] { backend_.GatedActivation(gate_up, GatedKind::kSilu, gated); });
   multiply(gated, *weights.down, delta);
+  backend_.Announce(layer + 1 < kLayers ? *layers_[layer + 1].qkv : *head_);
   add(0.5f);
 }
 
