@@ -31,7 +31,7 @@ void Scheduler::Stop() {
   started_ = false;
   in_flight_.clear();
   released_.clear();
-  pages_coming_ = 0;
+  pages_coming_ = prefill_chunk_ = 0;
   running_.clear();
   blocks_ = std::make_unique<BlockManager>(capacity_.pages, capacity_.page_tokens, limits_.sp);
   for (auto it = tracks_.begin(); it != tracks_.end();) {
@@ -152,14 +152,6 @@ bool Scheduler::CanDecode(const Track& track) const {
          track.last_plan + 1 == next_step_;
 }
 
-int32_t Scheduler::DecodesPerPlan() const {
-  if (limits_.pp == 1) return limits_.step_tokens_max;
-  int32_t decoding = 0;
-  for (const auto& [admission, id] : running_) decoding += IsPrefill(tracks_.at(id)) ? 0 : 1;
-  // Spread over the plans that fill the pipeline.
-  return (decoding + limits_.steps_in_flight_max - 1) / limits_.steps_in_flight_max;
-}
-
 bool Scheduler::MakeRoom(Track& track) {
   const SequenceId id = track.sequence->id();
   const int32_t positions = std::max(track.sequence->known_size(), track.planned + 1);
@@ -219,7 +211,7 @@ void Scheduler::PlanDecodes(StepPlan& plan, PlannedStep& step, int32_t& budget, 
   std::stable_sort(ready.begin(), ready.end(), [this](SequenceId a, SequenceId b) {
     return tracks_.at(a).last_plan < tracks_.at(b).last_plan;
   });
-  int32_t left = std::min({budget, DecodesPerPlan(), static_cast<int32_t>(ready.size())});
+  int32_t left = std::min(budget, DecodesOfPlan(static_cast<int32_t>(ready.size())));
   const int32_t drafts_each =
       left == 0 ? 0 : std::min(limits_.speculation.drafts_max, budget - left) / left;
   for (const SequenceId id : ready) {
@@ -278,6 +270,7 @@ std::optional<StepPlan> Scheduler::Plan(int64_t now_us) {
   plan.epoch = epoch_;
   int32_t budget = limits_.step_tokens_max;
   PlanDecodes(plan, step, budget, now_us);
+  budget = std::min(budget, PrefillRowsOfPlan());
   PlanPrefills(plan, step, budget, now_us);
   AdmitWaiting(plan, step, budget, now_us);
   if (plan.sequences.empty()) return std::nullopt;

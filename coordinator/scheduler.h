@@ -5,8 +5,11 @@
 //
 // Plans in flight. pp = 1: one plan of lookahead, in which a decode names the token that the step
 // before it is still sampling (kTokenFromLastStep). pp > 1: pp plans over disjoint decodes fill the
-// pipeline. What a plan ahead cannot know is settled when its result comes: tokens past a stop are
-// discarded, and pages are freed after the last plan that names them.
+// pipeline, with equal work as far as that goes, for a stage that gets less waits for the others:
+// decodes are shared out over the plans that are free, and what is to be prefilled is cut into
+// equal chunks, small enough that the last stage does not wait long for the first of them. What a
+// plan ahead cannot know is settled when its result comes: tokens past a stop are discarded, and
+// pages are freed after the last plan that names them.
 //
 // Speculation (speculation.h). A decode whose last token is known may carry drafts: guesses that
 // the same step checks, so that it yields one token and those that were right. With pp = 1 that
@@ -164,7 +167,11 @@ class Scheduler {
   void Drop(Track& track);
   void ReleasePages(SequenceId id);
   void HashFullPages(Track& track, int32_t end);
-  int32_t DecodesPerPlan() const;
+  // Of `ready` decodes, those that go into the plan being made.
+  int32_t DecodesOfPlan(int32_t ready) const;
+  // Rows of prompts that go into the plan being made, at most.
+  int32_t PrefillRowsOfPlan();
+  int64_t PrefillBacklog(int64_t most) const;
   Status CheckResult(const StepResult& result) const;
   Status CheckSampled(uint64_t step_id, const PlannedItem& planned,
                       const SequenceResult& got) const;
@@ -185,6 +192,7 @@ class Scheduler {
   std::deque<PlannedStep> in_flight_;
   std::vector<SequenceId> released_;  // for the next plan
   int32_t pages_coming_ = 0;          // of dropped sequences still named by plans in flight
+  int32_t prefill_chunk_ = 0;         // rows; pp > 1: kept until nothing is left to prefill
 };
 
 }  // namespace echelon

@@ -178,6 +178,11 @@ class Backend {
   virtual Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) = 0;
   virtual Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) = 0;
 
+  // What the driving thread does now and then inside long ops, between pieces of work of some ten
+  // microseconds: messages between ranks move on meanwhile. It calls no op. Empty: nothing.
+  // Backends whose ops leave the driving thread free, or need no speed, never call it.
+  virtual void SetTurn(std::function<void()> /*turn*/) {}
+
   // Waits until everything enqueued is done.
   virtual void Synchronize() = 0;
 

@@ -108,6 +108,7 @@ void ThreadPool::TakeRanges(int thread) {
     for (int64_t range; (range = TakeRange(region, i == 0)) >= 0;) {
       const int64_t begin = range * job.grain;
       job.call(job.context, begin, std::min(begin + job.grain, job.count), thread);
+      if (thread == 0 && turn_) turn_();
     }
   }
 }

@@ -13,9 +13,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace echelon {
@@ -28,6 +30,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // What the caller does after each of its own ranges (Backend::SetTurn); empty: nothing.
+  void SetTurn(std::function<void()> turn) { turn_ = std::move(turn); }
 
   // Calls body(begin, end, thread) for disjoint ranges that cover [0, count), each at most `grain`
   // long, on any thread (0 <= thread < threads(), 0 is the caller); the elements' number over grain
@@ -40,6 +44,7 @@ class ThreadPool {
       ReadAhead();
       for (int64_t begin = 0; begin < count; begin += grain) {
         body(begin, begin + grain < count ? begin + grain : count, 0);
+        if (turn_) turn_();
       }
       return;
     }
@@ -98,6 +103,7 @@ class ThreadPool {
     std::atomic<uintptr_t> at{0}, end{0};
   };
 
+  std::function<void()> turn_;
   Job job_;  // job_ and the regions are written only while the job is closed and empty
   std::vector<Region> regions_;                    // one a thread
   std::vector<Ahead> ahead_;                       // one a thread

@@ -37,6 +37,7 @@ class TimedBackend : public Backend {
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override {
     return inner_->AllocateKv(shape);
   }
+  void SetTurn(std::function<void()> turn) override { inner_->SetTurn(std::move(turn)); }
   void Synchronize() override { inner_->Synchronize(); }
   void Announce(const Weight& next) override { inner_->Announce(next); }
   bool ReadAhead() override { return inner_->ReadAhead(); }

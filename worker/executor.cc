@@ -39,6 +39,13 @@ struct Groups {
     sharing = world.Split(at.pp * layout.tp + at.tp, at.sp);
     ring = world.Split(at.pp * layout.tp + at.tp, at.sp);
   }
+  // Moves on what is in flight while the rank computes.
+  void Poll() const {
+    for (Communicator* comm :
+         {tp.get(), links[0].get(), links[1].get(), sharing.get(), ring.get()}) {
+      comm->Poll();
+    }
+  }
   // Of everything a step waits for; the reports wait for nothing.
   CommStats TakeStats() const {
     CommStats sum;
@@ -87,7 +94,10 @@ class Executor::Impl {
         clock_(clock),
         groups_(world, options.layout, part_.at),
         token_ring_(*groups_.tokens),
-        timing_report_(*groups_.reports, result_rank_) {}
+        timing_report_(*groups_.reports, result_rank_) {
+    if (world.size() > 1) backend_.SetTurn([this] { groups_.Poll(); });
+  }
+  ~Impl() { backend_.SetTurn({}); }
 
   Status Prepare(const ExecutorOptions& options, Communicator& world) {
     KvSettings kv;

@@ -40,6 +40,7 @@ class CpuBackend : public Backend {
   double MeasureReadBandwidth(size_t bytes) override;
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
+  void SetTurn(std::function<void()> turn) override { pool_.SetTurn(std::move(turn)); }
   void Synchronize() override {}
   void Announce(const Weight& next) override;
   bool ReadAhead() override { return pool_.ReadAhead(); }

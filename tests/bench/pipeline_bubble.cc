@@ -2,10 +2,8 @@
 // the pipeline is replayed: the scheduler and a group of `stages` ranks generate for `streams`
 // requests with plans in flight, and the order of the plans is recorded; then the same plans run
 // one at a time, so that each stage's busy time is measured with the cores to itself; then those
-// times are laid out as if every stage had its own machine. A plan starts on a stage when the stage
-// has finished the plan before, the stage before has finished this plan, and (on the first stage)
-// the results that the plan was made from are back and the scheduler has had its measured time. The
-// bubble is 1 - sum of busy / (stages * span). Exits with 1 where that of steady decodes is 20 % or
+// times are laid out as if every stage had its own machine (tests/support/pipeline_replay.h). The
+// bubble is 1 - sum of busy / (stages * span). Exits with 1 where that of the whole run is 20 % or
 // more.
 //
 // usage: pipeline_bubble MODEL [stages] [streams] [tokens] [layers,of,stages]
@@ -23,6 +21,7 @@
 #include "common/run_setup.h"
 #include "common/strings.h"
 #include "coordinator/scheduler.h"
+#include "tests/support/pipeline_replay.h"
 #include "worker/local_group.h"
 
 namespace echelon {
@@ -31,13 +30,10 @@ namespace {
 constexpr double kBubbleMax = 0.20;
 constexpr int kPromptTokens = 64;
 constexpr int kWarmTokens = 4;  // of each stream: left out of the steady part
+constexpr int kRounds = 5;      // of measuring busy times
 
-struct Recorded {
+struct Recorded : testing::ReplayedPlan {
   StepPlan plan;
-  int committed = 0;           // results that were back when it was made
-  double scheduler_s = 0.0;    // making it and committing its result
-  std::vector<double> busy_s;  // by stage
-  bool decodes = false;        // nothing but decodes, with every stream past its beginning
 };
 
 struct Setup {
@@ -85,7 +81,11 @@ Result<std::vector<Recorded>> Record(const Checkpoint& checkpoint, const Setup& 
   for (;;) {
     int64_t begin = clock.NowUs();
     while (auto plan = scheduler.Plan(clock.NowUs())) {
-      Recorded entry{*plan, committed, seconds_since(begin), {}, !plan->sequences.empty()};
+      Recorded entry;
+      entry.plan = *plan;
+      entry.committed = committed;
+      entry.scheduler_s = seconds_since(begin);
+      entry.decodes = !plan->sequences.empty();
       for (const SequenceStep& step : plan->sequences) {
         const Sequence& sequence = *sequences[step.id - 1];
         entry.decodes &= step.tokens.size() == 1 && sequence.generated() >= kWarmTokens &&
@@ -100,60 +100,47 @@ Result<std::vector<Recorded>> Record(const Checkpoint& checkpoint, const Setup& 
     begin = clock.NowUs();
     ASSIGN_OR_RETURN(const auto items, scheduler.Commit(result));
     for (const CommitItem& item : items) {
-      if (item.sampled) item.sequence->Append(*item.result, clock.NowUs());
+      if (item.sampled) item.sequence->Append(item.result->sampled[0], clock.NowUs());
       if (item.sequence->finished()) scheduler.Remove(item.sequence->id());
     }
     record[committed++].scheduler_s += seconds_since(begin);
   }
 }
 
-// Every stage's busy time of every plan, with nothing else running.
-Status MeasureBusy(const Checkpoint& checkpoint, const Setup& setup,
-                   std::vector<Recorded>& record) {
+// Every stage's busy time of every plan, with nothing else running: [plan][stage], seconds.
+Result<std::vector<std::vector<double>>> BusyOnce(const Checkpoint& checkpoint, const Setup& setup,
+                                                  const std::vector<Recorded>& record) {
   ASSIGN_OR_RETURN(const auto group, StartGroup(checkpoint, setup));
-  for (Recorded& entry : record) entry.busy_s.assign(setup.stages, 0.0);
+  std::vector<std::vector<double>> busy(record.size(), std::vector<double>(setup.stages, 0.0));
   // The last stage reports its own time at once, the others' with the step after.
   for (size_t n = 0; n < record.size(); ++n) {
     ASSIGN_OR_RETURN(const StepResult result, group->Run(record[n].plan));
     for (const RankTiming& timing : result.timings) {
       const bool own = timing.rank == setup.stages - 1;
       if (!own && n == 0) continue;
-      record[own ? n : n - 1].busy_s[timing.rank] = timing.compute_seconds;
+      busy[own ? n : n - 1][timing.rank] = timing.compute_seconds;
+    }
+  }
+  return busy;
+}
+
+// The median of some rounds: what else runs on this machine is no part of the pipeline.
+Status MeasureBusy(const Checkpoint& checkpoint, const Setup& setup,
+                   std::vector<Recorded>& record) {
+  std::vector<std::vector<std::vector<double>>> rounds;
+  for (int round = 0; round < kRounds; ++round) {
+    ASSIGN_OR_RETURN(auto busy, BusyOnce(checkpoint, setup, record));
+    rounds.push_back(std::move(busy));
+  }
+  for (size_t n = 0; n < record.size(); ++n) {
+    for (int s = 0; s < setup.stages; ++s) {
+      std::vector<double> seconds;
+      for (const auto& round : rounds) seconds.push_back(round[n][s]);
+      std::sort(seconds.begin(), seconds.end());
+      record[n].busy_s.push_back(seconds[seconds.size() / 2]);
     }
   }
   return {};
-}
-
-struct Replay {
-  double span_s = 0.0, busy_s = 0.0;
-  double bubble(int stages) const { return 1.0 - busy_s / (stages * span_s); }
-};
-
-// When each plan leaves each stage, if every stage has its own machine. The span and busy time of
-// the plans that `counted` names, from the first one's start on.
-template <typename Counted>
-Replay Lay(const std::vector<Recorded>& record, int stages, const Counted& counted) {
-  std::vector<double> free_at(stages, 0.0), done(record.size(), 0.0);
-  double coordinator_free = 0.0, first = -1.0, last = 0.0;
-  Replay replay;
-  for (size_t n = 0; n < record.size(); ++n) {
-    const Recorded& plan = record[n];
-    const double results = plan.committed > 0 ? done[plan.committed - 1] : 0.0;
-    double at = std::max(coordinator_free, results) + plan.scheduler_s;
-    coordinator_free = at;
-    const bool counts = counted(plan);
-    for (int s = 0; s < stages; ++s) {
-      at = std::max(at, free_at[s]);
-      if (counts && first < 0) first = at;
-      at += plan.busy_s[s];
-      free_at[s] = at;
-      if (counts) replay.busy_s += plan.busy_s[s];
-    }
-    done[n] = at;
-    if (counts) last = std::max(last, at);
-  }
-  replay.span_s = last - first;
-  return replay;
 }
 
 Status Run(const Setup& setup, double& bubble) {
@@ -170,16 +157,18 @@ Status Run(const Setup& setup, double& bubble) {
     }
     if (busy.empty()) return InternalError("no plan holds decodes alone");
     std::sort(busy.begin(), busy.end());
-    std::printf("stage %d: median busy time of a decode plan %.3f ms\n", s,
-                busy[busy.size() / 2] * 1e3);
+    std::printf("stage %d: busy %.3f ms with a decode plan (quartiles %.3f to %.3f)\n", s,
+                busy[busy.size() / 2] * 1e3, busy[busy.size() / 4] * 1e3,
+                busy[busy.size() * 3 / 4] * 1e3);
   }
-  const Replay steady = Lay(record, setup.stages, [](const Recorded& r) { return r.decodes; });
-  const Replay whole = Lay(record, setup.stages, [](const Recorded&) { return true; });
-  bubble = steady.bubble(setup.stages);
+  const auto steady =
+      testing::LayOut(record, setup.stages, [](const auto& plan) { return plan.decodes; });
+  const auto whole = testing::LayOut(record, setup.stages, [](const auto&) { return true; });
+  bubble = whole.bubble(setup.stages);
   std::printf(
       "bubble: %.1f %% of the whole run (prompts, filling and draining included), %.1f %% "
       "of its steady decodes; span %.3f s\n",
-      100 * whole.bubble(setup.stages), 100 * bubble, whole.span_s);
+      100 * bubble, 100 * steady.bubble(setup.stages), whole.span_s);
   return {};
 }
 

@@ -3,9 +3,11 @@
 // runs CheckCommunicatorContract with its own endpoint, in a thread or in a process; it returns
 // what was broken, one line each, nothing when all is well.
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/random.h"
@@ -101,6 +103,25 @@ class ContractChecker {
     Expect(second == std::vector<float>(kCount, 2 * n), "second of two all-reduces in flight");
   }
 
+  // A message too large for any buffer on the way arrives while its receiver computes and polls.
+  void PollAloneMovesMessages() {
+    if (comm_.size() == 1) return;
+    constexpr size_t kBytes = size_t{1} << 20;
+    std::vector<uint8_t> sent(kBytes, 7), received(kBytes, 0);
+    comm_.Send(sent.data(), kBytes, (comm_.rank() + 1) % comm_.size());
+    const CommHandle last =
+        comm_.Recv(received.data(), kBytes, (comm_.rank() + comm_.size() - 1) % comm_.size());
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const volatile uint8_t& final_byte = received.back();
+    while (final_byte == 0 && std::chrono::steady_clock::now() < end) {
+      comm_.Poll();
+      std::this_thread::sleep_for(std::chrono::microseconds(50));  // more ranks than cores
+    }
+    Expect(final_byte == 7, "polling alone does not bring a message in");
+    comm_.Wait(last);
+    Expect(received == sent, "a message that polling brought is another one");
+  }
+
   void SplitByParity() {
     const int color = comm_.rank() % 2;
     const auto half = comm_.Split(color, -comm_.rank());  // reversed order
@@ -143,6 +164,7 @@ inline std::vector<std::string> CheckCommunicatorContract(Communicator& comm) {
     check.MessagesInOrder(bytes);
   }
   check.TwoInFlight();
+  check.PollAloneMovesMessages();
   check.SplitByParity();
   check.StatsCount();
   return check.TakeBroken();

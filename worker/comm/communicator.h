@@ -41,7 +41,8 @@ class Communicator {
   virtual CommHandle Recv(void* data, size_t bytes, int from) = 0;
 
   virtual void Wait(CommHandle handle) = 0;
-  // Lets the transport make progress; cheap, for calls between row tiles.
+  // Lets the transport make progress where bytes in flight may need it; cheap enough for calls
+  // every microsecond, from between the pieces of an op (Backend::SetTurn).
   virtual void Poll() = 0;
   // Ranks with the same color form a group, ordered by key. Collective over this communicator.
   virtual std::unique_ptr<Communicator> Split(int color, int key) = 0;

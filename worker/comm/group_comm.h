@@ -77,7 +77,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
     uint64_t ticket;
     std::unique_ptr<GroupOperation> operation;  // null: complete
   };
-  CommHandle Issue(std::unique_ptr<GroupOperation> operation);
+  CommHandle Issue(std::unique_ptr<GroupOperation> operation, size_t bytes);
   void Advance() override;
   bool awaits_other_hosts() const override;
   bool IsComplete(CommHandle handle) const {
@@ -93,6 +93,8 @@ class GroupCommunicator final : public Communicator, private Progressing {
   uint64_t last_ticket_ = 0;
   std::deque<Pending> pending_;   // ascending tickets
   double in_flight_since_ = 0.0;  // the caller computes since, with operations in flight
+  size_t bytes_in_flight_ = 0;    // issued since nothing was in flight
+  double polled_at_ = 0.0;
   CommStats stats_;
 };
 

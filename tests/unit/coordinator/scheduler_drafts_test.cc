@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "coordinator/scheduler.h"
-#include "tests/unit/coordinator/coordinator_rig.h"
+#include "tests/unit/coordinator/scheduler_kit.h"
 
 namespace echelon {
 namespace {
@@ -14,12 +14,11 @@ using testing::ByteTokenizer;
 using ::testing::ElementsAre;
 using testing::MakeRequest;
 
-class SchedulerDraftsTest : public ::testing::Test {
+class SchedulerDraftsTest : public testing::SchedulerFixture {
  protected:
   void Start(SchedulerLimits limits, SchedulerCapacity capacity = {100, 4, 200, 300}) {
     limits.speculation = {.drafts_max = 8, .ngram_max = 3, .ngram_min = 2};
-    scheduler_ = std::make_unique<Scheduler>(limits);
-    scheduler_->Start(1, capacity);
+    SchedulerFixture::Start(limits, capacity);
   }
   Sequence& Add(std::vector<int32_t> prompt, int32_t max_tokens, bool speculate = true,
                 SamplingParams params = {}) {
@@ -27,41 +26,8 @@ class SchedulerDraftsTest : public ::testing::Test {
     request.speculate = speculate;
     request.params = params;
     request.ignore_eos = false;
-    sequences_.push_back(
-        std::make_unique<Sequence>(sequences_.size() + 1, std::move(request), tokenizer_));
-    sequences_.back()->SetPrompt(std::move(prompt), max_tokens);
-    scheduler_->Add(sequences_.back().get());
-    return *sequences_.back();
+    return AddRequest(std::move(request), std::move(prompt));
   }
-  // The worker drew these tokens for each sequence of the plan.
-  void Commit(const StepPlan& plan, const std::vector<std::vector<int32_t>>& drawn) {
-    StepResult result{plan.step_id, plan.epoch, {}, {}};
-    for (size_t i = 0; i < plan.sequences.size(); ++i) {
-      result.sequences.push_back({plan.sequences[i].id, {}, {}});
-      for (const int32_t token : drawn.at(i)) {
-        result.sequences.back().sampled.push_back({token, 2.0f, {}});
-      }
-    }
-    auto items = scheduler_->Commit(result);
-    ASSERT_TRUE(items.ok()) << items.error().message;
-    for (const CommitItem& item : *items) {
-      for (const SampledToken& token : item.result->sampled) {
-        if (item.sampled && !item.sequence->finished()) item.sequence->Append(token, 1);
-      }
-      if (item.sequence->finished()) scheduler_->Remove(item.sequence->id());
-    }
-    scheduler_->CheckInvariants();
-  }
-  StepPlan Plan() {
-    auto plan = scheduler_->Plan(1);
-    scheduler_->CheckInvariants();
-    EXPECT_TRUE(plan.has_value());
-    return plan.value_or(StepPlan());
-  }
-
-  ByteTokenizer tokenizer_;
-  std::unique_ptr<Scheduler> scheduler_;
-  std::vector<std::unique_ptr<Sequence>> sequences_;
 };
 
 TEST_F(SchedulerDraftsTest, ADecodeCarriesWhatFollowedBefore) {

@@ -2,83 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/unit/coordinator/coordinator_rig.h"
+#include "tests/unit/coordinator/scheduler_kit.h"
 
 namespace echelon {
 namespace {
 
-using testing::ByteTokenizer;
-using testing::MakeRequest;
-
-// The scheduler and a worker that samples `next` for everyone.
-class SchedulerTest : public ::testing::Test {
- protected:
-  void Start(SchedulerLimits limits, SchedulerCapacity capacity = {100, 4, 200, 300}) {
-    scheduler_ = std::make_unique<Scheduler>(limits);
-    scheduler_->Start(1, capacity);
-  }
-  Sequence& Add(int32_t prompt_tokens, int32_t max_tokens) {
-    const SequenceId id = sequences_.size() + 1;
-    sequences_.push_back(std::make_unique<Sequence>(id, MakeRequest({}, max_tokens), tokenizer_));
-    std::vector<int32_t> prompt;
-    for (int32_t i = 0; i < prompt_tokens; ++i)
-      prompt.push_back(static_cast<int32_t>(id) * 10 + i % 10);
-    sequences_.back()->SetPrompt(prompt, max_tokens);
-    scheduler_->Add(sequences_.back().get());
-    return *sequences_.back();
-  }
-  StepResult ResultOf(const StepPlan& plan) {
-    StepResult result{plan.step_id, plan.epoch, {}, {}};
-    for (const SequenceStep& step : plan.sequences) {
-      result.sequences.push_back({step.id, {}, {}});
-      if (!step.sample) continue;
-      const size_t first = step.tokens.size() - step.drafts;
-      size_t right = 0;
-      while (first + right < step.tokens.size() && step.tokens[first + right] == next_token_) {
-        ++right;
-      }
-      result.sequences.back().sampled.assign(right + 1, {next_token_, 2.0f, {}});
-    }
-    return result;
-  }
-  void Commit(const StepPlan& plan) {
-    const StepResult result = ResultOf(plan);
-    auto items = scheduler_->Commit(result);
-    ASSERT_TRUE(items.ok()) << items.error().message;
-    for (const CommitItem& item : *items) {
-      if (item.proof) {
-        ++proofs_;
-        EXPECT_TRUE(item.sequence->MatchesLog(item.log_index, item.result->sampled[0]));
-      }
-      for (const SampledToken& token : item.result->sampled) {
-        if (item.sampled && !item.sequence->finished()) item.sequence->Append(token, 1);
-      }
-      if (item.sequence->finished()) scheduler_->Remove(item.sequence->id());
-    }
-    scheduler_->CheckInvariants();
-  }
-  StepPlan Plan() {
-    auto plan = scheduler_->Plan(1);
-    scheduler_->CheckInvariants();
-    EXPECT_TRUE(plan.has_value());
-    return plan.value_or(StepPlan());
-  }
-  // Runs to the end, one plan at a time.
-  void Drain() {
-    for (int i = 0; i < 1000; ++i) {
-      auto plan = scheduler_->Plan(1);
-      if (!plan) return;
-      Commit(*plan);
-    }
-    FAIL() << "never idle";
-  }
-
-  ByteTokenizer tokenizer_;
-  std::unique_ptr<Scheduler> scheduler_;
-  std::vector<std::unique_ptr<Sequence>> sequences_;
-  int32_t next_token_ = 'x';
-  int proofs_ = 0;
-};
+class SchedulerTest : public testing::SchedulerFixture {};
 
 TEST_F(SchedulerTest, PrefillIsCutIntoChunks) {
   Start({8, 5, 1, 1});
