@@ -35,6 +35,7 @@ struct WorkerSettings {
   std::string kv_type = "auto";  // auto | f32 | f16
   int64_t page_tokens = 16;
   std::string shared_memory = "auto";  // auto | off
+  std::string token_split = "auto";    // auto | on | off
   std::string measure_memory = "no"; // no | yes
   std::string trace;                 // folder; "" = none
 };

@@ -141,6 +141,10 @@ void AddWorker(std::vector<ConfigRow>& rows) {
   add.Int("page_tokens", &S::page_tokens, "tokens", 1, 4096, "Tokens of one page of that cache.");
   add.Choice("shared_memory", &S::shared_memory, {"auto", "off"},
              "auto: the ranks of a host exchange through memory they share; off: through MPI.");
+  add.Choice("token_split", &S::token_split, {"auto", "on", "off"},
+             "Whether a step's rows are computed in two parts that take turns, so that sums over "
+             "tp ranks travel while the other part computes; the same bits. auto: where the link, "
+             "measured at the start, says that it is faster.");
   add.Choice("measure_memory", &S::measure_memory, {"no", "yes"},
              "Whether each rank measures how fast its threads read memory before it is ready, for "
              "status and benchmarks.");

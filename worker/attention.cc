@@ -13,7 +13,7 @@ AttentionBlock::AttentionBlock(const ModelConfig& model, const RankPart& part, B
 }
 
 void AttentionBlock::Run(int layer, const LayerWeights& w, Tensor x, const BatchRows& rows,
-                         const AttentionScratch& scratch, Tensor out) {
+                         int part, const AttentionScratch& scratch, Tensor out) {
   const int heads = part_.heads();
   const Tensor qkv = scratch.qkv.Rows(0, x.rows);
   const Tensor context = scratch.context.Rows(0, x.rows);
@@ -49,7 +49,7 @@ void AttentionBlock::Run(int layer, const LayerWeights& w, Tensor x, const Batch
   backend_.Announce(*w.attention_out);
   backend_.RopeAppend(append);
   if (sharing_ != nullptr) {
-    sharing_->Attend(attend);
+    sharing_->Attend(attend, part);
   } else {
     backend_.Attention(attend);
   }

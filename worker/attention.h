@@ -24,8 +24,9 @@ class AttentionBlock {
                  SequenceParallel* sharing);
 
   // x (T, d_model), normed; out (T, d_model): this rank's heads' share of the output projection, to
-  // be summed over tp. `layer` counts within the stage.
-  void Run(int layer, const LayerWeights& w, Tensor x, const BatchRows& rows,
+  // be summed over tp. `layer` counts within the stage. The rows are part `part` of the step: later
+  // parts read keys and values of earlier ones.
+  void Run(int layer, const LayerWeights& w, Tensor x, const BatchRows& rows, int part,
            const AttentionScratch& scratch, Tensor out);
 
  private:

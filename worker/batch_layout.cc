@@ -1,5 +1,6 @@
 #include "worker/batch_layout.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <unordered_set>
@@ -192,6 +193,13 @@ void ApplyPlan(const StepPlan& plan, SequenceTable& table) {
   }
 }
 
+StepRows BatchLayout::step_rows(int64_t begin, int64_t end) const {
+  const auto part = [&](const std::vector<int32_t>& all) {
+    return std::span(all).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  };
+  return {part(ids), {part(positions), part(sequences), page_begin, pages}};
+}
+
 BatchLayout MakeBatch(const StepPlan& plan, const SequenceTable& table, int page_tokens) {
   BatchLayout batch;
   batch.page_begin.push_back(0);
@@ -209,6 +217,26 @@ BatchLayout MakeBatch(const StepPlan& plan, const SequenceTable& table, int page
     batch.steps.push_back({step.id, begin, static_cast<int>(batch.ids.size())});
   }
   return batch;
+}
+
+BatchLayout CutBatch(const BatchLayout& batch, int64_t begin, int64_t end) {
+  BatchLayout cut;
+  cut.page_begin.push_back(0);
+  for (size_t s = 0; s < batch.steps.size(); ++s) {
+    const SequenceRows& all = batch.steps[s];
+    const auto from = std::max<int64_t>(all.begin, begin), to = std::min<int64_t>(all.end, end);
+    if (from >= to) continue;
+    for (int64_t t = from; t < to; ++t) {
+      cut.ids.push_back(batch.ids[t]);
+      cut.positions.push_back(batch.positions[t]);
+      cut.sequences.push_back(static_cast<int32_t>(cut.steps.size()));
+    }
+    cut.pages.insert(cut.pages.end(), batch.pages.begin() + batch.page_begin[s],
+                     batch.pages.begin() + batch.page_begin[s + 1]);
+    cut.page_begin.push_back(static_cast<int32_t>(cut.pages.size()));
+    cut.steps.push_back({all.id, static_cast<int>(from - begin), static_cast<int>(to - begin)});
+  }
+  return cut;
 }
 
 }  // namespace echelon

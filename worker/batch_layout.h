@@ -41,6 +41,12 @@ struct SequenceRows {
   int begin = 0, end = 0;  // rows
 };
 
+// Consecutive rows of a step, as views into its batch.
+struct StepRows {
+  std::span<const int32_t> ids;  // (T)
+  BatchRows rows;                // of these rows; page tables may hold more sequences
+};
+
 struct BatchLayout {
   std::vector<int32_t> ids;         // (T) tokens; kTokenFromLastStep where the plan says so
   std::vector<int32_t> positions;   // (T)
@@ -50,11 +56,15 @@ struct BatchLayout {
   std::vector<SequenceRows> steps;  // (S) in the plan's order
 
   int64_t rows() const { return static_cast<int64_t>(ids.size()); }
-  // Views into this object.
-  BatchRows batch_rows() const { return {positions, sequences, page_begin, pages}; }
+  // Views into this object: all rows, or some.
+  StepRows step_rows() const { return step_rows(0, rows()); }
+  StepRows step_rows(int64_t begin, int64_t end) const;
 };
 
 // `table` after ApplyPlan. Only the pages that the rows can read are listed.
 BatchLayout MakeBatch(const StepPlan& plan, const SequenceTable& table, int page_tokens);
+
+// Rows [begin, end) as a batch of its own, of the sequences that have any of them.
+BatchLayout CutBatch(const BatchLayout& batch, int64_t begin, int64_t end);
 
 }  // namespace echelon

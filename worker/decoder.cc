@@ -78,8 +78,14 @@ Status Decoder::Allocate(int rows_max) {
   return {};
 }
 
-void Decoder::BeginStep(int64_t rows) {
-  CHECK(pending_.empty());
+void Decoder::BeginStep(std::span<const StepRows> parts) {
+  parts_.clear();
+  int64_t rows = 0;
+  for (const StepRows& part : parts) {
+    const auto count = static_cast<int64_t>(part.ids.size());
+    parts_.push_back({static_cast<int>(parts_.size()), {rows, rows + count}, part.rows, {}, {}});
+    rows += count;
+  }
   stream_ = &streams_[steps_begun_++ % streams_.size()];
   if (stream_->sent_over != nullptr) stream_->sent_over->Wait(stream_->sent);
   stream_->sent_over = nullptr;
@@ -91,26 +97,29 @@ Tensor Decoder::NextOutput() {
   return outputs[outputs_begun_++ % outputs.size()].Rows(0, residual_.rows);
 }
 
-void Decoder::Embed(std::span<const int32_t> ids) {
-  BeginStep(static_cast<int64_t>(ids.size()));
-  if (weights_.embedding) {
-    backend_.Embed(ids, *weights_.embedding, static_cast<int32_t>(part_.shard.vocab.begin),
-                   model_.embedding_scale, residual_);
-    backend_.Synchronize();
-  } else {
-    Zero(residual_);
+void Decoder::Embed(std::span<const StepRows> parts) {
+  BeginStep(parts);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Tensor stream = parts_[i].Of(residual_);
+    if (weights_.embedding) {
+      backend_.Embed(parts[i].ids, *weights_.embedding,
+                     static_cast<int32_t>(part_.shard.vocab.begin), model_.embedding_scale, stream);
+      backend_.Synchronize();
+    } else {
+      Zero(stream);
+    }
+    parts_[i].embedded = tp_.AllReduceSum(stream.data, stream.rows * stream.cols);
   }
-  tp_.Wait(tp_.AllReduceSum(residual_.data, residual_.rows * residual_.cols));
 }
 
-void Decoder::Receive(int64_t rows, Communicator& link, int from) {
-  BeginStep(rows);
-  const size_t bytes = static_cast<size_t>(rows * model_.d_model) * sizeof(float);
+void Decoder::Receive(std::span<const StepRows> parts, Communicator& link, int from) {
+  BeginStep(parts);
+  const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
   link.Wait(link.Recv(residual_.data, bytes, from));
   for (const SubBlockStep& step : entering_) {
     const Tensor output = NextOutput();
     link.Wait(link.Recv(output.data, bytes, from));
-    pending_.push_back({step, output, std::nullopt});
+    for (Part& part : parts_) part.pending.push_back({step, output, std::nullopt});
   }
 }
 
@@ -119,18 +128,24 @@ void Decoder::Send(Communicator& link, int to) {
   backend_.Synchronize();
   stream_->sent = link.Send(residual_.data, bytes, to);
   stream_->sent_over = &link;
-  for (; !pending_.empty(); pending_.pop_front()) {
-    if (pending_.front().handle) tp_.Wait(*pending_.front().handle);
-    stream_->sent = link.Send(pending_.front().output.data, bytes, to);
+  for (int i = 0; i < leaving_; ++i) {
+    for (const Part& part : parts_) {
+      if (part.pending[i].handle) tp_.Wait(*part.pending[i].handle);
+    }
+    stream_->sent = link.Send(parts_.front().pending[i].output.data, bytes, to);
   }
 }
 
-void Decoder::Forward(const BatchRows& rows) {
+void Decoder::Forward() {
   for (size_t i = 0; i < steps_.size(); ++i) {
-    MergeDownTo(steps_[i].in_flight_max);
-    Run(i, rows);
+    const Tensor output = NextOutput();
+    for (Part& part : parts_) {
+      MergeDownTo(steps_[i].in_flight_max, part);
+      Run(steps_[i], part, output);
+    }
+    AnnounceStep(i + 1);
   }
-  MergeDownTo(leaving_);
+  for (Part& part : parts_) MergeDownTo(leaving_, part);
 }
 
 void Decoder::AnnounceStep(size_t next) {
@@ -145,63 +160,64 @@ void Decoder::AnnounceStep(size_t next) {
   if (weight != nullptr) backend_.Announce(*weight);
 }
 
-void Decoder::Run(size_t at, const BatchRows& rows) {
-  const SubBlockStep& step = steps_[at];
-  const int64_t count = residual_.rows * residual_.cols;
-  const Tensor output = NextOutput();
-  RunBlock(step, rows, output);
-  AnnounceStep(at + 1);
+void Decoder::Run(const SubBlockStep& step, Part& part, Tensor output) {
+  tp_.Wait(part.embedded);
+  const Tensor out = part.Of(output), stream = part.Of(residual_);
+  const int64_t count = out.rows * out.cols;
+  RunBlock(step, part, out);
   Pending pending{step, output, std::nullopt};
   if (step.reduce == ReduceKind::kResidual) {
     // This rank's term: output + residual / tp. Summed over tp it is the next residual.
-    backend_.AddResidual(residual_, output, 1.0f / static_cast<float>(tp_.size()), nullptr, 0.0f);
+    backend_.AddResidual(stream, out, 1.0f / static_cast<float>(tp_.size()), nullptr, 0.0f);
   }
   backend_.Synchronize();
-  if (step.reduce == ReduceKind::kOutput) pending.handle = tp_.AllReduceSum(output.data, count);
+  if (step.reduce == ReduceKind::kOutput) pending.handle = tp_.AllReduceSum(out.data, count);
   if (step.reduce == ReduceKind::kResidual) {
-    pending.handle = tp_.AllReduceSum(residual_.data, count);
+    pending.handle = tp_.AllReduceSum(stream.data, count);
   }
-  pending_.push_back(pending);
+  part.pending.push_back(pending);
 }
 
-void Decoder::RunBlock(const SubBlockStep& step, const BatchRows& rows, Tensor out) {
+void Decoder::RunBlock(const SubBlockStep& step, const Part& part, Tensor out) {
   const int layer = step.layer - static_cast<int>(part_.layers.begin);
   const LayerWeights& w = weights_.layers[layer];
-  const Tensor x = normed_.Rows(0, residual_.rows);
+  const Tensor stream = part.Of(residual_), x = normed_.Rows(0, stream.rows);
   const float eps = model_.norm_eps;
+  const auto attend = [&] {
+    backend_.RmsNorm(stream, w.attention_norm.get(), eps, x);
+    attention_.Run(layer, w, x, part.rows, part.index, attention_scratch_, out);
+  };
   switch (step.kind) {
     case BlockKind::kAttention:
-      backend_.RmsNorm(residual_, w.attention_norm.get(), eps, x);
-      attention_.Run(layer, w, x, rows, attention_scratch_, out);
-      return;
+      return attend();
     case BlockKind::kMlp:
-      backend_.RmsNorm(residual_, w.mlp_norm.get(), eps, x);
-      RunMlpInto(w, out);
-      return;
+      backend_.RmsNorm(stream, w.mlp_norm.get(), eps, x);
+      return RunMlpInto(w, x, out);
     case BlockKind::kBoth: {
-      const Tensor mlp = second_output_.Rows(0, residual_.rows);
-      backend_.RmsNorm(residual_, w.attention_norm.get(), eps, x);
-      attention_.Run(layer, w, x, rows, attention_scratch_, out);
-      RunMlpInto(w, mlp);
-      backend_.AddResidual(out, mlp, 1.0f, nullptr, 0.0f);
-      return;
+      const Tensor mlp = second_output_.Rows(0, stream.rows);
+      attend();
+      RunMlpInto(w, x, mlp);
+      return backend_.AddResidual(out, mlp, 1.0f, nullptr, 0.0f);
     }
   }
 }
 
-void Decoder::RunMlpInto(const LayerWeights& w, Tensor out) {
+void Decoder::RunMlpInto(const LayerWeights& w, Tensor x, Tensor out) {
   if (part_.ff() == 0) return Zero(out);  // more ranks than FFN blocks
-  RunMlp(model_, w, normed_.Rows(0, residual_.rows), mlp_scratch_, backend_, out);
+  RunMlp(model_, w, x, mlp_scratch_, backend_, out);
 }
 
-void Decoder::MergeDownTo(size_t in_flight) {
-  for (; pending_.size() > in_flight; pending_.pop_front()) Merge(pending_.front());
+void Decoder::MergeDownTo(size_t in_flight, Part& part) {
+  for (; part.pending.size() > in_flight; part.pending.pop_front()) {
+    Merge(part.pending.front(), part);
+  }
 }
 
-void Decoder::Merge(const Pending& pending) {
+void Decoder::Merge(const Pending& pending, const Part& part) {
   if (pending.handle) tp_.Wait(*pending.handle);
   if (pending.step.reduce == ReduceKind::kResidual) return;  // the sum is the residual
-  backend_.AddResidual(residual_, pending.output, 1.0f, PostNorm(pending.step), model_.norm_eps);
+  backend_.AddResidual(part.Of(residual_), part.Of(pending.output), 1.0f, PostNorm(pending.step),
+                       model_.norm_eps);
 }
 
 const float* Decoder::PostNorm(const SubBlockStep& step) const {

@@ -5,6 +5,10 @@
 // ranks.
 //
 // A step:  Embed or Receive -> Forward -> Send, or Logits (some rows at a time).
+//
+// A step may come in two parts, which take turns at every sub-block: while the all-reduce of one
+// travels the other computes. A row's bits do not depend on its company, so parts change none; the
+// second part attends keys and values that the first has stored.
 
 #include <cstdint>
 #include <deque>
@@ -19,6 +23,7 @@
 #include "common/result.h"
 #include "kernels/backend.h"
 #include "worker/attention.h"
+#include "worker/batch_layout.h"
 #include "worker/comm/communicator.h"
 #include "worker/mlp.h"
 #include "worker/tensor_buffers.h"
@@ -34,19 +39,20 @@ inline constexpr int kLogitRowsMin = 8, kLogitRowsMax = 64;
 
 class Decoder {
  public:
-  // All references outlive the decoder. `sharing`: null without sequence parallelism; with it a
-  // step has the rows of sharing->own_rows(). rows_max: of one step.
+  // All references outlive the decoder. `sharing`: null without sequence parallelism; with it the
+  // parts of a step are what sharing->Begin said. rows_max: of one step.
   static Result<std::unique_ptr<Decoder>> Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
                                                  Communicator& tp, KvCache& cache,
                                                  SequenceParallel* sharing, int rows_max);
 
-  // First stage: the stream begins as the embedding of `ids`.
-  void Embed(std::span<const int32_t> ids);
+  // First stage: the stream begins as the embedding of the parts' ids. What the parts view lives
+  // until Forward has returned and the backend is synchronized.
+  void Embed(std::span<const StepRows> parts);
   // Later stages: the stream as rank `from` of `link` sent it.
-  void Receive(int64_t rows, Communicator& link, int from);
+  void Receive(std::span<const StepRows> parts, Communicator& link, int from);
   // Runs the stage's sub-blocks; on the last stage nothing is pending afterwards.
-  void Forward(const BatchRows& rows);
+  void Forward();
   // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
   // buffers are free again when the step after the next begins.
   void Send(Communicator& link, int to);
@@ -57,12 +63,20 @@ class Decoder {
   Tensor Logits(std::span<const int32_t> rows);
 
  private:
-  // A sub-block's output on its way into the residual.
+  // A part's share of a sub-block's output on its way into the residual.
   struct Pending {
     SubBlockStep step;
-    Tensor output;
-    std::optional<CommHandle>
-        handle;  // of its all-reduce; none where nothing is reduced (any more)
+    Tensor output;                     // (T, d_model), of the whole step
+    std::optional<CommHandle> handle;  // none where nothing is reduced (any more)
+  };
+  // Rows that pass through the sub-blocks together.
+  struct Part {
+    int index = 0;
+    Range range;  // of the step's rows
+    BatchRows rows;
+    CommHandle embedded;
+    std::deque<Pending> pending;
+    Tensor Of(const Tensor& step) const { return step.Rows(range.begin, range.end); }
   };
   // One step's stream; two where it is sent on, so that one can be sent while the next runs.
   struct Stream {
@@ -76,15 +90,15 @@ class Decoder {
           Communicator& tp, KvCache& cache, SequenceParallel* sharing);
   Status Allocate(int rows_max);
 
-  void BeginStep(int64_t rows);
+  void BeginStep(std::span<const StepRows> parts);
   Tensor NextOutput();
-  void Run(size_t at, const BatchRows& rows);  // step `at` of the stage
-  void RunBlock(const SubBlockStep& step, const BatchRows& rows, Tensor out);
-  void RunMlpInto(const LayerWeights& w, Tensor out);
+  void Run(const SubBlockStep& step, Part& part, Tensor output);
   // Tells the backend which weight is multiplied first in step `next` of the stage, or behind it.
   void AnnounceStep(size_t next);
-  void MergeDownTo(size_t in_flight);
-  void Merge(const Pending& pending);
+  void RunBlock(const SubBlockStep& step, const Part& part, Tensor out);
+  void RunMlpInto(const LayerWeights& w, Tensor x, Tensor out);
+  void MergeDownTo(size_t in_flight, Part& part);
+  void Merge(const Pending& pending, const Part& part);
   const float* PostNorm(const SubBlockStep& step) const;
   void Zero(Tensor tensor);
 
@@ -105,8 +119,8 @@ class Decoder {
   Stream* stream_ = nullptr;  // of the step at hand
   uint64_t steps_begun_ = 0;
   uint64_t outputs_begun_ = 0;
-  Tensor residual_;  // (T, d_model): the rows in use
-  std::deque<Pending> pending_;
+  Tensor residual_;          // (T, d_model): the rows in use
+  std::vector<Part> parts_;  // of the step at hand, in the order of their rows
 
   Tensor normed_;         // (rows_max, d_model)
   Tensor second_output_;  // (rows_max, d_model): the MLP's, where one reduce takes both

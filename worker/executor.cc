@@ -128,6 +128,7 @@ class Executor::Impl {
     }
     ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
                                                *cache_, sharing_.get(), options.step_tokens_max));
+    ASSIGN_OR_RETURN(token_split_, MakeTokenSplit(options));
     if (part_.last_stage) {
       output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
     }
@@ -165,6 +166,7 @@ class Executor::Impl {
     return cache_->shape().PageBytes() / cache_->shape().page_tokens;
   }
   bool is_result_rank() const { return part_.rank == result_rank_; }
+  std::string DescribeTokenSplit() const { return token_split_->Describe(); }
 
  private:
   void ResolveTokens(const StepPlan& plan, BatchLayout& batch) {
@@ -180,16 +182,35 @@ class Executor::Impl {
     }
   }
 
+  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which the
+  // rates do not know: only where it is asked for.
+  Result<std::unique_ptr<TokenSplit>> MakeTokenSplit(const ExecutorOptions& options) {
+    TokenSplitMode mode = options.token_split;
+    if (mode == TokenSplitMode::kAuto && (options.layout.tp == 1 || options.layout.sp > 1)) {
+      mode = TokenSplitMode::kOff;
+    }
+    SplitRates rates;
+    if (mode == TokenSplitMode::kAuto) {
+      ASSIGN_OR_RETURN(rates, MeasureSplitRates(model_, part_, weights_, backend_, *groups_.tp));
+    }
+    return std::make_unique<TokenSplit>(model_, part_, mode, rates);
+  }
+
+  static std::vector<StepRows> Parts(const BatchLayout& all, int64_t cut) {
+    if (cut == 0) return {all.step_rows()};
+    return {all.step_rows(0, cut), all.step_rows(cut, all.rows())};
+  }
+
   void RunStage(const BatchLayout& all) {
     const int stage = part_.at.pp;
-    if (sharing_) sharing_->Begin(all);
-    const BatchLayout& batch = sharing_ ? sharing_->own_rows() : all;
+    const int64_t cut = token_split_->CutOf(all);
+    const std::vector<StepRows> parts = sharing_ ? sharing_->Begin(all, cut) : Parts(all, cut);
     if (part_.first_stage) {
-      decoder_->Embed(batch.ids);
+      decoder_->Embed(parts);
     } else {
-      decoder_->Receive(batch.rows(), *groups_.links[(stage - 1) % 2], stage - 1);
+      decoder_->Receive(parts, *groups_.links[(stage - 1) % 2], stage - 1);
     }
-    decoder_->Forward(batch.batch_rows());
+    decoder_->Forward();
     if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
     backend_.Synchronize();  // the batch ends with this step
   }
@@ -236,6 +257,7 @@ class Executor::Impl {
   SequenceTable table_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SequenceParallel> sharing_;  // sp > 1
+  std::unique_ptr<TokenSplit> token_split_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<OutputStage> output_;  // last stage
 };
@@ -259,5 +281,6 @@ int Executor::context_max() const { return impl_->limits().context_max; }
 uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }
 uint64_t Executor::kv_position_bytes() const { return impl_->kv_position_bytes(); }
 bool Executor::is_result_rank() const { return impl_->is_result_rank(); }
+std::string Executor::DescribeTokenSplit() const { return impl_->DescribeTokenSplit(); }
 
 }  // namespace echelon

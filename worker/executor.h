@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "common/clock.h"
 #include "common/model_config.h"
@@ -16,6 +17,7 @@
 #include "common/step.h"
 #include "kernels/backend.h"
 #include "worker/comm/communicator.h"
+#include "worker/token_split.h"
 #include "worker/weights.h"
 
 namespace echelon {
@@ -33,6 +35,9 @@ struct ExecutorOptions {
   // Sequence parallelism: most positions of a rank in one message round the ring. Two messages of
   // one layer are held: for 768 bytes a position and layer (a 135M model) 3 MiB.
   int ring_tokens = 2048;
+  // Whether the rows of a step are computed in two parts, so that all-reduces of one hide behind
+  // the other. auto measures as the executor is made.
+  TokenSplitMode token_split = TokenSplitMode::kOff;
 };
 
 class Executor {
@@ -52,11 +57,12 @@ class Executor {
   // executor is unchanged and the next plan may follow.
   Result<std::optional<StepResult>> Run(const StepPlan& plan);
 
-  int pages() const;          // of the KV caches of all sp ranks: the same on all ranks
-  int context_max() const;    // positions of one sequence
-  uint64_t kv_bytes() const;  // of this rank
+  int pages() const;                   // of the KV caches of all sp ranks: the same on all ranks
+  int context_max() const;             // positions of one sequence
+  uint64_t kv_bytes() const;           // of this rank
   uint64_t kv_position_bytes() const;  // of one position, all layers of this rank
   bool is_result_rank() const;
+  std::string DescribeTokenSplit() const;  // "" where nothing was measured
 
  private:
   class Impl;

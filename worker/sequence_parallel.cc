@@ -61,16 +61,29 @@ Status SequenceParallel::Allocate(const ModelConfig& model, int rows_max) {
   return {};
 }
 
-void SequenceParallel::Begin(const BatchLayout& all) {
-  plan_ = SequencePlan(sharing_, all);
+std::vector<StepRows> SequenceParallel::Begin(const BatchLayout& all, int64_t cut) {
   attention_plans_.clear();
+  plans_.clear();
+  cut_ = cut;
+  if (cut > 0) plans_.emplace_back(sharing_, CutBatch(all, 0, cut));
+  plans_.emplace_back(sharing_, cut > 0 ? CutBatch(all, cut, all.rows()) : all);
+  std::vector<StepRows> own;
+  for (const SequencePlan& plan : plans_) own.push_back(plan.OwnRows().step_rows());
+  return own;
+}
+
+// The rows of the second part stand behind those of the first.
+SequenceParallel::Keeper SequenceParallel::KeeperOf(int64_t t) const {
+  if (cut_ == 0 || t < cut_) return {plans_[0].OwnerOf(t), plans_[0].PlaceOf(t)};
+  const auto before = static_cast<int32_t>(plans_[0].OwnRows().rows());
+  return {plans_[1].OwnerOf(t - cut_), before + plans_[1].PlaceOf(t - cut_)};
 }
 
 PassingCounts SequenceParallel::TakeCounts() { return std::exchange(counts_, {}); }
 
-const AttentionPlan& SequenceParallel::PlanOf(int window) {
-  const auto [at, inserted] = attention_plans_.try_emplace(window);
-  if (inserted) at->second = plan_.Attention(window);
+const AttentionPlan& SequenceParallel::PlanOf(int part, int window) {
+  const auto [at, inserted] = attention_plans_.try_emplace({part, window});
+  if (inserted) at->second = plans_[part].Attention(window);
   return at->second;
 }
 
@@ -82,8 +95,8 @@ std::vector<int> SequenceParallel::Others() const {
   return ranks;
 }
 
-void SequenceParallel::Attend(const AttentionArgs& args) {
-  const AttentionPlan& plan = PlanOf(args.window);
+void SequenceParallel::Attend(const AttentionArgs& args, int part) {
+  const AttentionPlan& plan = PlanOf(part, args.window);
   const auto own = static_cast<int64_t>(plan.own.begin.size());
   counts_.queries += plan.query_sequences;
   counts_.keys += plan.key_sequences;
@@ -229,7 +242,7 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
   // Rows by the rank that sends them; those that all have count as this rank's and are not sent.
   std::vector<std::vector<int32_t>> wanted(ranks + 1);
   for (size_t i = 0; i < rows.size(); ++i) {
-    const int owner = plan_.OwnerOf(rows[i]);
+    const int owner = KeeperOf(rows[i]).rank;
     wanted[owner == -1 ? ranks : owner].push_back(static_cast<int32_t>(i));
   }
   std::vector<int32_t> order(rows.size());
@@ -243,7 +256,7 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
   }
   for (const int group : {sharing_.rank, ranks}) {
     std::vector<int32_t> places;
-    for (const int32_t i : wanted[group]) places.push_back(plan_.PlaceOf(rows[i]));
+    for (const int32_t i : wanted[group]) places.push_back(KeeperOf(rows[i]).place);
     backend_.GatherRows(x, places, blocks[group]);
   }
   backend_.Synchronize();

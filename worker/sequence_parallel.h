@@ -4,12 +4,13 @@
 // attends what is at hand while messages travel, and merges the partials in the order of the parts.
 // One thread; collective over the sp group: the same calls in the same order on all of its ranks.
 //
-// A step:  Begin -> (own_rows) -> Attend for every layer -> GatherRows
+// A step:  Begin -> Attend for every layer and part -> GatherRows
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "common/model_config.h"
@@ -37,11 +38,12 @@ class SequenceParallel {
       const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
       Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring, int rows_max);
 
-  // The rows of the whole step; page ids of the whole group.
-  void Begin(const BatchLayout& all);
-  const BatchLayout& own_rows() const { return plan_.OwnRows(); }
-  // args as for one rank, of own_rows(): reads q, heads, scale, window, layer; writes out.
-  void Attend(const AttentionArgs& args);
+  // The rows of the whole step, page ids of the whole group; cut into two parts at row `cut`, or
+  // one part where it is 0. This rank's rows of each part, which live until the next Begin.
+  std::vector<StepRows> Begin(const BatchLayout& all, int64_t cut);
+  // args as for one rank, of this rank's rows of a part: reads q, heads, scale, window, layer;
+  // writes out.
+  void Attend(const AttentionArgs& args, int part);
   // out (rows.size(), d_model), on all ranks: x (own rows, d_model) of the step's rows `rows`.
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out);
   PassingCounts TakeCounts();  // since the last call
@@ -50,7 +52,13 @@ class SequenceParallel {
   SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,
                    KvCache& cache, Communicator& exchange, Communicator& ring);
   Status Allocate(const ModelConfig& model, int rows_max);
-  const AttentionPlan& PlanOf(int window);
+  const AttentionPlan& PlanOf(int part, int window);
+  // Which rank has row t of the step (-1: all), and its place among that rank's rows.
+  struct Keeper {
+    int rank;
+    int32_t place;
+  };
+  Keeper KeeperOf(int64_t t) const;
   // body(rows of that rank, rank) for every other rank that passes queries; `rows` holds theirs in
   // rank order.
   template <typename Body>
@@ -75,17 +83,18 @@ class SequenceParallel {
   Communicator& ring_;
   std::unique_ptr<KvCache> staging_;  // two messages of ring_pages pages
   TensorBuffers tensors_{backend_};
-  Tensor queries_;           // (rows_max, H * D) query rows to send
-  Tensor key_queries_;       // (rows_max, H * D) of the key rows
-  Tensor foreign_queries_;   // (rows_max, H * D)
-  Tensor foreign_partials_;  // (rows_max, H * (D + 2))
-  Tensor copied_partials_;   // (kCopiedRowsMax, H * (D + 2))
-  Tensor partials_;          // (sp * rows_max + kCopiedRowsMax, H * (D + 2))
-  Tensor collected_;         // (2 * rows_max, d_model)
-  SequencePlan plan_;
-  std::map<int, AttentionPlan> attention_plans_;  // of the step, by window
-  CommHandle exchanged_;                          // the last operation of the exchange
-  CommHandle hop_;                                // of the ring
+  Tensor queries_;                   // (rows_max, H * D) query rows to send
+  Tensor key_queries_;               // (rows_max, H * D) of the key rows
+  Tensor foreign_queries_;           // (rows_max, H * D)
+  Tensor foreign_partials_;          // (rows_max, H * (D + 2))
+  Tensor copied_partials_;           // (kCopiedRowsMax, H * (D + 2))
+  Tensor partials_;                  // (sp * rows_max + kCopiedRowsMax, H * (D + 2))
+  Tensor collected_;                 // (2 * rows_max, d_model)
+  int64_t cut_ = 0;                  // row where the second part begins
+  std::vector<SequencePlan> plans_;  // of the step's parts
+  std::map<std::pair<int, int>, AttentionPlan> attention_plans_;  // by part and window
+  CommHandle exchanged_;  // the last operation of the exchange
+  CommHandle hop_;        // of the ring
   PassingCounts counts_;
 };
 

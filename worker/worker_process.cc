@@ -185,8 +185,13 @@ Status WorkerProcess::MakeExecutor() {
   options.kv_type = f32 ? KvType::kF32 : KvType::kF16;
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
   options.ranks_on_host = mpi_->ranks_on_this_host();
+  options.token_split = config_.worker.token_split == "auto" ? TokenSplitMode::kAuto
+                        : config_.worker.token_split == "on" ? TokenSplitMode::kOn
+                                                             : TokenSplitMode::kOff;
   ASSIGN_OR_RETURN(executor_, Executor::Create(model_, options, std::move(weights_), *backend_,
                                                *world_, clock_));
+  const std::string split = executor_->DescribeTokenSplit();
+  if (!split.empty() && identity_.rank == 0) logger_.Info(split);
   if (config_.worker.measure_memory == "yes") MeasureMemory();
   return {};
 }

@@ -1,6 +1,7 @@
 #include "kernels/cpu/rope_angles.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "kernels/real_math.h"
 
@@ -15,7 +16,7 @@ RopeAngles::View RopeAngles::For(std::span<const double> inverse_frequency,
     }
   }
   Entry& entry = entries_[oldest_];
-  oldest_ = 1 - oldest_;
+  oldest_ = (oldest_ + 1) % static_cast<int>(std::size(entries_));
   entry.positions.assign(positions.begin(), positions.end());
   entry.inverse_frequency.assign(inverse_frequency.begin(), inverse_frequency.end());
   entry.cos.clear();

@@ -10,7 +10,7 @@ namespace echelon::cpu {
 
 class RopeAngles {
  public:
-  // (T, D / 2) each, valid until the second call after this one with other arguments.
+  // (T, D / 2) each, valid until the fourth call after this one with other arguments.
   struct View {
     const float* cos;
     const float* sin;
@@ -23,7 +23,7 @@ class RopeAngles {
     std::vector<int32_t> positions;
     std::vector<float> cos, sin;
   };
-  Entry entries_[2];  // Gemma alternates between two tables
+  Entry entries_[4];  // Gemma alternates between two tables, a split step between two parts
   int oldest_ = 0;
 };
 

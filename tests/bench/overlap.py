@@ -19,9 +19,8 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-import api
 import hosts
-import service
+import side_by_side
 
 LAYERS = 16
 MODEL = {"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 1536,
@@ -36,26 +35,12 @@ SCHEDULES = {
 PROMPT = list(range(10, 42))
 
 
-class Bench:
+class Bench(side_by_side.SideBySide):
     def __init__(self, agent, folder, link, schedules, tokens):
         self.link, self.tokens, self.round = link, tokens, 0
         common = {"model.path": folder, "model.load_format": "dummy", "worker.backend": "cpu", "worker.threads": 1, "worker.kv_memory_bytes": 64 << 20,
-                  "layout.tp": 2, "group.launcher": "hostfile", "group.remote_agent": agent, "group.interface": hosts.NETWORK,
-                  "group.hosts": ",".join(f"{hosts.Hosts.address(host)}:1" for host in (1, 2))}
-        self.services = {name: service.Service({**common, **SCHEDULES[name]}) for name in schedules}
-        self.connections = {}
-
-    def __enter__(self):
-        for name, running in self.services.items():
-            self.connections[name] = api.Connection(running.start().endpoint)
-            print(f"{name}: ready", file=sys.stderr, flush=True)
-        return self
-
-    def __exit__(self, kind, *_):
-        for connection in self.connections.values():
-            connection.close()
-        for running in self.services.values():
-            running.kill() if kind else running.stop()
+                  "worker.token_split": "off", **side_by_side.on_two_hosts(agent)}
+        super().__init__(common, {name: SCHEDULES[name] for name in schedules})
 
     def step(self, name, streams):
         """Seconds of one decode step with all streams in it, and rank 1's timings of a step."""

@@ -79,7 +79,8 @@ def cut(step, layers):
     return {"begin": begin, "end": end,
             "work": [piece for piece in work if begin <= piece["begin"] < end],
             "waits": [{"begin": wait["begin"], "end": wait["end"]} for wait in waits if begin <= wait["begin"] < end],
-            "flights": [{"posted": flight["begin"], "done": flight["end"]} for flight in flights if begin <= flight["begin"] < end or begin < flight["end"] <= end]}
+            "flights": [{"posted": flight["begin"], "done": flight["end"]} for flight in flights
+                        if begin <= flight["begin"] < end or begin < flight["end"] <= end]}
 
 
 def window(folder, streams, layers):
@@ -87,7 +88,8 @@ def window(folder, streams, layers):
     count = min(len(steps) for steps in ranks.values())
     cuts = [[cut(ranks[rank][i], layers) for rank in (0, 1)] for i in range(2, count - 2)]
     lengths = [max(one["end"] for one in both) - min(one["begin"] for one in both) for both in cuts]
-    print(f"{len(cuts)} steps, ms of the layers drawn: " + ", ".join(f"{part / 1000:.1f}" for part in statistics.quantiles(lengths, n=4)), file=sys.stderr)
+    quartiles = ", ".join(f"{part / 1000:.1f}" for part in statistics.quantiles(lengths, n=4))
+    print(f"{len(cuts)} steps, ms of the layers drawn: {quartiles}", file=sys.stderr)
     both = cuts[lengths.index(statistics.median_low(lengths))]
     zero = min(one["begin"] for one in both)
 
@@ -140,11 +142,13 @@ def draw_rank(one, y, scale):
         out.append(label(LEFT + (piece["begin"] + piece["end"]) / 2 * scale, top + 14.5, text, 'fill="#ffffff" font-size="11" text-anchor="middle"'))
     for wait in one["waits"]:
         if wait["end"] - wait["begin"] > 8:
-            out.append(box(LEFT + wait["begin"] * scale, top, (wait["end"] - wait["begin"]) * scale, BAR, "url(#waited)", f'stroke="{COLOURS["wait"]}" stroke-width="1" rx="2"'))
+            width = (wait["end"] - wait["begin"]) * scale
+            out.append(box(LEFT + wait["begin"] * scale, top, width, BAR, "url(#waited)", f'stroke="{COLOURS["wait"]}" rx="2"'))
     for i, flight in enumerate(one["flights"]):
         begin, end = max(flight["posted"], 0), min(flight["done"], WIDTH / scale)
         row = y + LANE + 5 + (i % 2) * 13
-        out.append(box(LEFT + begin * scale, row, (end - begin) * scale, 11, COLOURS["flight"], f'stroke="{COLOURS["flight_line"]}" stroke-width="0.8" rx="2"'))
+        line = f'stroke="{COLOURS["flight_line"]}" stroke-width="0.8" rx="2"'
+        out.append(box(LEFT + begin * scale, row, (end - begin) * scale, 11, COLOURS["flight"], line))
         if flight["posted"] >= 0:
             out.append(f'<circle cx="{LEFT + begin * scale:.1f}" cy="{row + 5.5:.1f}" r="2.6" fill="{COLOURS["flight_line"]}"/>')
     return out
@@ -164,13 +168,14 @@ def draw_schedule(name, ranks, y, scale, data):
         out += draw_rank(one, y, scale)
         y += 2 * LANE + 10
     end = LEFT + took * scale
-    out.append(f'<line x1="{end:.1f}" y1="{y - 4 * LANE - 20}" x2="{end:.1f}" y2="{y - 6}" stroke="{COLOURS["text"]}" stroke-width="1.4" stroke-dasharray="3 2"/>')
+    out.append(f'<line x1="{end:.1f}" y1="{y - 4 * LANE - 20}" x2="{end:.1f}" y2="{y - 6}" stroke="{COLOURS["text"]}" stroke-dasharray="3 2"/>')
     return out, y
 
 
 def legend(y):
     out, x = [], LEFT
-    for colour, stroke, text in ((COLOURS["attention"], "none", "attention"), (COLOURS["mlp"], "none", "MLP"), ("url(#waited)", COLOURS["wait"], "waits for an all-reduce"),
+    for colour, stroke, text in ((COLOURS["attention"], "none", "attention"), (COLOURS["mlp"], "none", "MLP"),
+                                 ("url(#waited)", COLOURS["wait"], "waits for an all-reduce"),
                                  (COLOURS["flight"], COLOURS["flight_line"], "all-reduce: posted (dot) until it is added")):
         out += [box(x, y - 10, 16, 12, colour, f'stroke="{stroke}" rx="2"'), label(x + 22, y, text, f'fill="{COLOURS["soft"]}"')]
         x += 40 + 6.6 * len(text)
@@ -181,9 +186,9 @@ def draw(data, path):
     longest = max(one["end"] for ranks in data["schedules"].values() for one in ranks)
     scale = (WIDTH - 4) / longest
     parts, y = [], 34
-    model = data["model"]
-    parts.append(label(LEFT, y, f'One decode step of {data["streams"]} streams, tp = 2 on two hosts: layers {data["layers"][0]} to {data["layers"][-1]} of {model["num_hidden_layers"]} '
-                                f'as traced; latency of the link {data["latency_us"]} us', f'fill="{COLOURS["soft"]}"'))
+    first, last = data["layers"][0], data["layers"][-1]
+    parts.append(label(LEFT, y, f'One decode step of {data["streams"]} streams, tp = 2 on two hosts: layers {first} to {last} of '
+                                f'{data["model"]["num_hidden_layers"]} as traced; latency of the link {data["latency_us"]} us', f'fill="{COLOURS["soft"]}"'))
     y += 14
     for name in DRAWN:
         more, y = draw_schedule(name, data["schedules"][name], y, scale, data)
@@ -191,17 +196,21 @@ def draw(data, path):
         y += 14
     step = next(step for step in (500, 1000, 2000, 5000, 10000) if longest / step <= 12)
     bottom = y - 12
-    grid = [f'<line x1="{LEFT + t * scale:.1f}" y1="{bottom}" x2="{LEFT + t * scale:.1f}" y2="{bottom + 5}" stroke="{COLOURS["soft"]}"/>'
-            + label(LEFT + t * scale, bottom + 18, f"{t / 1000:g} ms", f'fill="{COLOURS["soft"]}" font-size="11" text-anchor="middle"') for t in range(0, int(longest) + 1, step)]
-    parts += grid + [f'<line x1="{LEFT}" y1="{bottom}" x2="{LEFT + WIDTH}" y2="{bottom}" stroke="{COLOURS["soft"]}"/>']
+    soft = COLOURS["soft"]
+    parts.append(f'<line x1="{LEFT}" y1="{bottom}" x2="{LEFT + WIDTH}" y2="{bottom}" stroke="{soft}"/>')
+    for t in range(0, int(longest) + 1, step):
+        x = LEFT + t * scale
+        parts += [f'<line x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 5}" stroke="{soft}"/>',
+                  label(x, bottom + 18, f"{t / 1000:g} ms", f'fill="{soft}" font-size="11" text-anchor="middle"')]
     y = bottom + 44
     parts += legend(y)
     width, height = LEFT + WIDTH + RIGHT, y + 20
-    stripes = ('<defs><pattern id="waited" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6" fill="#fdf0ea"/>'
-               f'<rect width="2.2" height="6" fill="{COLOURS["wait"]}"/></pattern></defs>')
+    stripes = ('<defs><pattern id="waited" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+               f'<rect width="6" height="6" fill="#fdf0ea"/><rect width="2.2" height="6" fill="{COLOURS["wait"]}"/></pattern></defs>')
+    card = f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8" fill="#ffffff" stroke="{COLOURS["grid"]}"/>'
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-                    f'font-family="-apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="12.5" fill="{COLOURS["text"]}">{stripes}'
-                    f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8" fill="#ffffff" stroke="{COLOURS["grid"]}"/>' + "\n".join(parts) + "</svg>\n")
+                    'font-family="-apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="12.5" '
+                    f'fill="{COLOURS["text"]}">{stripes}{card}' + "\n".join(parts) + "</svg>\n")
 
 
 def parse(words):

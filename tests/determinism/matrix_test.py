@@ -103,6 +103,8 @@ def main():
         first = serve_probes({**base_settings, "layout.tp": tp}, tokens)
         expect_agree(f"tp {tp}", base, first)
         expect_same(f"tp {tp} again, in company", first, serve_probes({**base_settings, "layout.tp": tp}, tokens, company=4, rng=rng))
+        halves = {**base_settings, "layout.tp": tp, "worker.token_split": "on"}
+        expect_same(f"tp {tp}, steps in two parts, in company", first, serve_probes(halves, tokens, company=4, rng=rng))
     for name, settings, against in [("one rank", {}, base), ("pp 2, steps of 7 tokens", {"layout.pp": 2, "scheduler.step_tokens_max": 7}, base),
                                     ("tp 2", {"layout.tp": 2}, None)][::2 if flags.quick else 1]:
         wide = {**base_settings, **settings, "scheduler.speculation_tokens_max": 24}

@@ -105,6 +105,34 @@ TEST_P(Layouts, CompanyAndChunksKeepEveryBit) {
   EXPECT_EQ(Generate(*Group(2, 1, 2), {wish}, kPageTokens), alone) << "2 threads";
 }
 
+// A step in two parts: the same operations on the same rows, whose sums travel at other times.
+TEST_P(Layouts, TokenSplitKeepsEveryBit) {
+  std::vector<Wish> company = {Scored()};
+  for (int i = 0; i < 3; ++i) {
+    Wish other;
+    other.prompt = RandomIds(2 + 7 * i, 90 + i);
+    other.params.seed = i;
+    other.begin_step = i;
+    company.push_back(other);
+  }
+  for (const int tp : {1, 2, 3}) {
+    for (const int pp : {1, 2}) {
+      ParallelLayout layout;
+      layout.tp = tp;
+      layout.pp = pp;
+      LocalGroupOptions options = groups_.Options(layout);
+      const Pace pace{.chunk = 9, .plans_ahead = pp, .alternate = pp};
+      const auto whole = Generate(*groups_.Start(options), company, kPageTokens, pace);
+      options.executor.token_split = TokenSplitMode::kOn;
+      EXPECT_EQ(Generate(*groups_.Start(options), company, kPageTokens, pace), whole)
+          << "tp = " << tp << ", pp = " << pp;
+      options.executor.token_split = TokenSplitMode::kAuto;
+      EXPECT_EQ(Generate(*groups_.Start(options), company, kPageTokens, pace), whole)
+          << "auto, tp = " << tp << ", pp = " << pp;
+    }
+  }
+}
+
 // Guessed tokens are kept as far as they are what would have been drawn without: any tp, pp, chunk
 // and company gives the same tokens, logits and log-probabilities, greedy and sampled.
 TEST_P(Layouts, SpeculationKeepsEveryBit) {

@@ -81,6 +81,28 @@ TEST_P(SequenceLayouts, PipelineStagesKeepEveryBit) {
   }
 }
 
+// Ten decodes and chunks: parts whose decodes all ranks compute, where the whole step shares them
+// out.
+TEST_P(SequenceLayouts, TokenSplitKeepsEveryBit) {
+  std::vector<Wish> company = {Scored()};
+  for (int i = 0; i < 10; ++i) {
+    Wish other;
+    other.prompt = RandomIds(2 + 2 * i, 90 + i);
+    other.params.seed = i;
+    other.begin_step = i % 3;
+    other.max_tokens = 5;
+    company.push_back(other);
+  }
+  for (const ParallelLayout& layout : {Layout(1, 1, 2), Layout(2, 1, 2), Layout(2, 2, 2)}) {
+    LocalGroupOptions options = groups_.Options(layout);
+    const Pace pace{.chunk = 9};
+    const auto whole = Generate(*groups_.Start(options), company, kPageTokens, pace);
+    options.executor.token_split = TokenSplitMode::kOn;
+    EXPECT_EQ(Generate(*groups_.Start(options), company, kPageTokens, pace), whole)
+        << layout.tp << " x " << layout.pp;
+  }
+}
+
 TEST_P(SequenceLayouts, AReplayContinuesWithTheSameTokens) {
   ExpectReplayContinues(*Group(Layout(1, 1, 2)));
 }

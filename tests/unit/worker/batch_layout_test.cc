@@ -78,6 +78,22 @@ TEST_F(BatchLayoutTest, RowsFollowThePlan) {
   EXPECT_THAT(batch.sequences, ElementsAre(0, 1, 1, 1, 2));
   EXPECT_THAT(batch.page_begin, ElementsAre(0, 2, 4, 5));
   EXPECT_THAT(batch.pages, ElementsAre(7, 2, 5, 9, 0));  // page 1 holds nothing yet
+
+  const StepRows views = batch.step_rows(1, 3);
+  EXPECT_THAT(views.ids, ElementsAre(22, 23));
+  EXPECT_THAT(views.rows.positions, ElementsAre(2, 3));
+  EXPECT_THAT(views.rows.sequences, ElementsAre(1, 1));
+  EXPECT_EQ(views.rows.pages.size(), batch.pages.size());
+  const BatchLayout cut = CutBatch(batch, 2, 5);  // sequence 1 has none of these rows
+  EXPECT_THAT(cut.ids, ElementsAre(23, 24, 30));
+  EXPECT_THAT(cut.positions, ElementsAre(3, 4, 0));
+  EXPECT_THAT(cut.sequences, ElementsAre(0, 0, 1));
+  EXPECT_THAT(cut.page_begin, ElementsAre(0, 2, 3));
+  EXPECT_THAT(cut.pages, ElementsAre(5, 9, 0));
+  ASSERT_EQ(cut.steps.size(), 2u);
+  EXPECT_EQ(cut.steps[0].id, 2u);
+  EXPECT_EQ(cut.steps[0].end, 2);
+  EXPECT_EQ(cut.steps[1].begin, 2);
   EXPECT_EQ(batch.steps[1].begin, 1);
   EXPECT_EQ(batch.steps[1].end, 4);
 }

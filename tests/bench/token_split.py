@@ -1,0 +1,131 @@
+"""What steps in two parts hide of an ordinary checkpoint's all-reduces (worker.token_split): prefill and decode at tp=2 over an emulated
+link between two hosts (network namespaces, tests/net/link_relay.cc), and over shared memory, with the split off, on and chosen. Needs root.
+
+usage: token_split.py [--links shared,1000,1000:300,...] [--tokens 512] [--streams 0,8] [--rounds 15] [--json FILE] [--at-least 1.25]
+
+A link is "shared" (memory of one host) or Mbit/s, after a colon microseconds of latency (default 50). For each, three services start at that
+link and answer in turn; a round is one answer of each. --streams 0 is a prompt of --tokens; N is a decode step of N streams. One rank of one
+thread a host. The relay runs on the ranks' cores: its share is printed.
+
+  gain        off / on, median of the rounds' ratios
+  auto/best   auto over the better of both (by medians), median of the rounds' ratios
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import hosts
+import service
+import side_by_side
+
+MODES = {mode: {"worker.token_split": mode} for mode in ("off", "on", "auto")}
+LATENCY_US = 50  # of a frame: what a switch and two network stacks take
+DECODE_TOKENS = 16
+
+
+class Bench(side_by_side.SideBySide):
+    def __init__(self, agent, link, modes):
+        self.round = 0
+        where = {"layout.tp": 2} if link == "shared" else side_by_side.on_two_hosts(agent)
+        super().__init__({"model.path": service.SMOL, "worker.backend": "cpu", "worker.threads": 1, "worker.kv_memory_bytes": 128 << 20, **where},
+                         {mode: MODES[mode] for mode in modes})
+
+    def prefill(self, mode, tokens):
+        self.round += 1
+        prompt = [(7 * i + self.round) % 40000 + 100 for i in range(tokens)]
+        answer = self.connections[mode].ask(f"prompt{self.round}", prompt=prompt, max_tokens=1, temperature=0, ignore_eos=True)
+        return answer.done["timings"]["ttft_s"]
+
+    def decode(self, mode, streams):
+        self.round += 1
+        ids = [f"stream{self.round}.{i}" for i in range(streams)]
+        for i, name in enumerate(ids):
+            self.connections[mode].submit(name, prompt=list(range(100 + i, 116 + i)), max_tokens=DECODE_TOKENS, temperature=0, ignore_eos=True)
+        answers = self.connections[mode].finish(ids)
+        # The last stream to start decodes beside all the others.
+        last = max(answers, key=lambda answer: answer.done["timings"]["ttft_s"])
+        return 1 / last.done["timings"]["decode_tokens_per_s"]
+
+    def step(self, mode, streams, tokens):
+        return self.decode(mode, streams) if streams else self.prefill(mode, tokens)
+
+    def measure(self, link, streams, flags):
+        wire = None if link == "shared" else hosts.Link.of_this_test()
+        for mode in self.services:
+            self.step(mode, streams, flags.tokens)
+        seen = {mode: [] for mode in self.services}
+        if wire:
+            wire.stats()
+        for _ in range(flags.rounds):
+            for mode in self.services:
+                seen[mode].append(self.step(mode, streams, flags.tokens))
+        return {"link": link, "streams": streams, "tokens": flags.tokens, "seconds": seen, "relay": wire.stats() if wire else None}
+
+
+def summarize(row):
+    seconds = row["seconds"]
+    medians = {mode: statistics.median(values) for mode, values in seconds.items()}
+    best = min(("off", "on"), key=medians.get)
+    out = {"ms": {mode: 1e3 * value for mode, value in medians.items()}, "gain": statistics.median(a / b for a, b in zip(seconds["off"], seconds["on"]))}
+    if "auto" in seconds:
+        out["auto_over_best"] = statistics.median(a / b for a, b in zip(seconds["auto"], seconds[best]))
+    if row["relay"]:
+        out["relay_cpu_share"] = row["relay"]["cpu_seconds"] / row["relay"]["seconds"]
+    return out
+
+
+def show(row):
+    s = row["summary"]
+    what = f"decode, {row['streams']} streams" if row["streams"] else f"prompt of {row['tokens']}"
+    relay = f"{s['relay_cpu_share']:.2f}, {row['relay']['late_us_mean']:.0f} us" if row["relay"] else ""
+    auto = f"{s['auto_over_best']:.3f}" if "auto_over_best" in s else ""
+    print(f"| {row['link']} | {what} | " + " | ".join(f"{value:.1f}" for value in s["ms"].values())
+          + f" | {s['gain']:.2f} | {auto} | {relay} |", flush=True)
+
+
+def inside(agent):
+    flags = parse(json.loads(os.environ["ECHELON_SPLIT_FLAGS"]))
+    rows = []
+    modes = flags.modes.split(",")
+    print("| link, Mbit/s | step | " + " | ".join(f"{mode}, ms" for mode in modes) + " | gain | auto/best | relay's share of a core, late by |")
+    for link in flags.links.split(","):
+        if link != "shared":
+            rate, _, latency = link.partition(":")
+            hosts.Link.of_this_test().set(rate_mbit=float(rate), latency_us=float(latency or LATENCY_US))
+        with Bench(agent, link, modes) as bench:
+            if "auto" in bench.services:
+                said = [line for line in bench.services["auto"].log().splitlines() if "all-reduce takes" in line]
+                print(f"{link}: {said[0].split('all-reduce', 1)[1]}", file=sys.stderr)
+            for streams in map(int, flags.streams.split(",")):
+                row = bench.measure(link, streams, flags)
+                row["summary"] = summarize(row)
+                show(row)
+                rows.append(row)
+    if flags.json:
+        pathlib.Path(flags.json).write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        gain = row["summary"]["gain"]
+        assert gain >= flags.at_least, f"{row['link']}: only {gain:.2f} x as fast in two parts: the overlap is lost"
+
+
+def parse(words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--links", default="100,300,1000,3000,10000,shared")
+    parser.add_argument("--tokens", default=512, type=int)
+    parser.add_argument("--streams", default="0,2,8,16")
+    parser.add_argument("--rounds", default=15, type=int)
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--json")
+    parser.add_argument("--at-least", default=0.0, type=float, help="fails where two parts are not so many times as fast as one")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["--inside"]:
+        parse(sys.argv[1:])
+        os.environ["ECHELON_SPLIT_FLAGS"] = json.dumps(sys.argv[1:])
+    hosts.run_on_first(2, inside, __file__, link={})
