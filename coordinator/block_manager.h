@@ -21,6 +21,9 @@ class BlockManager {
 
   int32_t pages_total() const { return static_cast<int32_t>(pages_.size()); }
   int32_t pages_free() const;  // of all sp ranks; CanAppend says whether they lie where they must
+  int32_t pages_used(int32_t sp_rank) const {
+    return pages_total() / sp_ - static_cast<int32_t>(free_[sp_rank].size());
+  }
   int32_t page_tokens() const { return page_tokens_; }
   int32_t PagesFor(int64_t tokens) const {
     return static_cast<int32_t>((tokens + page_tokens_ - 1) / page_tokens_);

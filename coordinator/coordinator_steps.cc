@@ -238,6 +238,11 @@ Json Coordinator::StatusJson() const {
     rank.Set("bytes_total", status.bytes_total);
     rank.Set("token_bytes", status.token_bytes);
     rank.Set("kv_position_bytes", status.kv_position_bytes);
+    const int sp_rank = status.rank / facts.tp % facts.sp;
+    const int64_t pages = scheduler_.pages_total() > 0 ? scheduler_.pages_used(sp_rank) : 0;
+    rank.Set("kv_bytes", status.kv_bytes);
+    rank.Set("kv_bytes_used",
+             pages * group.capacity().page_tokens * static_cast<int64_t>(status.kv_position_bytes));
     rank.Set("read_bytes_per_s", status.read_bytes_per_s);
     rank.Set("joined", status.joined);
     rank.Set("ready", status.ready);

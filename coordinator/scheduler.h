@@ -109,6 +109,7 @@ class Scheduler {
   int32_t in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   int32_t pages_total() const { return blocks_->pages_total(); }
   int32_t pages_free() const { return blocks_->pages_free(); }
+  int32_t pages_used(int32_t sp_rank) const { return blocks_->pages_used(sp_rank); }
   const SchedulerCapacity& capacity() const { return capacity_; }
   uint64_t PageHash(int32_t page) const { return blocks_->HashOf(page); }
   const SchedulerCounters& counters() const { return counters_; }

@@ -35,4 +35,10 @@ inline Range PositionsSeen(int64_t position, int window) {
   return {window > 0 ? std::max<int64_t>(0, position - window + 1) : 0, position + 1};
 }
 
+// How many pairs of a row and a position that it sees `rows` rows from `position` on have.
+inline int64_t PairsSeen(int64_t position, int64_t rows, int window) {
+  const int64_t growing = window > 0 ? std::clamp<int64_t>(window - position, 0, rows) : rows;
+  return growing * (2 * position + growing + 1) / 2 + (rows - growing) * window;
+}
+
 }  // namespace echelon

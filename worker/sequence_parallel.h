@@ -52,6 +52,10 @@ class SequenceParallel {
   SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,
                    KvCache& cache, Communicator& exchange, Communicator& ring);
   Status Allocate(const ModelConfig& model, int rows_max);
+  // SequenceSharing::bytes_per_pair of the slowest link beside the fastest rank. Collective.
+  double MeasureBytesPerPair(const ModelConfig& model, const RankPart& part);
+  double PassingSeconds();
+  double AttentionSeconds(const AttentionArgs& args);
   const AttentionPlan& PlanOf(int part, int window);
   // Which rank has row t of the step (-1: all), and its place among that rank's rows.
   struct Keeper {
@@ -75,7 +79,7 @@ class SequenceParallel {
   void AttendPages(const AttendList& list, const KvCache& cache, int layer,
                    const AttentionArgs& args, Tensor q, Tensor partials);
 
-  const SequenceSharing sharing_;
+  SequenceSharing sharing_;
   const int heads_, head_dim_;
   Backend& backend_;
   KvCache& cache_;

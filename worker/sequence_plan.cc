@@ -82,19 +82,40 @@ Range SequencePlan::SeenOnRank(int64_t row, int rank, int window) const {
                                  PositionsSeen(all_.positions[row], window));
 }
 
-// The published rule, counted in bytes: keys and values of all that is seen against the queries of
-// the new rows and the partials that come back, each to every other rank.
-Passing SequencePlan::PassingOf(int s, int window) const {
-  const Sequence& sequence = sequences_[s];
-  if (sequence.copied) return Passing::kCopied;
+int64_t SequencePlan::PagesSeen(const Sequence& s, int window) const {
   int64_t pages = 0;
   for (int part = 0; part < sharing_.parts.parts; ++part) {
-    const Range seen = Seen(sequence, part, window);
+    const Range seen = Seen(s, part, window);
     const int page_tokens = sharing_.parts.page_tokens;
     if (!seen.empty()) pages += (seen.end - 1) / page_tokens - seen.begin / page_tokens + 1;
   }
-  const int64_t queries = sequence.rows * (sharing_.query_bytes + sharing_.partial_bytes);
-  return queries < pages * sharing_.page_bytes ? Passing::kQueries : Passing::kKeys;
+  return pages;
+}
+
+// The published rule (Context Parallelism for Scalable Million-Token Inference, 2024): what would
+// be waited for, in bytes of the link. N ranks, each with an Nth of the rows and of the places.
+//
+//   keys     each of N - 1 hops moves an Nth of the keys and values behind one attention of an Nth
+//            of the rows over an Nth of the places
+//   queries  to N - 1 ranks behind the attention of this rank's own places; the partials that come
+//            back hide behind nothing
+//
+// Where nothing hides (bytes_per_pair = 0) this is: which moves fewer bytes. Keys hide wholly, and
+// are passed, from T = N * compute * kv_heads * element bytes / (2 * heads * bandwidth) rows on,
+// however long the context.
+Passing SequencePlan::PassingOf(int s, int window) const {
+  const Sequence& sequence = sequences_[s];
+  if (sequence.copied) return Passing::kCopied;
+  const double ranks = sharing_.parts.parts, hops = ranks - 1;
+  const auto rows = static_cast<double>(sequence.rows) / ranks;
+  const auto pairs = static_cast<double>(PairsSeen(sequence.position, sequence.rows, window));
+  const double hidden = sharing_.bytes_per_pair * pairs / (ranks * ranks);
+  const double page_bytes = static_cast<double>(PagesSeen(sequence, window) * sharing_.page_bytes);
+  const double keys = hops * std::max(0.0, page_bytes / ranks - hidden);
+  const double queries =
+      std::max(0.0, hops * rows * static_cast<double>(sharing_.query_bytes) - hidden) +
+      hops * rows * static_cast<double>(sharing_.partial_bytes);
+  return queries < keys ? Passing::kQueries : Passing::kKeys;
 }
 
 // The pages of every sequence that lie on this rank.

@@ -36,6 +36,10 @@ struct SequenceSharing {
   int ring_pages = 0;      // most pages of a rank in one message; a whole number of splits
   // Bytes of one layer, for the choice: a page of keys and values, a row's queries, its partials.
   int64_t page_bytes = 0, query_bytes = 0, partial_bytes = 0;
+  // Bytes that the link between two ranks moves while a rank attends one place with one row (all
+  // its heads): bandwidth / compute. 0: nothing travels behind attention, bytes alone count. The
+  // same on all ranks; no bit depends on it.
+  double bytes_per_pair = 0.0;
 
   // A message's pages where at most `tokens` places (and no more than a sequence can fill) are sent
   // at once: whole splits, so that a row's partial can be continued.
@@ -98,6 +102,7 @@ class SequencePlan {
     bool copied = false;
   };
   Range Seen(const Sequence& s, int part, int window) const;  // places, by any of its rows
+  int64_t PagesSeen(const Sequence& s, int window) const;     // of all parts
   void AddPages(AttendList& list) const;
   Range SeenOnRank(int64_t row, int rank, int window) const;  // row of the step
   void AddPasses(int window, AttentionPlan& plan) const;

@@ -14,6 +14,7 @@ class TracedComm : public Communicator {
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
+  int hosts() const override { return inner_->hosts(); }
   CommHandle AllReduceSum(float* data, int64_t count) override {
     return Post("all_reduce", count * static_cast<int64_t>(sizeof(float)),
                 [&] { return inner_->AllReduceSum(data, count); });

@@ -106,7 +106,8 @@ def main():
         halves = {**base_settings, "layout.tp": tp, "worker.token_split": "on"}
         expect_same(f"tp {tp}, steps in two parts, in company", first, serve_probes(halves, tokens, company=4, rng=rng))
     for name, settings, against in [("one rank", {}, base), ("pp 2, steps of 7 tokens", {"layout.pp": 2, "scheduler.step_tokens_max": 7}, base),
-                                    ("tp 2", {"layout.tp": 2}, None)][::2 if flags.quick else 1]:
+                                    ("tp 2", {"layout.tp": 2}, None), ("sp 2", {"layout.sp": 2}, None),
+                                    ("tp 2 x sp 2", {"layout.tp": 2, "layout.sp": 2}, None)][::3 if flags.quick else 1]:
         wide = {**base_settings, **settings, "scheduler.speculation_tokens_max": 24}
         against = against or serve_probes(wide, tokens)
         expect_same(f"speculation, {name}", against, serve_probes(wide, tokens, speculation="prompt_lookup"))

@@ -234,6 +234,12 @@ def test_exit_statuses(_):
         done = echelon("generate", "--model", MODEL, "--prompt", "x", *words, status=2)
         assert expected in done.stderr.strip().split("\n")[-1], done.stderr
         assert done.stdout == ""
+    # Layouts that cannot work: why, and what would, before anything is loaded.
+    hostfile = ["--set", "group.launcher=hostfile", "--set", "group.hosts=a:2,b:1"]
+    for words, why, status in [(["--sp", "41", "--set", "model.context_max_tokens=640"], "at most 40 KV pages", 2),
+                               (["--pp", "31", "--sp", "2"], "30 layers", 2), (["--sp", "8", *hostfile], "the hosts have 3 slots", 1)]:
+        last = echelon("generate", "--model", MODEL, "--prompt", "x", *words, status=status).stderr.strip().split("\n")[-1]
+        assert why in last and "the nearest that work: tp " in last, last
     for words, expected in [(["--model", "/no/such.gguf"], "/no/such.gguf"), (["--model", "/etc/passwd"], "/etc/passwd"),
                             (["--connect", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1")]:
         done = echelon("generate", *words, "--prompt", "x", status=1)

@@ -1,6 +1,6 @@
-// Sequence parallelism computes the same model: tp x pp x sp over threads as ranks, on tiny random
-// models of every family, against the naive twin in double precision; and within one layout a
-// token's bits depend on nothing else, whatever was passed between the ranks.
+// Within one layout of sequence-parallel ranks (threads) a token's bits depend on its sequence
+// alone: not on chunks, company, threads, guessed tokens or what was passed between the ranks.
+// (That every layout computes the same model: equality_matrix_test.)
 
 #include <gtest/gtest.h>
 
@@ -26,22 +26,6 @@ ParallelLayout Layout(int tp, int pp, int sp) {
   layout.pp = pp;
   layout.sp = sp;
   return layout;
-}
-
-// Products up to 8 ranks: each axis alone, in pairs, all three.
-std::vector<ParallelLayout> Products() {
-  return {Layout(1, 1, 2), Layout(1, 1, 3), Layout(1, 1, 5), Layout(1, 1, 8),
-          Layout(2, 1, 2), Layout(3, 1, 2), Layout(4, 1, 2), Layout(2, 1, 4),
-          Layout(1, 2, 2), Layout(1, 2, 4), Layout(1, 3, 2), Layout(2, 2, 2)};
-}
-
-TEST_P(SequenceLayouts, AgreeWithTheTwin) {
-  const Wish wish = Scored();
-  for (const ParallelLayout& layout : Products()) {
-    const auto answers = Generate(*Group(layout), {wish}, kPageTokens);
-    EXPECT_LT(groups_.WorstAgainstTwin(wish, answers[0], layout.tp), GetParam().tolerance)
-        << layout.tp << " x " << layout.pp << " x " << layout.sp;
-  }
 }
 
 // Chunks change who passes what; company changes where pages lie and who computes the decodes (few:
@@ -78,6 +62,30 @@ TEST_P(SequenceLayouts, PipelineStagesKeepEveryBit) {
         Generate(*Group(Layout(1, pp, 2)), {wish}, kPageTokens, {.chunk = 5, .plans_ahead = pp}),
         one)
         << pp;
+  }
+}
+
+// Rows of guesses lie on several ranks, and their keys are overwritten where a guess was wrong.
+TEST_P(SequenceLayouts, SpeculationKeepsEveryBit) {
+  std::vector<Wish> wishes(2);
+  for (size_t i = 0; i < wishes.size(); ++i) {
+    wishes[i].prompt = RandomIds(3 + 10 * static_cast<int>(i), 40 + i);
+    wishes[i].max_tokens = 14;
+    wishes[i].params.seed = i;
+    wishes[i].params.logprobs = 2;
+  }
+  wishes[0].params.temperature = 0.0f;
+  wishes[1].params.top_p = 0.8f;
+  for (const ParallelLayout& layout : {Layout(1, 1, 3), Layout(2, 1, 2)}) {
+    const auto group = Group(layout);
+    const auto plain = Generate(*group, wishes, kPageTokens);
+    for (const int drafts : {1, 3, 9}) {
+      const Pace pace{.chunk = 1 + 3 * drafts,
+                      .drafts = drafts,
+                      .guess = &plain,
+                      .draft_seed = static_cast<uint64_t>(drafts)};
+      EXPECT_EQ(Generate(*group, wishes, kPageTokens, pace), plain) << drafts << " drafts";
+    }
   }
 }
 

@@ -31,6 +31,8 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  // Ranks of one host exchange through shared memory: what they pass costs their own time.
+  virtual int hosts() const { return 1; }
 
   virtual CommHandle AllReduceSum(float* data, int64_t count) = 0;  // in place
   // recv (size * bytes): the ranks' contributions in rank order.

@@ -62,6 +62,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
 
   int rank() const override { return wires_.members.rank; }
   int size() const override { return wires_.members.size(); }
+  int hosts() const override { return wires_.members.hosts; }
   CommHandle AllReduceSum(float* data, int64_t count) override;
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override;
   CommHandle Broadcast(void* data, size_t bytes, int root) override;

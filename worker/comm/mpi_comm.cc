@@ -2,13 +2,13 @@
 
 #include <mpi.h>
 
-#include <climits>
+#include <algorithm>
+#include <cstddef>
 #include <numeric>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "common/check.h"
 #include "worker/comm/far_link.h"
 #include "worker/comm/group_comm.h"
 
@@ -16,32 +16,48 @@ namespace echelon {
 
 namespace {
 
-int AsCount(size_t bytes) {
-  CHECK_MSG(bytes <= INT_MAX, "a message of more than 2 GiB");
-  return static_cast<int>(bytes);
-}
+// Under the launcher's eager limit (4 MiB, header included): a longer message waits for an answer
+// of its receiver, then goes in fragments that each need a turn of both.
+constexpr size_t kPieceBytes = size_t{1} << 20;
 
 class MpiBatch final : public FarBatch {
  public:
   explicit MpiBatch(MPI_Comm comm) : comm_(comm) {}
 
   void Send(const void* data, size_t bytes, int to, FarTag tag) override {
-    MPI_Isend(data, AsCount(bytes), MPI_BYTE, to, static_cast<int>(tag), comm_, &Add());
+    const auto* from = static_cast<const std::byte*>(data);
+    InPieces(bytes, [&](size_t at, int count) {
+      MPI_Isend(from + at, count, MPI_BYTE, to, static_cast<int>(tag), comm_, &Add());
+    });
   }
   void Recv(void* data, size_t bytes, int from, FarTag tag) override {
-    MPI_Irecv(data, AsCount(bytes), MPI_BYTE, from, static_cast<int>(tag), comm_, &Add());
+    auto* to = static_cast<std::byte*>(data);
+    InPieces(bytes, [&](size_t at, int count) {
+      MPI_Irecv(to + at, count, MPI_BYTE, from, static_cast<int>(tag), comm_, &Add());
+    });
   }
   bool Test() override {
     if (open_ == 0) return true;
     done_.resize(requests_.size());
     int done = 0;
-    MPI_Testsome(AsCount(requests_.size()), requests_.data(), &done, done_.data(),
+    MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &done, done_.data(),
                  MPI_STATUSES_IGNORE);
     if (done != MPI_UNDEFINED) open_ -= done;
     return open_ == 0;
   }
 
  private:
+  // An empty message is one piece.
+  template <typename Body>
+  static void InPieces(size_t bytes, Body body) {
+    size_t at = 0;
+    do {
+      const size_t count = std::min(bytes - at, kPieceBytes);
+      body(at, static_cast<int>(count));
+      at += count;
+    } while (at < bytes);
+  }
+
   MPI_Request& Add() {
     ++open_;
     return requests_.emplace_back(MPI_REQUEST_NULL);

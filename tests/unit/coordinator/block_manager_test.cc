@@ -36,6 +36,16 @@ TEST(BlockManager, EveryPageIsHandedOutOnce) {
   blocks.CheckInvariants();
 }
 
+TEST(BlockManager, SequenceParallelRanksHoldEqualShares) {
+  BlockManager blocks(12, 4, /*sp=*/3);
+  blocks.Append(1, 7);
+  std::multiset<int32_t> used;
+  for (int32_t rank = 0; rank < 3; ++rank) used.insert(blocks.pages_used(rank));
+  EXPECT_EQ(used, (std::multiset<int32_t>{2, 2, 3}));
+  blocks.Free(1);
+  for (int32_t rank = 0; rank < 3; ++rank) EXPECT_EQ(blocks.pages_used(rank), 0);
+}
+
 TEST(BlockManager, HashGoesWithTheContent) {
   BlockManager blocks(2, 4);
   const int32_t page = blocks.Append(1, 1)[0];

@@ -80,6 +80,38 @@ TEST(SequencePlan, PassesWhatMovesLess) {
       << "many decodes";
 }
 
+TEST(PageParts, PairsAreCountedOneByOne) {
+  for (const int window : {0, 1, 7, 40}) {
+    for (const int position : {0, 3, 30, 50}) {
+      int64_t counted = 0;
+      for (int rows = 0; rows < 60; ++rows) {
+        EXPECT_EQ(PairsSeen(position, rows, window), counted) << position << " " << rows;
+        counted += PositionsSeen(position + rows, window).size();
+      }
+    }
+  }
+}
+
+// Keys travel behind attention from T = N * compute * kv_heads * element / (2 * heads * bandwidth)
+// rows on, whatever the share of new rows; below, the exposed bytes decide.
+TEST(SequencePlan, KeysArePassedWhereTheyHideBehindAttention) {
+  constexpr int kRanks = 2;
+  const auto passing = [&](int before, int rows, double bytes_per_pair) {
+    SequenceSharing sharing = Sharing(kRanks, 0);
+    sharing.bytes_per_pair = bytes_per_pair;
+    return SequencePlan(sharing, Batch({{before, rows}}, kRanks)).PassingOf(0, 0);
+  };
+  // A hop's bytes for a place, 2 * kv_heads * head_dim * element, against rows / N pairs for it.
+  constexpr int kPlaceBytes = 2 * 3 * 64 * 4, kThreshold = 100;
+  constexpr double kBytesPerPair = double{kPlaceBytes} * kRanks / kThreshold;
+  EXPECT_EQ(passing(4000, 96, 0.0), Passing::kQueries) << "a share of 0.02, nothing hidden";
+  EXPECT_EQ(passing(4000, 112, kBytesPerPair), Passing::kKeys) << "all hidden";
+  EXPECT_EQ(passing(4000, 48, kBytesPerPair), Passing::kQueries)
+      << "half of the keys is waited for";
+  EXPECT_EQ(passing(4000, 112, kBytesPerPair / 4), Passing::kQueries) << "a link of a quarter";
+  EXPECT_EQ(passing(0, 400, kBytesPerPair), Passing::kKeys) << "a new prompt";
+}
+
 TEST(SequencePlan, TheRanksPlansFitTogether) {
   const std::vector<Chunk> few = {{0, 30}, {700, 100}, {60, 1}, {2400, 20}, {0, 2}};
   std::vector<Chunk> many = few;
