@@ -32,12 +32,12 @@ struct WorkerSettings {
   int64_t threads = 0;           // per rank; 0 = the host's cores shared out among its ranks
   std::string isa = "auto";      // auto | avx2 | avx512
   int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out
-  std::string kv_type = "auto";  // auto | f32 | f16
+  std::string kv_type = "auto";  // auto | f32 | f16 | q8_0
   int64_t page_tokens = 16;
   std::string shared_memory = "auto";  // auto | off
   std::string token_split = "auto";    // auto | on | off
-  std::string measure_memory = "no"; // no | yes
-  std::string trace;                 // folder; "" = none
+  std::string measure_memory = "no";   // no | yes
+  std::string trace;                   // folder; "" = none
 };
 struct SchedulerSettings {
   int64_t queue_requests_max = 256;

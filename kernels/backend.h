@@ -1,8 +1,8 @@
 #pragma once
 // Backend: THE op interface. A backend owns memory and one in-order stream; every op is enqueued on
 // the stream and may run later: what it writes may be read by the host, and what it reads may be
-// changed, only after Synchronize(). (The CPU's stream is its thread pool; a GPU's is a CUDA stream.)
-// One host thread drives a backend. All activations are float32.
+// changed, only after Synchronize(). (The CPU's stream is its thread pool; a GPU's is a CUDA
+// stream.) One host thread drives a backend. All activations are float32.
 //
 // Row invariance (replay contract, L2): row t of every op's output has the same bits whatever the
 // other rows are, however many there are, and however many threads compute them.
@@ -28,9 +28,9 @@ namespace echelon {
 struct HostMatrix {
   TensorFormat format = TensorFormat::kF32;
   int64_t rows = 0;
-  int64_t cols = 0;             // stored columns, a multiple of the block's elements
+  int64_t cols = 0;                 // stored columns, a multiple of the block's elements
   const std::byte* data = nullptr;  // null: `read` brings the rows
-  int64_t row_bytes = 0;        // from one row to the next
+  int64_t row_bytes = 0;            // from one row to the next
   // A cut along columns inside a block keeps the block; columns outside [begin, end) count as
   // zero. The packed weight takes inputs of col_end - col_begin values.
   int64_t col_begin = 0;
@@ -57,19 +57,27 @@ class DeviceBuffer {
   virtual size_t bytes() const = 0;
 };
 
-enum class KvType : uint8_t { kF32, kF16 };
+// Of cached keys and values. kQ8_0: blocks of 32 values of a key or value (the last may be
+// shorter), signed bytes with a float16 scale, as GGML's format of that name rounds them: 53 % of
+// float16.
+enum class KvType : uint8_t { kF32, kF16, kQ8_0 };
+inline constexpr int kKvBlock = 32;
 
 struct KvShape {
-  int layers = 0;        // of this rank
+  int layers = 0;  // of this rank
   int pages = 0;
   int page_tokens = 16;
-  int kv_heads = 0;      // of this rank
+  int kv_heads = 0;  // of this rank
   int head_dim = 0;
   KvType type = KvType::kF16;
-  // Bytes of one page over all layers, keys and values.
-  uint64_t PageBytes() const {
-    return 2ull * layers * page_tokens * kv_heads * head_dim * (type == KvType::kF32 ? 4 : 2);
+  // Bytes of one key or one value.
+  uint64_t VectorBytes() const {
+    const auto values = static_cast<uint64_t>(head_dim);
+    if (type == KvType::kQ8_0) return values + (values + kKvBlock - 1) / kKvBlock * 2;
+    return values * (type == KvType::kF32 ? 4 : 2);
   }
+  // Bytes of one page over all layers, keys and values.
+  uint64_t PageBytes() const { return 2ull * layers * page_tokens * kv_heads * VectorBytes(); }
 };
 
 // Paged keys and values of every layer of this rank. A page id names the same slot in all layers.
@@ -77,62 +85,62 @@ class KvCache {
  public:
   virtual ~KvCache() = default;
   virtual const KvShape& shape() const = 0;
-  // Backend memory of a page of one layer: what is passed to another rank. `pages` neighbouring ones
-  // from `page` on lie together where the cache has one layer. The bytes mean the same in every
-  // cache whose shape differs in layers and pages.
+  // Backend memory of a page of one layer: what is passed to another rank. `pages` neighbouring
+  // ones from `page` on lie together where the cache has one layer. The bytes mean the same in
+  // every cache whose shape differs in layers and pages.
   virtual std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) = 0;
 };
 
 // Which token each row of a step is. The spans live until Synchronize().
 struct BatchRows {
-  std::span<const int32_t> positions;    // (T) absolute position in its sequence
-  std::span<const int32_t> sequences;    // (T) index into page_begin
-  std::span<const int32_t> page_begin;   // (S + 1) offsets into pages
-  std::span<const int32_t> pages;        // page ids; position p of sequence s is in
-                                         // pages[page_begin[s] + p / page_tokens]; -1: not stored
-                                         // here (another rank keeps it)
+  std::span<const int32_t> positions;   // (T) absolute position in its sequence
+  std::span<const int32_t> sequences;   // (T) index into page_begin
+  std::span<const int32_t> page_begin;  // (S + 1) offsets into pages
+  std::span<const int32_t> pages;       // page ids; position p of sequence s is in
+                                        // pages[page_begin[s] + p / page_tokens]; -1: not stored
+                                        // here (another rank keeps it)
 };
 
 struct RopeTable {
   // inverse_frequency[i] for pair i of a head, scaling applied: angle = position * value. float64,
   // host memory, (head_dim / 2). The spans live as long as the model.
   std::span<const double> inverse_frequency;
-  bool interleaved = false;              // pairs (2i, 2i+1), else (i, i + head_dim / 2)
+  bool interleaved = false;  // pairs (2i, 2i+1), else (i, i + head_dim / 2)
 };
 
 struct QkvArgs {
-  Tensor qkv;                    // (T, (H + 2 * KV) * D), in: projections; out: rotated queries in
-                                 // the first H * D columns
-  int heads = 0;                 // H, query heads of this rank
-  int kv_heads = 0;              // KV, of this rank
-  int head_dim = 0;              // D
+  Tensor qkv;        // (T, (H + 2 * KV) * D), in: projections; out: rotated queries in
+                     // the first H * D columns
+  int heads = 0;     // H, query heads of this rank
+  int kv_heads = 0;  // KV, of this rank
+  int head_dim = 0;  // D
   const float* query_norm = nullptr;  // (D) backend memory, or null: RMSNorm of each query head
   const float* key_norm = nullptr;    // (D) or null
   float norm_eps = 0.0f;
   RopeTable rope;
   BatchRows rows;
   KvCache* cache = nullptr;
-  int layer = 0;                 // of this rank
+  int layer = 0;  // of this rank
 };
 
 struct AttentionArgs {
-  Tensor q;                      // (T, H * D), rotated
-  Tensor out;                    // (T, H * D)
+  Tensor q;    // (T, H * D), rotated
+  Tensor out;  // (T, H * D)
   int heads = 0;
   int head_dim = 0;
   // Query head h (0 <= h < H) reads local KV head (head_begin + h) / group - kv_begin.
   int head_begin = 0, group = 1, kv_begin = 0;
-  float scale = 0.0f;            // scores are scale * q.k
-  int window = 0;                // sees positions in (p - window, p]; 0 = [0, p]
+  float scale = 0.0f;  // scores are scale * q.k
+  int window = 0;      // sees positions in (p - window, p]; 0 = [0, p]
   BatchRows rows;
   const KvCache* cache = nullptr;
   int layer = 0;
 
-  // Only a part of the positions (sequence parallelism). Row t sees places [begin[t], end[t]) of its
-  // list of pages, nothing where end[t] <= 0 or end[t] <= begin[t]; positions and window are not
-  // read and `out` is empty. A begin below 0: the pages before the list, a whole number of splits,
-  // were attended by earlier calls, and the row's partial is continued. Any cut of a list at split
-  // boundaries gives the same bits.
+  // Only a part of the positions (sequence parallelism). Row t sees places [begin[t], end[t]) of
+  // its list of pages, nothing where end[t] <= 0 or end[t] <= begin[t]; positions and window are
+  // not read and `out` is empty. A begin below 0: the pages before the list, a whole number of
+  // splits, were attended by earlier calls, and the row's partial is continued. Any cut of a list
+  // at split boundaries gives the same bits.
   std::span<const int32_t> begin, end;  // (T) both, or empty: positions and window decide
   Tensor partials;  // (T, H * (D + 2)): a head's sum of exp(score - best) * value, best, and total,
                     // the sum of exp(score - best). A row that sees nothing is not written.
@@ -146,11 +154,11 @@ struct MergeArgs {
   std::span<const int32_t> parts;  // rows of partials
   int heads = 0;
   int head_dim = 0;
-  Tensor out;                      // (T, H * D)
+  Tensor out;  // (T, H * D)
 };
 
-// Attention sums positions in splits of this many, aligned at place 0 of the list of pages, and merges the
-// splits in ascending order: the unit of work that may be handed to another thread.
+// Attention sums positions in splits of this many, aligned at place 0 of the list of pages, and
+// merges the splits in ascending order: the unit of work that may be handed to another thread.
 inline constexpr int kAttentionSplit = 256;
 
 enum class GatedKind : uint8_t { kSilu, kGeluTanh };
@@ -158,8 +166,8 @@ enum class GatedKind : uint8_t { kSilu, kGeluTanh };
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view name() const = 0;         // "reference", "cpu", "cuda"
-  virtual std::string Describe() const = 0;          // "cpu, AVX-512 VNNI, 2 threads"
+  virtual std::string_view name() const = 0;  // "reference", "cpu", "cuda"
+  virtual std::string Describe() const = 0;   // "cpu, AVX-512 VNNI, 2 threads"
   // All that decides bits besides the model: name, instruction set, accumulation order version.
   virtual std::string NumericsFingerprint() const = 0;
 
@@ -169,7 +177,7 @@ class Backend {
   virtual bool host_memory() const { return false; }
   virtual void Upload(const void* host, void* device, size_t bytes) = 0;
   virtual void Download(const void* device, void* host, size_t bytes) = 0;  // after Synchronize()
-  virtual uint64_t FreeMemoryBytes() const = 0;      // what Allocate could still give, about
+  virtual uint64_t FreeMemoryBytes() const = 0;  // what Allocate could still give, about
   // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
   // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
   virtual double MeasureReadBandwidth(size_t bytes) = 0;
@@ -221,7 +229,7 @@ class Backend {
 struct BackendOptions {
   std::string name = "auto";  // auto | cpu | reference | cuda
   int threads = 1;
-  std::string isa = "auto";   // cpu only: auto | avx2 | avx512; a missing one is an error
+  std::string isa = "auto";  // cpu only: auto | avx2 | avx512; a missing one is an error
 };
 Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
 

@@ -55,6 +55,14 @@ int UsableCores() {
   return CPU_COUNT(&set);
 }
 
+KvType KvTypeOf(const std::string& name, const Backend& backend) {
+  if (name == "f32") return KvType::kF32;
+  if (name == "f16") return KvType::kF16;
+  if (name == "q8_0") return KvType::kQ8_0;
+  // auto: half precision, but the reference backend is the specification and keeps every bit.
+  return backend.name() == "reference" ? KvType::kF32 : KvType::kF16;
+}
+
 // The life of one rank, a step a method.
 class WorkerProcess {
  public:
@@ -179,10 +187,7 @@ Status WorkerProcess::MakeExecutor() {
   options.sequences_max = static_cast<int>(config_.scheduler.sequences_max);
   options.context_max = static_cast<int>(config_.model.context_max_tokens);
   options.page_tokens = static_cast<int>(config_.worker.page_tokens);
-  // auto: half precision, but the reference backend is the specification and keeps every bit.
-  const bool f32 = config_.worker.kv_type == "f32" ||
-                   (config_.worker.kv_type == "auto" && backend_->name() == "reference");
-  options.kv_type = f32 ? KvType::kF32 : KvType::kF16;
+  options.kv_type = KvTypeOf(config_.worker.kv_type, *backend_);
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
   options.ranks_on_host = mpi_->ranks_on_this_host();
   options.token_split = config_.worker.token_split == "auto" ? TokenSplitMode::kAuto

@@ -1,14 +1,13 @@
 #include "kernels/cpu/attender.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace echelon::cpu {
 
 namespace {
 // The state that earlier calls left of a row's head.
 void Resume(const AttentionJob& job, int64_t row, int head, float* slot) {
-  const int head_dim = job.args.head_dim, stride = job.cache.value_stride();
+  const int head_dim = job.args.head_dim, stride = job.cache.tile().stride();
   const float* partial = job.PartialOf(row, head);
   std::copy_n(partial, head_dim, slot);
   std::fill(slot + head_dim, slot + stride, 0.0f);
@@ -20,11 +19,11 @@ void Write(const AttentionJob& job, int64_t row, int head, const float* slot) {
   if (!job.args.begin.empty()) {
     float* partial = job.PartialOf(row, head);
     std::copy_n(slot, head_dim, partial);
-    std::copy_n(slot + job.cache.value_stride(), kSlotExtra, partial + head_dim);
+    std::copy_n(slot + job.cache.tile().stride(), kSlotExtra, partial + head_dim);
     return;
   }
   float* out = job.args.out.row(row) + int64_t{head} * head_dim;
-  const float total = slot[job.cache.value_stride() + 1];
+  const float total = slot[job.cache.tile().stride() + 1];
   for (int i = 0; i < head_dim; ++i) out[i] = slot[i] / total;
 }
 }  // namespace
@@ -64,9 +63,7 @@ void Attender::Run(const AttentionJob& job, const AttentionUnit& unit) {
            states_.data() + int64_t{v} * job.slot_floats());
   }
   SplitArgs split_args;
-  split_args.type = job.cache.shape().type;
-  split_args.value_stride = job.cache.value_stride();
-  split_args.head_dim = args.head_dim;
+  split_args.shape = job.cache.tile();
   split_args.scale = args.scale;
   for (int32_t split = unit.split_begin; split < unit.split_end; ++split) {
     FindTiles(job, unit, split, split_args);
@@ -82,7 +79,8 @@ void Attender::Run(const AttentionJob& job, const AttentionUnit& unit) {
 
 void Attender::Pack(const AttentionJob& job, const AttentionUnit& unit, const Vectors& vectors) {
   const int head_dim = job.args.head_dim;
-  queries_.resize(static_cast<size_t>(vectors.count) * head_dim);
+  const int64_t bytes = PackedQueryBytes(head_dim);
+  queries_.resize(static_cast<size_t>(vectors.count * bytes));
   const float* queries[kQueriesAtOnce];
   for (int first = 0; first < vectors.count; first += kQueriesAtOnce) {
     const int count = std::min(kQueriesAtOnce, vectors.count - first);
@@ -90,7 +88,7 @@ void Attender::Pack(const AttentionJob& job, const AttentionUnit& unit, const Ve
       const int v = first + i, head = vectors.head_begin + v % vectors.heads;
       queries[i] = job.args.q.row(unit.row_begin + v / vectors.heads) + int64_t{head} * head_dim;
     }
-    job.kernels.pack_queries(queries, count, head_dim, queries_.data() + first * head_dim);
+    job.kernels.pack_queries(job.cache.tile(), queries, count, queries_.data() + first * bytes);
   }
 }
 
@@ -103,7 +101,7 @@ void Attender::AttendTile(const AttentionJob& job, const AttentionUnit& unit,
   int merges = 0;
   bool any = false;
   args.count = std::min(kQueriesAtOnce, vectors.count - first);
-  args.queries = queries_.data() + int64_t{first} * args.head_dim;
+  args.queries = queries_.data() + first * PackedQueryBytes(args.shape.head_dim);
   for (int i = 0; i < args.count; ++i) {
     const int v = first + i;
     const int64_t row = unit.row_begin + v / vectors.heads;
@@ -128,7 +126,7 @@ void Attender::AttendTile(const AttentionJob& job, const AttentionUnit& unit,
     }
   }
   if (any) job.kernels.attend_split(args);
-  if (merges > 0) job.kernels.merge_splits(merged, later, merges, args.value_stride);
+  if (merges > 0) job.kernels.merge_splits(merged, later, merges, args.shape.stride());
 }
 
 void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int32_t split,
@@ -146,8 +144,8 @@ void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int
     if (page_tokens % kTilePositions == 0) {
       const int32_t page = job.cache.PageOf(rows, rows.sequences[unit.row_begin], position);
       const int slot = position % page_tokens;
-      args.tiles[tile] = {job.cache.KeyLane(job.args.layer, page, unit.kv_head, slot),
-                          job.cache.ValueRow(job.args.layer, page, unit.kv_head, slot)};
+      args.tiles[tile] = {job.cache.Keys(job.args.layer, page, unit.kv_head, slot),
+                          job.cache.Values(job.args.layer, page, unit.kv_head, slot)};
     } else {
       args.tiles[tile] =
           Gather(job, unit, position, tile, std::min(kTilePositions, end - position));
@@ -159,25 +157,17 @@ void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int
 KvTile Attender::Gather(const AttentionJob& job, const AttentionUnit& unit, int32_t position,
                         int tile, int count) {
   const CpuKvCache& cache = job.cache;
-  const int head_dim = job.args.head_dim, stride = cache.value_stride();
-  const int64_t size = cache.element_bytes();
-  const int64_t key_bytes = head_dim * kTilePositions * size;
-  const int64_t tile_bytes = key_bytes + kTilePositions * stride * size;
+  const KvTileShape& shape = cache.tile();
+  const int64_t tile_bytes = shape.KeyBytes() + shape.ValueBytes();
   gathered_.resize(static_cast<size_t>(kSplitTiles * tile_bytes));
   std::byte* keys = gathered_.data() + tile * tile_bytes;
-  std::byte* values = keys + key_bytes;
+  std::byte* values = keys + shape.KeyBytes();
   for (int i = 0; i < count; ++i) {
     const int32_t page =
         cache.PageOf(job.args.rows, job.args.rows.sequences[unit.row_begin], position + i);
-    const int slot = (position + i) % cache.shape().page_tokens;
-    const std::byte* lane = cache.KeyLane(job.args.layer, page, unit.kv_head, slot);
-    for (int d = 0; d < head_dim; ++d) {
-      std::memcpy(keys + (d * kTilePositions + i) * size, lane + d * kTilePositions * size,
-                  static_cast<size_t>(size));
-    }
-    std::memcpy(values + i * stride * size,
-                cache.ValueRow(job.args.layer, page, unit.kv_head, slot),
-                static_cast<size_t>(stride * size));
+    const int slot = (position + i) % cache.shape().page_tokens, lane = slot % kTilePositions;
+    CopyKey(shape, cache.Keys(job.args.layer, page, unit.kv_head, slot), lane, keys, i);
+    CopyValue(shape, cache.Values(job.args.layer, page, unit.kv_head, slot), lane, values, i);
   }
   return {keys, values};
 }
@@ -197,7 +187,7 @@ void Attender::Merge(const AttentionJob& job, int64_t row, int head_begin, int h
   for (int32_t split = resumes ? begin : begin + 1; split < end; ++split) {
     const float* of_split = firsts + int64_t{split - begin} * job.args.heads * slot;
     for (int i = 0; i < count; ++i) later[i] = of_split + int64_t{i} * slot;
-    job.kernels.merge_splits(states, later, count, job.cache.value_stride());
+    job.kernels.merge_splits(states, later, count, job.cache.tile().stride());
   }
   for (int i = 0; i < count; ++i) Write(job, row, head_begin + i, states[i]);
 }

@@ -35,7 +35,7 @@ struct AttentionJob {
   const CpuKvCache& cache;
   const std::vector<RowPartials>& partials;  // (T)
 
-  int slot_floats() const { return cache.value_stride() + kSlotExtra; }
+  int slot_floats() const { return cache.tile().stride() + kSlotExtra; }
   // The places of its list of pages that a row sees: [FirstPosition, EndPosition).
   int32_t FirstPosition(int64_t row) const;
   int32_t EndPosition(int64_t row) const;
@@ -70,9 +70,9 @@ class Attender {
   void AttendTile(const AttentionJob& job, const AttentionUnit& unit, const Vectors& vectors,
                   int32_t split, int first, SplitArgs& args);
 
-  std::vector<float> queries_;  // (vectors, D) packed
-  std::vector<float> states_;   // (vectors) slots: all splits so far
-  std::vector<float> later_;    // (kQueriesAtOnce) slots: the split at hand
+  std::vector<std::byte> queries_;  // (vectors) packed
+  std::vector<float> states_;       // (vectors) slots: all splits so far
+  std::vector<float> later_;        // (kQueriesAtOnce) slots: the split at hand
   std::vector<std::byte> gathered_;
 };
 

@@ -1,8 +1,9 @@
 #pragma once
-// Attention of a tile of query vectors over one split of positions, and the merge of splits. Keys
-// lie with a lane per position, values with a lane per element: no sum ever crosses lanes but the
-// maximum and the total of a split. A vector's sums are the same whatever tile it is in: where the
-// vectors of a tile see different positions, each adds those that not all see by itself.
+// Attention of a tile of query vectors over one split of positions in float, and the merge of
+// splits. Keys lie with a lane per position, values with a lane per element: no sum ever crosses
+// lanes but the maximum and the total of a split. A vector's sums are the same whatever tile it is
+// in: where the vectors of a tile see different positions, each adds those that not all see by
+// itself. Codes of 8 bits: attention_q8_inl.h.
 
 #include <cstdint>
 
@@ -52,7 +53,7 @@ void ForQueryTiles(int count, Body body) {
 
 // A tile's vectors as (D, n): what one key element is multiplied with lies together.
 template <typename V>
-void PackQueries(const float* const* queries, int count, int head_dim, float* packed) {
+void PackFloats(const float* const* queries, int count, int head_dim, float* packed) {
   ForQueryTiles<V>(count, [&]<int kQueries>(int first) {
     float* out = packed + first * head_dim;
     for (int v = 0; v < kQueries; ++v) {
@@ -80,7 +81,7 @@ void ScoreTiles(const SplitArgs& args, const float* queries, int tile, int tile_
     for (int v = 0; v < kQueries; ++v) even[i][v] = odd[i][v] = V::Zero();
   }
 #pragma GCC unroll 1
-  for (int d = 0; d < args.head_dim; d += 2) {
+  for (int d = 0; d < args.shape.head_dim; d += 2) {
     for (int i = 0; i < kTiles && kTiles > 1; ++i) {
       __builtin_prefetch(next_keys[i] + 16 * d);
       __builtin_prefetch(values[i] + 16 * d);
@@ -139,16 +140,17 @@ template <typename V, typename Kv, int kQueries, int kPieces>
 void AddPieces(const SplitArgs& args, const float (*weights)[kAttentionSplit], int begin, int end,
                int piece, float* const* slots) {
   using F = typename V::F;
+  const int stride = args.shape.stride();
   F sums[kQueries][kPieces];
   for (int v = 0; v < kQueries; ++v) {
     for (int c = 0; c < kPieces; ++c) sums[v][c] = V::Load(slots[v] + 16 * (piece + c));
   }
   for (int p = begin; p < end;) {
     const auto* row = static_cast<const typename Kv::Element*>(args.tiles[p / 16].values) +
-                      (p % 16) * args.value_stride + 16 * piece;
+                      (p % 16) * stride + 16 * piece;
     const int stop = (p / 16 + 1) * 16 < end ? (p / 16 + 1) * 16 : end;
 #pragma GCC unroll 1
-    for (; p < stop; ++p, row += args.value_stride) {
+    for (; p < stop; ++p, row += stride) {
       F values[kPieces];
       for (int c = 0; c < kPieces; ++c) values[c] = Kv::Load(row + 16 * c);
       for (int v = 0; v < kQueries; ++v) {
@@ -167,7 +169,7 @@ void AddValues(const SplitArgs& args, const float (*weights)[kAttentionSplit], i
                float* const* slots) {
   if (begin >= end) return;
   constexpr int kPieces = V::kSums >= 4 * kQueries ? 4 : 2;
-  const int pieces = args.value_stride / 16;
+  const int pieces = args.shape.stride() / 16;
   int piece = 0;
   for (; piece + kPieces <= pieces; piece += kPieces) {
     AddPieces<V, Kv, kQueries, kPieces>(args, weights, begin, end, piece, slots);
@@ -177,56 +179,64 @@ void AddValues(const SplitArgs& args, const float (*weights)[kAttentionSplit], i
   }
 }
 
+// What the vectors [first, first + kQueries) of a call see of its split: each its own positions,
+// some of them those of [least, most), all of them those of [common_begin, common_end).
+template <int kQueries>
+struct SeenBy {
+  const int *begins, *ends;
+  int least = kAttentionSplit, most = 0, common_begin = 0, common_end = kAttentionSplit;
+
+  SeenBy(const SplitArgs& args, int first) : begins(args.begins + first), ends(args.ends + first) {
+    for (int v = 0; v < kQueries; ++v) {
+      common_begin = begins[v] > common_begin ? begins[v] : common_begin;
+      common_end = ends[v] < common_end ? ends[v] : common_end;
+      if (Nothing(v)) continue;
+      least = begins[v] < least ? begins[v] : least;
+      most = ends[v] > most ? ends[v] : most;
+    }
+    if (common_begin > common_end) common_begin = common_end = most;
+  }
+  bool Nothing(int v) const { return begins[v] >= ends[v]; }
+  int tile_begin() const { return least / 16; }
+  int tile_end() const { return (most + 15) / 16; }
+};
+
+// Calls score.operator()<n>(tile) for the tiles that any vector sees, n at a time.
+template <typename V, int kQueries, typename Score>
+void ForKeyTiles(const SeenBy<kQueries>& seen, Score score) {
+  int tile = seen.tile_begin();
+  if constexpr (V::kSums >= 4 * kQueries) {
+    for (; tile + 2 <= seen.tile_end(); tile += 2) score.template operator()<2>(tile);
+  }
+  for (; tile < seen.tile_end(); ++tile) score.template operator()<1>(tile);
+}
+
 template <typename V, typename Kv, int kQueries>
 void AttendTile(const SplitArgs& args, int first) {
   alignas(64) float weights[kQueries][kAttentionSplit];
-  const float* queries = args.queries + first * args.head_dim;
-  const int *begins = args.begins + first, *ends = args.ends + first;
+  const auto* queries =
+      reinterpret_cast<const float*>(args.queries + first * PackedQueryBytes(args.shape.head_dim));
   float* const* slots = args.slots + first;
-  // All vectors see the positions of [common_begin, common_end), some those of [least, most).
-  int least = kAttentionSplit, most = 0, common_begin = 0, common_end = kAttentionSplit;
+  const int stride = args.shape.stride();
+  const SeenBy<kQueries> seen(args, first);
+  ForKeyTiles<V>(seen, [&]<int kTiles>(int tile) {
+    ScoreTiles<V, Kv, kQueries, kTiles>(args, queries, tile, seen.tile_end(), weights);
+  });
   for (int v = 0; v < kQueries; ++v) {
-    common_begin = begins[v] > common_begin ? begins[v] : common_begin;
-    common_end = ends[v] < common_end ? ends[v] : common_end;
-    if (begins[v] >= ends[v]) continue;
-    least = begins[v] < least ? begins[v] : least;
-    most = ends[v] > most ? ends[v] : most;
-  }
-  if (common_begin > common_end) common_begin = common_end = most;
-
-  const int tile_end = (most + 15) / 16;
-  int tile = least / 16;
-  if constexpr (V::kSums >= 4 * kQueries) {
-    for (; tile + 2 <= tile_end; tile += 2) {
-      ScoreTiles<V, Kv, kQueries, 2>(args, queries, tile, tile_end, weights);
-    }
-  }
-  for (; tile < tile_end; ++tile) {
-    ScoreTiles<V, Kv, kQueries, 1>(args, queries, tile, tile_end, weights);
-  }
-
-  for (int v = 0; v < kQueries; ++v) {
-    if (begins[v] >= ends[v]) continue;
+    if (seen.Nothing(v)) continue;
     float* slot = slots[v];
-    Weigh<V>(weights[v], begins[v], ends[v], slot + args.value_stride,
-             slot + args.value_stride + 1);
-    for (int i = 0; i < args.value_stride; i += 16) V::Store(slot + i, V::Zero());
-    AddValues<V, Kv, 1>(args, weights + v, begins[v],
-                        common_begin < ends[v] ? common_begin : ends[v], slots + v);
-  }
-  AddValues<V, Kv, kQueries>(args, weights, common_begin, common_end, slots);
-  for (int v = 0; v < kQueries; ++v) {
-    AddValues<V, Kv, 1>(args, weights + v, common_end > begins[v] ? common_end : begins[v], ends[v],
+    const int begin = seen.begins[v], end = seen.ends[v];
+    Weigh<V>(weights[v], begin, end, slot + stride, slot + stride + 1);
+    for (int i = 0; i < stride; i += 16) V::Store(slot + i, V::Zero());
+    AddValues<V, Kv, 1>(args, weights + v, begin, seen.common_begin < end ? seen.common_begin : end,
                         slots + v);
   }
-}
-
-template <typename V>
-void AttendSplit(const SplitArgs& args) {
-  ForQueryTiles<V>(args.count, [&]<int kQueries>(int first) {
-    if (args.type == KvType::kF32) return AttendTile<V, KvF32<V>, kQueries>(args, first);
-    AttendTile<V, KvF16<V>, kQueries>(args, first);
-  });
+  AddValues<V, Kv, kQueries>(args, weights, seen.common_begin, seen.common_end, slots);
+  for (int v = 0; v < kQueries; ++v) {
+    const int begin = seen.begins[v];
+    AddValues<V, Kv, 1>(args, weights + v, seen.common_end > begin ? seen.common_end : begin,
+                        seen.ends[v], slots + v);
+  }
 }
 
 // The factors of up to 16 merges are two exponentials in all.
@@ -255,8 +265,8 @@ void MergeSplits(float* const* slots, const float* const* later, int count, int 
 }
 
 template <typename V, typename Kv>
-void StoreKeyLane(const float* key, int head_dim, void* lane) {
-  auto* out = static_cast<typename Kv::Element*>(lane);
+void StoreKeyFloats(const float* key, int head_dim, void* tile, int lane) {
+  auto* out = static_cast<typename Kv::Element*>(tile) + lane;
   for (int d = 0; d < head_dim; d += 16) {
     const int count = head_dim - d < 16 ? head_dim - d : 16;
     typename Kv::Element piece[16];
@@ -265,24 +275,13 @@ void StoreKeyLane(const float* key, int head_dim, void* lane) {
   }
 }
 
-template <typename V>
-void StoreKey(KvType type, const float* key, int head_dim, void* lane) {
-  if (type == KvType::kF32) return StoreKeyLane<V, KvF32<V>>(key, head_dim, lane);
-  StoreKeyLane<V, KvF16<V>>(key, head_dim, lane);
-}
-
 template <typename V, typename Kv>
-void StoreValueRow(const float* value, int head_dim, void* row) {
-  auto* out = static_cast<typename Kv::Element*>(row);
-  for (int d = 0; d < head_dim; d += 16) {
-    Kv::Store(out + d, V::LoadN(value + d, head_dim - d < 16 ? head_dim - d : 16));
+void StoreValueFloats(const float* value, const KvTileShape& shape, void* tile, int lane) {
+  auto* out = static_cast<typename Kv::Element*>(tile) + lane * shape.stride();
+  for (int d = 0; d < shape.head_dim; d += 16) {
+    const int count = shape.head_dim - d < 16 ? shape.head_dim - d : 16;
+    Kv::Store(out + d, V::LoadN(value + d, count));
   }
-}
-
-template <typename V>
-void StoreValue(KvType type, const float* value, int head_dim, void* row) {
-  if (type == KvType::kF32) return StoreValueRow<V, KvF32<V>>(value, head_dim, row);
-  StoreValueRow<V, KvF16<V>>(value, head_dim, row);
 }
 
 }  // namespace

@@ -126,11 +126,11 @@ void CpuBackend::RopeAppend(const QkvArgs& args) {
       const float* key = args.qkv.row(t) + int64_t{args.heads} * dim;
       const float* value = key + int64_t{args.kv_heads} * dim;
       for (int h = 0; h < args.kv_heads; ++h) {
-        const int slot = position % page_tokens;
-        kernels_.store_key(cache.shape().type, key + h * dim, dim,
-                           cache.KeyLane(args.layer, page, h, slot));
-        kernels_.store_value(cache.shape().type, value + h * dim, dim,
-                             cache.ValueRow(args.layer, page, h, slot));
+        const int slot = position % page_tokens, lane = slot % kTilePositions;
+        kernels_.store_key(cache.tile(), key + h * dim, cache.Keys(args.layer, page, h, slot),
+                           lane);
+        kernels_.store_value(cache.tile(), value + h * dim, cache.Values(args.layer, page, h, slot),
+                             lane);
       }
     }
   });

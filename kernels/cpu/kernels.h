@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/kv_tile.h"
 #include "kernels/cpu/panels.h"
 
 namespace echelon::cpu {
@@ -59,10 +60,10 @@ struct MatMulRange {
   MatMulScratch* scratch = nullptr;
 };
 
-// Keys and values of 16 positions of one KV head, element type by KvType.
+// Keys and values of 16 positions of one KV head, as kv_tile.h lays them out.
 struct KvTile {
-  const void* keys = nullptr;    // (D, 16): a lane owns a position
-  const void* values = nullptr;  // (16, value_stride)
+  const void* keys = nullptr;
+  const void* values = nullptr;
 };
 
 inline constexpr int kSplitTiles = kAttentionSplit / 16;
@@ -75,15 +76,16 @@ inline constexpr int kQueriesAtOnce = 12;
 // best)).
 inline constexpr int kSlotExtra = 2;
 
+// Room of a packed query vector: D floats, or for q8_0 as many 15-bit codes and a scale for 32.
+inline constexpr int64_t PackedQueryBytes(int head_dim) { return int64_t{4} * head_dim; }
+
 // Query vectors of one KV head against the positions of one split.
 struct SplitArgs {
-  KvType type = KvType::kF16;
+  KvTileShape shape;
   KvTile tiles[kSplitTiles];
-  int value_stride = 0;  // D rounded up to 16
-  int head_dim = 0;      // D
   float scale = 0.0f;
-  int count = 0;                   // vectors, at most kQueriesAtOnce
-  const float* queries = nullptr;  // (count, D) as pack_queries leaves them
+  int count = 0;                       // vectors, at most kQueriesAtOnce
+  const std::byte* queries = nullptr;  // as pack_queries leaves them
   // Vector v sees positions [begins[v], ends[v]) of the split; its slot is left as it is where
   // there are none.
   int begins[kQueriesAtOnce], ends[kQueriesAtOnce];
@@ -106,11 +108,13 @@ struct CpuKernels {
   void (*gated)(const float* gate, const float* up, GatedKind kind, int64_t n, float* out);
   // Rotates one head by cos and sin (D / 2).
   void (*rotate)(float* head, const float* cos, const float* sin, int head_dim, bool interleaved);
-  // One position's key into its lane of a tile (D, 16), and value into its row, zero-filled.
-  void (*store_key)(KvType type, const float* key, int head_dim, void* lane);
-  void (*store_value)(KvType type, const float* value, int head_dim, void* row);
-  // Up to kQueriesAtOnce vectors (D) each, in the order that attend_split reads them in.
-  void (*pack_queries)(const float* const* queries, int count, int head_dim, float* packed);
+  // One position's key (D) and value (D) into its lane of a tile; the value zero-filled.
+  void (*store_key)(const KvTileShape& shape, const float* key, void* tile, int lane);
+  void (*store_value)(const KvTileShape& shape, const float* value, void* tile, int lane);
+  // Up to kQueriesAtOnce vectors (D) each, in the form and order that attend_split reads them in:
+  // PackedQueryBytes(D) each.
+  void (*pack_queries)(const KvTileShape& shape, const float* const* queries, int count,
+                       std::byte* packed);
   void (*attend_split)(const SplitArgs& args);
   // Merges a later split into each of up to 16 slots.
   void (*merge_splits)(float* const* slots, const float* const* later, int count, int value_stride);

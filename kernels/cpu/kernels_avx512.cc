@@ -1,4 +1,4 @@
-#include "kernels/cpu/attention_inl.h"
+#include "kernels/cpu/attention_kinds_inl.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul_inl.h"
 #include "kernels/cpu/rows_inl.h"

@@ -1,7 +1,7 @@
 #pragma once
-// The CPU backend's cache. For a page, layer and KV head: the keys as tiles of 16 positions,
-// (D, 16) each, then the values as rows of D, filled up with zeros to a multiple of 16. A page
-// whose tokens are no multiple of 16 wastes the rest of its last key tile.
+// The CPU backend's cache. For a page, layer and KV head: the keys of its positions as tiles of 16,
+// then the values (kv_tile.h). A page whose tokens are no multiple of 16 wastes the rest of its
+// last tiles.
 //
 // Pages are kept in groups of 16, all layers of a group together: memory is touched as pages are
 // used. With the layers apart the first token of a service would make the system clear a huge page
@@ -9,22 +9,28 @@
 // context would be read in pieces of one page.
 
 #include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/kv_tile.h"
 #include "kernels/host_memory.h"
 
 namespace echelon::cpu {
 
-inline constexpr int kTilePositions = 16;
 inline constexpr int kPageGroup = 16;
 
 class CpuKvCache : public KvCache {
  public:
-  CpuKvCache(const KvShape& shape, HostBlock data) : shape_(shape), data_(std::move(data)) {}
-  static size_t BytesFor(const KvShape& shape);
+  CpuKvCache(const KvShape& shape, HostBlock data)
+      : shape_(shape), tile_(TileOf(shape)), data_(std::move(data)) {}
+  static size_t BytesFor(const KvShape& shape) {
+    const size_t groups = (static_cast<size_t>(shape.pages) + kPageGroup - 1) / kPageGroup;
+    return BlockBytes(shape) * shape.layers * groups * kPageGroup * shape.kv_heads;
+  }
   const KvShape& shape() const override { return shape_; }
+  const KvTileShape& tile() const { return tile_; }
 
   std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) override {
     CHECK(0 <= page && 0 <= pages && page + pages <= shape_.pages);
@@ -32,17 +38,13 @@ class CpuKvCache : public KvCache {
     return {Block(layer, page, 0), BlockBytes(shape_) * shape_.kv_heads * pages};
   }
 
-  int element_bytes() const { return shape_.type == KvType::kF32 ? 4 : 2; }
-  int value_stride() const { return RoundUp16(shape_.head_dim); }
-  // Element (0, slot % 16) of the key tile that holds the slot; d is 16 * d elements on.
-  std::byte* KeyLane(int layer, int32_t page, int kv_head, int slot) const {
-    const int64_t tile = slot / kTilePositions;
-    return Block(layer, page, kv_head) +
-           (tile * shape_.head_dim * kTilePositions + slot % kTilePositions) * element_bytes();
+  // The tiles that hold a slot of a page, in lane slot % 16.
+  std::byte* Keys(int layer, int32_t page, int kv_head, int slot) const {
+    return Block(layer, page, kv_head) + slot / kTilePositions * tile_.KeyBytes();
   }
-  std::byte* ValueRow(int layer, int32_t page, int kv_head, int slot) const {
-    const int64_t keys = int64_t{RoundUp16(shape_.page_tokens)} * shape_.head_dim;
-    return Block(layer, page, kv_head) + (keys + int64_t{slot} * value_stride()) * element_bytes();
+  std::byte* Values(int layer, int32_t page, int kv_head, int slot) const {
+    return Block(layer, page, kv_head) + Tiles(shape_) * tile_.KeyBytes() +
+           slot / kTilePositions * tile_.ValueBytes();
   }
   // False: another rank keeps the position.
   bool Keeps(const BatchRows& rows, int32_t sequence, int32_t position) const {
@@ -56,8 +58,14 @@ class CpuKvCache : public KvCache {
   }
 
  private:
-  static int RoundUp16(int n) { return (n + 15) / 16 * 16; }
-  static size_t BlockBytes(const KvShape& shape);
+  static KvTileShape TileOf(const KvShape& shape) { return {shape.type, shape.head_dim}; }
+  static int Tiles(const KvShape& shape) {
+    return (shape.page_tokens + kTilePositions - 1) / kTilePositions;
+  }
+  static size_t BlockBytes(const KvShape& shape) {
+    const KvTileShape tile = TileOf(shape);
+    return static_cast<size_t>(Tiles(shape) * (tile.KeyBytes() + tile.ValueBytes()));
+  }
   std::byte* Block(int layer, int32_t page, int kv_head) const {
     const int64_t slot =
         (int64_t{page / kPageGroup} * shape_.layers + layer) * kPageGroup + page % kPageGroup;
@@ -66,18 +74,12 @@ class CpuKvCache : public KvCache {
   }
 
   KvShape shape_;
+  KvTileShape tile_;
   HostBlock data_;
 };
 
-inline size_t CpuKvCache::BlockBytes(const KvShape& shape) {
-  const size_t keys = static_cast<size_t>(RoundUp16(shape.page_tokens)) * shape.head_dim;
-  const size_t values = static_cast<size_t>(shape.page_tokens) * RoundUp16(shape.head_dim);
-  return (keys + values) * (shape.type == KvType::kF32 ? 4 : 2);
-}
-
-inline size_t CpuKvCache::BytesFor(const KvShape& shape) {
-  const size_t groups = (static_cast<size_t>(shape.pages) + kPageGroup - 1) / kPageGroup;
-  return BlockBytes(shape) * shape.layers * groups * kPageGroup * shape.kv_heads;
-}
+// Copies lane `from` of a tile into lane `to` of another one.
+void CopyKey(const KvTileShape& shape, const void* tile, int from, void* copy, int to);
+void CopyValue(const KvTileShape& shape, const void* tile, int from, void* copy, int to);
 
 }  // namespace echelon::cpu

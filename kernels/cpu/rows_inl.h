@@ -69,15 +69,17 @@ void GatedRow(const float* gate, const float* up, GatedKind kind, int64_t n, flo
   });
 }
 
+// Below it the inverse of a scale would leave float's range: such numbers count as zero.
+constexpr float kLeastCoded = 1e-30f;
+
 // One group of 32, number `at` of the rows: scale = largest magnitude / 16256, codes to the
 // nearest, ties to even.
 template <typename V>
 void QuantiseGroup(const float* x, const QuantisedRows& out, int64_t at) {
   const auto a = V::Load(x), b = V::Load(x + 16);
   const float most = V::MaxLanes(V::Max(V::Abs(a), V::Abs(b)));
-  // Below 1e-30 the inverse would leave float's range: such a group counts as zero.
-  const auto inverse = V::Set(most < 1e-30f ? 0.0f : kCodeLimit / most);
-  const float scale = most < 1e-30f ? 0.0f : most / kCodeLimit;
+  const auto inverse = V::Set(most < kLeastCoded ? 0.0f : kCodeLimit / most);
+  const float scale = most < kLeastCoded ? 0.0f : most / kCodeLimit;
   const auto code_a = V::Round(V::Mul(a, inverse)), code_b = V::Round(V::Mul(b, inverse));
   V::StoreInt16(out.codes + at * kGroup, code_a, code_b);
   // Whole numbers below 2^24: exact in any order.

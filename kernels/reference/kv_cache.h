@@ -1,5 +1,6 @@
 #pragma once
-// The reference's cache: (layer, page, slot, KV head, key or value, D), in float32 or float16.
+// The reference's cache: (layer, page, slot, KV head, key or value, D), in float32, float16 or Q8_0
+// (blocks of a float16 scale and its bytes).
 
 #include <vector>
 
@@ -28,9 +29,10 @@ class RefKvCache : public KvCache {
   const float* Read(int layer, int64_t slot, int kv_head, Which which, float* scratch) const;
 
  private:
-  int64_t Element(int layer, int64_t slot, int kv_head, Which which) const {
+  std::byte* Vector(int layer, int64_t slot, int kv_head, Which which) const {
     const int64_t slots = static_cast<int64_t>(shape_.pages) * shape_.page_tokens;
-    return (((layer * slots + slot) * shape_.kv_heads + kv_head) * 2 + which) * shape_.head_dim;
+    const int64_t index = ((layer * slots + slot) * shape_.kv_heads + kv_head) * 2 + which;
+    return data_.data() + index * static_cast<int64_t>(shape_.VectorBytes());
   }
 
   KvShape shape_;

@@ -119,7 +119,16 @@ def main():
         expect_agree(f"sp {sp}", base, first)
         again = {**base_settings, "layout.sp": sp, "scheduler.step_tokens_max": 7}
         expect_same(f"sp {sp} again, in company, steps of 7 tokens", first, serve_probes(again, tokens, company=4, rng=rng))
+    codes = {**base_settings, "worker.kv_type": "q8_0"}
+    first = serve_probes(codes, tokens)
+    expect_same("q8_0 cache: 2 threads, steps of 7 tokens, in company", first,
+                serve_probes({**codes, "worker.threads": 2, "scheduler.step_tokens_max": 7}, tokens, company=4, rng=rng))
+    if flags.backend == "cpu":
+        expect_same("q8_0 cache: AVX2, pp 3", first, serve_probes({**codes, "worker.isa": "avx2", "layout.pp": 3}, tokens, company=4, rng=rng))
     if not flags.quick:
+        shared = {**codes, "layout.sp": 2}
+        expect_same("q8_0 cache: sp 2 again, in company, steps of 7 tokens", serve_probes(shared, tokens),
+                    serve_probes({**shared, "scheduler.step_tokens_max": 7}, tokens, company=4, rng=rng))
         for axis in ("tp", "pp"):
             layout = {**base_settings, f"layout.{axis}": 2, "layout.sp": 2}
             first = serve_probes(layout, tokens)

@@ -120,7 +120,7 @@ INSTANTIATE_TEST_SUITE_P(Models, SequenceLayouts, ::testing::ValuesIn(testing::L
 
 // A context of several messages round the ring: keys and values in blocks of one split, against
 // queries (small chunks), against one message.
-TEST(LongSequence, MessagesAndPassingKeepEveryBit) {
+void ExpectMessagesKeepEveryBit(KvType type) {
   testing::LayoutModel model = testing::LayoutModels()[0];
   model.tiny.context = 1500;
   if (MakeBackend({"cpu", 1, "auto"}).ok()) model.backend = "cpu";  // else slow, not wrong
@@ -129,6 +129,7 @@ TEST(LongSequence, MessagesAndPassingKeepEveryBit) {
   wish.prompt = RandomIds(1400, 3);
   wish.max_tokens = 3;
   LocalGroupOptions options = groups.Options(Layout(1, 1, 2));
+  options.executor.kv_type = type;
   options.executor.context_max = 1500;
   options.executor.step_tokens_max = 1500;
   const auto whole = Generate(*groups.Start(options), {wish}, kPageTokens, {.chunk = 1500});
@@ -138,6 +139,9 @@ TEST(LongSequence, MessagesAndPassingKeepEveryBit) {
     EXPECT_EQ(Generate(*group, {wish}, kPageTokens, {.chunk = chunk}), whole) << chunk;
   }
 }
+
+TEST(LongSequence, MessagesAndPassingKeepEveryBit) { ExpectMessagesKeepEveryBit(KvType::kF32); }
+TEST(LongSequence, SoTheyDoOverCodes) { ExpectMessagesKeepEveryBit(KvType::kQ8_0); }
 
 }  // namespace
 }  // namespace echelon

@@ -37,6 +37,17 @@ const Case kCases[] = {
     {"large_group", 16, 14, 2, 7, 0, 0, 8, 11, KvType::kF32, false, true, true, {26}},
     {"tiny_head", 2, 3, 1, 3, 0, 0, 16, 0, KvType::kF32, false, false, true, {20}},
     {"head_of_22", 22, 2, 1, 2, 0, 0, 48, 0, KvType::kF16, true, false, false, {70}},
+    {"q8_smollm2", 64, 9, 3, 3, 0, 0, 16, 0, KvType::kQ8_0, true, false, false, {40, 3, 17}},
+    {"q8_long", 64, 3, 1, 3, 0, 0, 16, 0, KvType::kQ8_0, true, false, false, {600, 9}},
+    {"q8_long_window", 64, 3, 1, 3, 0, 0, 32, 300, KvType::kQ8_0, true, false, false, {800}},
+    {"q8_gemma", 256, 4, 1, 4, 0, 0, 16, 20, KvType::kQ8_0, false, true, true, {50, 7}},
+    {"q8_head_of_80", 80, 5, 1, 5, 0, 0, 32, 0, KvType::kQ8_0, false, false, true, {45, 20}},
+    {"q8_head_of_96", 96, 2, 2, 1, 0, 0, 16, 0, KvType::kQ8_0, true, false, false, {33}},
+    {"q8_head_of_128", 128, 8, 2, 4, 0, 0, 16, 33, KvType::kQ8_0, true, true, false, {70}},
+    {"q8_odd_pages", 32, 2, 2, 1, 0, 0, 5, 0, KvType::kQ8_0, false, false, false, {44, 13}},
+    {"q8_head_of_22", 22, 2, 1, 2, 0, 0, 24, 0, KvType::kQ8_0, true, false, false, {70}},
+    {"q8_tiny_head", 2, 3, 1, 3, 0, 0, 16, 0, KvType::kQ8_0, false, false, true, {20}},
+    {"q8_second_shard", 64, 4, 2, 3, 5, 1, 16, 0, KvType::kQ8_0, true, false, false, {21}},
 };
 
 // The rows of a case, round robin over its sequences; `index` is a row's place in the answer, which
@@ -140,6 +151,13 @@ double Tolerance(const Case& c) {
   const double score = (c.head_dim / 2.0 + 4 + (c.rotate ? 4 : 0) + (c.norms ? 24 : 0)) * 0x1p-24 *
                        std::sqrt(static_cast<double>(c.head_dim)) * 4;
   double tolerance = 2 * (2 * score + (256 + 16) * 0x1p-24);
+  // Queries and weights as codes, off by 1 / 32512 of the largest: D of the former in a score, 256
+  // of the latter in a split's sum of values to 2. A rotated or normed key may differ in one code,
+  // by 2 / 127, in a few places.
+  if (c.type == KvType::kQ8_0) {
+    const double root = std::sqrt(static_cast<double>(c.head_dim));
+    tolerance += 2 * 2 * (root * 4 / 32512 + 2 * 2.0 * 2 / 127 / root) + 256 * 2.0 / 32512;
+  }
   // A key that is not the same float may round to the neighbouring float16: D / 16 of them do at
   // most (in 2^-13 of the range of a unit), each by 2^-10 of 4 in the score.
   if (c.type == KvType::kF16 && (c.rotate || c.norms)) {

@@ -201,6 +201,45 @@ TEST(Reference, RopeAppendAndAttention) {
   }
 }
 
+// One position is seen, so the output is its value: 34 elements, a block of 32 and one of 2.
+TEST(Reference, CodedCacheRoundsBlocksOf32) {
+  auto backend = test::MustMake("reference", 1);
+  const int dim = 34;
+  auto cache = backend->AllocateKv({.layers = 1,
+                                    .pages = 1,
+                                    .page_tokens = 4,
+                                    .kv_heads = 1,
+                                    .head_dim = dim,
+                                    .type = KvType::kQ8_0});
+  ASSERT_TRUE(cache.ok());
+  const test::TestBatch batch({{0, 0}}, 1, 4, 4, 1);
+  auto qkv = RandomFloats(3 * dim, 6);
+  qkv[2 * dim + 5] = -2.0f;   // the largest of the first block
+  qkv[2 * dim + 33] = 0.01f;  // of the second
+  qkv[2 * dim + 32] = 0.004f;
+  const std::vector<double> frequency(dim / 2, 1.0);
+  FloatBuffer buffer(*backend, 1, 3 * dim, qkv), out(*backend, 1, dim);
+  backend->RopeAppend({.qkv = buffer.tensor(),
+                       .heads = 1,
+                       .kv_heads = 1,
+                       .head_dim = dim,
+                       .rope = {frequency, false},
+                       .rows = batch.view(),
+                       .cache = cache->get()});
+  backend->Attention({.q = buffer.tensor().Cols(0, dim),
+                      .out = out.tensor(),
+                      .heads = 1,
+                      .head_dim = dim,
+                      .scale = 1.0f,
+                      .rows = batch.view(),
+                      .cache = cache->get()});
+  const auto got = out.Read();
+  for (int i = 0; i < dim; ++i) {
+    const float scale = HalfToFloat(FloatToHalf((i < 32 ? 2.0f : 0.01f) / 127));
+    EXPECT_EQ(got[i], scale * std::nearbyint(qkv[2 * dim + i] / scale)) << i;
+  }
+}
+
 TEST(Reference, Float16CacheRoundsKeysAndValues) {
   auto backend = test::MustMake("reference", 1);
   auto cache = backend->AllocateKv({.layers = 1,

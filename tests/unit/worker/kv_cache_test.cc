@@ -37,6 +37,23 @@ TEST(SizeKvCache, FillsTheMemoryWithWholePages) {
   EXPECT_EQ(shape.layers, part.n_layers());
 }
 
+// Two blocks of codes and a float16 scale each for a head of 40: 44 bytes where float16 takes 80.
+TEST(SizeKvCache, CodesTakeLessThanFloats) {
+  ModelConfig model = Model();
+  model.head_dim = 40;
+  KvSettings settings;
+  settings.context_max = 1 << 20;
+  settings.memory_bytes = uint64_t{1} << 30;
+  const RankPart part = PartOf(model, {}, 0);
+  const KvShape floats = SizeKvCache(model, part, settings).value();
+  settings.type = KvType::kQ8_0;
+  const KvShape codes = SizeKvCache(model, part, settings).value();
+  EXPECT_EQ(floats.VectorBytes(), 80u);
+  EXPECT_EQ(codes.VectorBytes(), 44u);
+  EXPECT_EQ(codes.PageBytes() * 80, floats.PageBytes() * 44);
+  EXPECT_NEAR(static_cast<double>(codes.pages) / floats.pages, 80.0 / 44.0, 1e-3);
+}
+
 TEST(SizeKvCache, TakesNoMoreThanTheSequencesCanUse) {
   KvSettings settings;
   settings.page_tokens = 16;
