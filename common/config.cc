@@ -192,6 +192,12 @@ Status CheckTogether(const ServiceConfig& config, std::string_view source) {
     return fail("layout.layers_per_stage", StrCat("names ", stages, " stages, but layout.pp is ",
                                                   config.layout.pp, "; give one count a stage"));
   }
+  const std::string& shares = config.layout.shard_shares;
+  if (const auto ranks = static_cast<int64_t>(Split(shares, ',').size());
+      !shares.empty() && ranks != config.layout.tp) {
+    return fail("layout.shard_shares", StrCat("names ", ranks, " ranks, but layout.tp is ",
+                                              config.layout.tp, "; give one share a rank"));
+  }
   if (group.launcher == "hostfile" && group.hosts.empty()) {
     return fail("group.hosts", "the hostfile launcher needs hosts: a file, or \"host1:2,host2:2\"");
   }

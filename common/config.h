@@ -26,6 +26,7 @@ struct ModelSettings {
 struct LayoutSettings {
   int64_t tp = 1, pp = 1, sp = 1;
   std::string layers_per_stage;  // "8,8,7,7"; "" = balanced by cost
+  std::string shard_shares;      // "2,1"; "" = even
 };
 struct WorkerSettings {
   std::string backend = "auto";  // auto | cpu | reference | cuda
@@ -47,6 +48,7 @@ struct SchedulerSettings {
   int64_t steps_in_flight_max = 0;  // 0 = chosen from the layout
   int64_t deadline_default_ms = 0;  // 0 = none
   int64_t max_tokens_default = 128;
+  int64_t request_losses_max = 2;            // lost groups that a running request outlives
   std::string speculation = "off";           // off | prompt_lookup; for requests that do not say
   int64_t speculation_tokens_max = 8;        // guessed in one step, all requests together
   int64_t speculation_ngram_max_tokens = 4;  // the end of the text that must have stood before

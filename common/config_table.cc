@@ -37,6 +37,10 @@ std::string LayersPerStageProblem(const std::string& text) {
   if (text.empty() || IsNumberList(text, 1)) return "";
   return "expected layer counts from 1 on, separated by commas (\"8,8,7,7\")";
 }
+std::string SharesProblem(const std::string& text) {
+  if (text.empty() || IsNumberList(text, 1)) return "";
+  return "expected shares from 1 on, separated by commas (\"2,1\")";
+}
 std::string LadderLayersProblem(const std::string& text) {
   if (text.empty()) return "";
   const bool last = text.rfind("last:", 0) == 0;
@@ -124,6 +128,10 @@ void AddLayout(std::vector<ConfigRow>& rows) {
   add.Text("layers_per_stage", &S::layers_per_stage,
            "Layers of each pipeline stage (\"8,8,7,7\"); empty: balanced by cost.",
            LayersPerStageProblem);
+  add.Text("shard_shares", &S::shard_shares,
+           "How tensor-parallel ranks share each layer, as their speeds are to each other "
+           "(\"2,1\"; `echelon plan` measures them); empty: evenly.",
+           SharesProblem);
 }
 
 void AddWorker(std::vector<ConfigRow>& rows) {
@@ -171,6 +179,9 @@ void AddScheduler(std::vector<ConfigRow>& rows) {
           "Deadline of requests that name none, from their acceptance; 0: no deadline.");
   add.Int("max_tokens_default", &S::max_tokens_default, "tokens", 1, 1 << 24,
           "Length of the answer to requests that name none.");
+  add.Int("request_losses_max", &S::request_losses_max, "losses", 0, 1 << 20,
+          "Lost worker groups that a running request outlives: the next group goes on with it, bit "
+          "for bit. One more and it ends with an error: it may be what kills them.");
   add.Choice("speculation", &S::speculation, {"off", "prompt_lookup"},
              "Whether to guess tokens from what stands in the text already, for requests that do "
              "not say; never changes an answer.");

@@ -1,13 +1,14 @@
 #pragma once
 // float16 and bfloat16 by integer arithmetic, so that the bits are the same on every machine.
-// Conversions to 16 bits round to nearest, ties to even.
+// Conversions to 16 bits round to nearest, ties to even. constexpr, so that device code may call
+// them too.
 
 #include <bit>
 #include <cstdint>
 
 namespace echelon {
 
-inline float HalfToFloat(uint16_t half) {
+constexpr float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
   if (magnitude >= 0x7c00u) {  // infinity or NaN: exponent all ones, fraction kept
@@ -19,7 +20,7 @@ inline float HalfToFloat(uint16_t half) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | sign);
 }
 
-inline uint16_t FloatToHalf(float value) {
+constexpr uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -34,11 +35,11 @@ inline uint16_t FloatToHalf(float value) {
   return sign | static_cast<uint16_t>((magnitude + 0xfffu + odd - (112u << 23)) >> 13);
 }
 
-inline float Bfloat16ToFloat(uint16_t value) {
+constexpr float Bfloat16ToFloat(uint16_t value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
 }
 
-inline uint16_t FloatToBfloat16(float value) {
+constexpr uint16_t FloatToBfloat16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);

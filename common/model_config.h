@@ -61,6 +61,9 @@ struct ModelConfig {
       1.0f;  // Gemma: sqrt(d_model), rounded as the checkpoint's dtype rounds it
   float attention_scale = 0.0f;  // usually 1 / sqrt(head_dim)
   bool tied_embeddings = false;  // the LM head is the embedding matrix
+  // Bytes that the checkpoint stores for a weight of the LM head over those for one of a layer:
+  // what the head costs a pipeline stage beside layers. Set as the checkpoint is opened.
+  double head_cost = 1.0;
 
   ScheduleKind schedule = ScheduleKind::kStandard;  // belongs to the checkpoint
   std::string desync_pattern;  // per layer two characters, '1' keeps the all-reduce: see docs

@@ -18,6 +18,23 @@ Range SplitEvenly(int64_t total, int parts, int index, int64_t unit) {
   return {std::min(begin * unit, total), std::min(end * unit, total)};
 }
 
+Range SplitByShares(int64_t total, std::span<const int> shares, int index, int64_t unit) {
+  const auto parts = static_cast<int64_t>(shares.size());
+  const int64_t units = (total + unit - 1) / unit;
+  if (units < parts) return SplitEvenly(total, static_cast<int>(parts), index, unit);
+  int64_t sum = 0;
+  for (const int share : shares) sum += share;
+  int64_t begin = 0, end = 0, before = 0;
+  for (int i = 0; i <= index; ++i) {
+    CHECK(shares[i] > 0);
+    begin = end;
+    before += shares[i];
+    const int64_t nearest = (2 * units * before + sum) / (2 * sum);
+    end = std::clamp(nearest, begin + 1, units - (parts - 1 - i));
+  }
+  return {std::min(begin * unit, total), std::min(end * unit, total)};
+}
+
 RankPosition ParallelLayout::PositionOf(int rank) const {
   CHECK(0 <= rank && rank < world());
   return {rank % tp, rank / (tp * sp), rank / tp % sp};
@@ -27,6 +44,7 @@ int ParallelLayout::RankOf(RankPosition p) const { return (p.pp * sp + p.sp) * t
 
 Status ParallelLayout::Validate(const ModelConfig& model) const {
   static constexpr int kAxisMax = 4096;
+  static constexpr int kShareMax = 1'000'000;
   const auto bad_axis = [](const char* axis, int value) {
     return InvalidArgument(StrCat(axis, " = ", value, ": must be 1 to ", kAxisMax), axis);
   };
@@ -34,6 +52,16 @@ Status ParallelLayout::Validate(const ModelConfig& model) const {
   if (pp < 1 || pp > kAxisMax) return bad_axis("pp", pp);
   if (sp < 1 || sp > kAxisMax) return bad_axis("sp", sp);
   RETURN_IF_ERROR(CheckLayoutLimits(*this, model, LimitsOf(model, 0, /*page_tokens=*/1)));
+  if (!shard_shares.empty() && static_cast<int>(shard_shares.size()) != tp) {
+    return InvalidArgument(StrCat("shard_shares: ", shard_shares.size(), " shares; tp is ", tp),
+                           "shard_shares");
+  }
+  for (const int share : shard_shares) {
+    if (share < 1 || share > kShareMax) {
+      return InvalidArgument(StrCat("shard_shares: ", share, " is not 1 to ", kShareMax),
+                             "shard_shares");
+    }
+  }
   if (layers_per_stage.empty()) return {};
   int64_t sum = 0;
   for (const int layers : layers_per_stage) {
@@ -52,7 +80,7 @@ Status ParallelLayout::Validate(const ModelConfig& model) const {
 
 namespace {
 
-// Weights read per token, in elements.
+// Weights read per token, in those of a layer.
 int64_t LayerCost(const ModelConfig& m) {
   const int64_t attention = int64_t{m.d_model} * m.head_dim * (2 * m.n_heads + 2 * m.n_kv_heads);
   return attention + 3 * int64_t{m.d_model} * m.d_ff;
@@ -64,7 +92,7 @@ std::vector<int> BalancedStages(const ModelConfig& m, int stages) {
   const int layers = m.n_layers();
   if (stages == 1) return {layers};
   const int64_t layer = LayerCost(m);
-  const int64_t head = int64_t{m.vocab_size} * m.d_model;
+  const auto head = static_cast<int64_t>(m.head_cost * m.vocab_size * m.d_model);
   for (int most = (layers + stages - 1) / stages; most <= layers; ++most) {
     const auto beside_head = static_cast<int>((most * layer - head) / layer);
     const int last = std::clamp(beside_head, 1, layers - (stages - 1));
@@ -90,18 +118,22 @@ Range LayersOfStage(const ModelConfig& model, const ParallelLayout& layout, int 
   return {begin, begin + counts[stage]};
 }
 
-TensorShard ShardOf(const ModelConfig& model, int tp, int tp_index) {
+TensorShard ShardOf(const ModelConfig& model, const ParallelLayout& layout, int tp_index) {
   const int64_t group = model.n_heads / model.n_kv_heads;
+  const auto part = [&](int64_t total, int64_t unit) {
+    return layout.shard_shares.empty() ? SplitEvenly(total, layout.tp, tp_index, unit)
+                                       : SplitByShares(total, layout.shard_shares, tp_index, unit);
+  };
   TensorShard shard;
-  if (tp <= model.n_kv_heads) {
-    shard.kv_heads = SplitEvenly(model.n_kv_heads, tp, tp_index);
+  if (layout.tp <= model.n_kv_heads) {
+    shard.kv_heads = part(model.n_kv_heads, 1);
     shard.heads = {shard.kv_heads.begin * group, shard.kv_heads.end * group};
   } else {
-    shard.heads = SplitEvenly(model.n_heads, tp, tp_index);
+    shard.heads = part(model.n_heads, 1);
     shard.kv_heads = {shard.heads.begin / group, (shard.heads.end + group - 1) / group};
   }
-  shard.ff = SplitEvenly(model.d_ff, tp, tp_index, kFfUnit);
-  shard.vocab = SplitEvenly(model.vocab_size, tp, tp_index, kVocabUnit);
+  shard.ff = part(model.d_ff, kFfUnit);
+  shard.vocab = part(model.vocab_size, kVocabUnit);
   return shard;
 }
 

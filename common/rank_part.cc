@@ -7,7 +7,7 @@ RankPart PartOf(const ModelConfig& model, const ParallelLayout& layout, int rank
   part.rank = rank;
   part.at = layout.PositionOf(rank);
   part.layers = LayersOfStage(model, layout, part.at.pp);
-  part.shard = ShardOf(model, layout.tp, part.at.tp);
+  part.shard = ShardOf(model, layout, part.at.tp);
   part.first_stage = part.at.pp == 0;
   part.last_stage = part.at.pp == layout.pp - 1;
   return part;

@@ -19,6 +19,20 @@ std::optional<int> ParseCount(std::string_view text) {
   return value;
 }
 
+// "8,8,7" of a key; none of "".
+Result<std::vector<int>> CountsOf(const std::string& text, const char* key) {
+  std::vector<int> counts;
+  if (text.empty()) return counts;
+  for (const std::string& part : Split(text, ',')) {
+    const auto count = ParseCount(part);
+    if (!count) {
+      return InvalidArgument(StrCat(key, " \"", text, "\": \"", part, "\" is not a number"), key);
+    }
+    counts.push_back(*count);
+  }
+  return counts;
+}
+
 // Marks the layers that `text` names ("1,3,5", "last:10", "" = all).
 Status MarkLadderLayers(const std::string& text, ModelConfig& model) {
   const int n = model.n_layers();
@@ -94,16 +108,9 @@ Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
   layout.tp = static_cast<int>(settings.tp);
   layout.pp = static_cast<int>(settings.pp);
   layout.sp = static_cast<int>(settings.sp);
-  if (settings.layers_per_stage.empty()) return layout;
-  for (const std::string& part : Split(settings.layers_per_stage, ',')) {
-    const auto layers = ParseCount(part);
-    if (!layers) {
-      return InvalidArgument(StrCat("layout.layers_per_stage \"", settings.layers_per_stage,
-                                    "\": \"", part, "\" is not a number of layers"),
-                             "layout.layers_per_stage");
-    }
-    layout.layers_per_stage.push_back(*layers);
-  }
+  ASSIGN_OR_RETURN(layout.layers_per_stage,
+                   CountsOf(settings.layers_per_stage, "layout.layers_per_stage"));
+  ASSIGN_OR_RETURN(layout.shard_shares, CountsOf(settings.shard_shares, "layout.shard_shares"));
   return layout;
 }
 

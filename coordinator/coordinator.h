@@ -70,6 +70,7 @@ class Coordinator {
     std::vector<int32_t> prompt;  // while held
     int64_t deadline_us = 0;      // 0 = none
     bool prompt_counted = false;
+    int64_t losses = 0;  // groups that were lost while it ran
   };
 
   // coordinator.cc: requests

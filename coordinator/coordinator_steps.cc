@@ -35,7 +35,7 @@ void Coordinator::DriveGroup() {
   }
   if (group.state() == GroupState::kReady && !scheduler_.started()) GroupReady();
   for (const StepResult& result : group.TakeResults()) {
-    if (scheduler_.started()) CommitResult(result);
+    if (scheduler_.started() && group.state() == GroupState::kReady) CommitResult(result);
   }
 }
 
@@ -62,19 +62,29 @@ void Coordinator::GroupReady() {
   }
 }
 
-// Requests that had begun end with an error that says where; those that waited go on waiting.
+// Requests wait for the next group, which computes those that had begun again from their logs. One
+// that was there at too many losses may be their cause: it ends with an error that says where.
 void Coordinator::GroupLost(const LostGroup& lost) {
   last_loss_ = lost.error.message;
   parts_.logger.Warn(StrCat("worker group of epoch ", lost.epoch, " lost: ", lost.error.message));
   if (!scheduler_.started()) return;
-  Error error = lost.error;
-  error.code = ErrorCode::kUnavailable;
-  error.message = StrCat("the worker group was lost while this request ran (", lost.error.message,
-                         "); it is being relaunched: submit again");
-  error.field.clear();
+  const int64_t losses_max = parts_.config.scheduler.request_losses_max;
+  int64_t kept = 0;
   for (const SequenceId id : scheduler_.StartedIds()) {
-    Fail(entries_.at(id), error, kRetryAfterLossMs);
+    Entry& entry = entries_.at(id);
+    if (++entry.losses <= losses_max) {
+      ++kept;
+      continue;
+    }
+    Error error = lost.error;
+    error.code = ErrorCode::kUnavailable;
+    error.message = StrCat("the worker group was lost while this request ran (", entry.losses,
+                           " times; scheduler.request_losses_max = ", losses_max,
+                           "); the last time: ", lost.error.message, "; submit again");
+    error.field.clear();
+    Fail(entry, std::move(error), kRetryAfterLossMs);
   }
+  if (kept > 0) parts_.logger.Info(StrCat(kept, " requests go on with the next group"));
   scheduler_.Stop();
 }
 
@@ -91,7 +101,7 @@ void Coordinator::CommitResult(const StepResult& result) {
   const int64_t begin = parts_.clock.NowUs();
   last_result_us_ = begin;
   Result<std::vector<CommitItem>> items = scheduler_.Commit(result);
-  if (!items.ok()) return GiveUp(items.error());
+  if (!items.ok()) return parts_.group.Distrust(items.error());
   for (const CommitItem& item : *items) CommitItemOf(item, result);
   for (const RankTiming& timing : result.timings) {
     const auto& hosts = parts_.frontend.facts().hosts;

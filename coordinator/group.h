@@ -97,6 +97,9 @@ class WorkerGroup {
   virtual const GroupCounters& counters() const = 0;
   virtual std::optional<Error> failure() const = 0;  // why kFailed
 
+  // The results of the present epoch cannot be trusted: it ends as if a rank had been lost.
+  virtual void Distrust(const Error& error) = 0;
+
   // kUnavailable unless ready; plan.epoch must be epoch().
   virtual Status SendPlan(const StepPlan& plan) = 0;
   virtual std::vector<StepResult> TakeResults() = 0;  // of the present epoch, in arrival order

@@ -223,6 +223,12 @@ void ManagedGroup::Lose(Error error, int64_t grace_us, bool final) {
   if (!loss_) loss_ = Loss{std::move(error), clock_.NowUs() + grace_us, final};
 }
 
+void ManagedGroup::Distrust(const Error& error) {
+  if (!alive()) return;
+  loss_.reset();
+  EndEpoch({error, 0, false});
+}
+
 void ManagedGroup::EndEpoch(Loss loss) {
   logger_.Error(StrCat("epoch ", epoch_, " is lost: ", loss.error.message));
   lost_.push_back({epoch_, loss.error});

@@ -36,6 +36,7 @@ class ManagedGroup final : public WorkerGroup {
   std::string numerics_fingerprint() const override { return numerics_fingerprint_; }
   const GroupCounters& counters() const override { return counters_; }
   std::optional<Error> failure() const override { return failure_; }
+  void Distrust(const Error& error) override;
   Status SendPlan(const StepPlan& plan) override;
   std::vector<StepResult> TakeResults() override { return std::exchange(results_, {}); }
   std::vector<LostGroup> TakeLost() override { return std::exchange(lost_, {}); }

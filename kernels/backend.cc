@@ -2,18 +2,34 @@
 
 #include "common/strings.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/make_backend.h"
 #include "kernels/reference/reference_backend.h"
 
 namespace echelon {
 
 namespace {
 constexpr int kThreadsMax = 1024;  // of one backend: a guard against typing errors
+
+Result<std::unique_ptr<Backend>> MakeCuda(const BackendOptions& options) {
+  if (options.ranks > 1) {
+    return Unsupported(StrCat("backend \"cuda\" computes on one rank so far, the layout has ",
+                              options.ranks, ": use tp, pp and sp of 1, or backend \"cpu\""));
+  }
+  return cuda::MakeCudaBackend(options);
+}
 }  // namespace
 
-Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
+Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options,
+                                             std::string* passed_over) {
   if (options.threads < 1 || options.threads > kThreadsMax) {
     return InvalidArgument(
         StrCat("threads is ", options.threads, ": must be between 1 and ", kThreadsMax), "threads");
+  }
+  if (options.name == "cuda") return MakeCuda(options);
+  if (options.name == "auto") {
+    auto made = MakeCuda(options);
+    if (made.ok()) return made;
+    if (passed_over != nullptr) *passed_over = made.error().message;
   }
   if (options.name == "cpu" || (options.name == "auto" && cpu::CpuSupported())) {
     ASSIGN_OR_RETURN(const cpu::CpuKernels* kernels, cpu::ChooseKernels(options.isa));
@@ -21,9 +37,6 @@ Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
   }
   if (options.name == "reference" || options.name == "auto") {
     return std::unique_ptr<Backend>(new reference::ReferenceBackend(options.threads));
-  }
-  if (options.name == "cuda") {
-    return Unsupported("backend \"cuda\" is not in this build: use \"cpu\" or \"auto\"");
   }
   return InvalidArgument(
       StrCat("backend \"", options.name, "\" is unknown: use auto, cpu, reference or cuda"),

@@ -193,6 +193,9 @@ class Backend {
 
   // Waits until everything enqueued is done.
   virtual void Synchronize() = 0;
+  // The first error of the device, after which ops do nothing: what they should have written is
+  // undefined. Current after Synchronize(). A host's memory does not fail.
+  virtual Status Health() const { return {}; }
 
   // Reading ahead, for backends whose ops wait for weights to come from memory (a decode step's):
   // hints that change no result and may be ignored.
@@ -230,7 +233,14 @@ struct BackendOptions {
   std::string name = "auto";  // auto | cpu | reference | cuda
   int threads = 1;
   std::string isa = "auto";  // cpu only: auto | avx2 | avx512; a missing one is an error
+  int device = 0;            // cuda only: of those the driver shows
+  // Of the group. Several ranks exchange through host memory, which a device's tensors are not in:
+  // cuda computes on one rank alone so far.
+  int ranks = 1;
 };
-Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
+// auto takes the first of cuda, cpu and reference that works here; `passed_over`, where given, is
+// why it took none of those before, or empty.
+Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options,
+                                             std::string* passed_over = nullptr);
 
 }  // namespace echelon

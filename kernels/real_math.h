@@ -7,9 +7,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/host_device.h"
+
 namespace echelon {
 
-inline double RealExp(double x) {
+ECHELON_HD inline double RealExp(double x) {
   if (!(x > -708.0)) return x != x ? x : 0.0;  // below: a subnormal double, zero for a softmax
   if (x > 709.0) return HUGE_VAL;
   // x = n ln 2 + r, |r| <= 0.35; ln 2 in two parts, the first with 21 zero bits at its end.
@@ -29,7 +31,7 @@ struct SinCos {
   double sin, cos;
 };
 
-inline SinCos RealSinCos(double x) {
+ECHELON_HD inline SinCos RealSinCos(double x) {
   // x = n pi/2 + r; pi/2 in three parts of 33 bits, so that n * part is exact for n < 2^20.
   const double n = std::nearbyint(x * 6.36619772367581382433e-01);
   const double r = ((x - n * 1.57079632673412561417e+00) - n * 6.07710050630396597660e-11) -

@@ -217,8 +217,8 @@ ProcessorRates Calibrator::RatesFrom(const Times& times, int threads) const {
   constexpr double kLeast = 1e-15;  // noise must not make a rate negative
   const ModelConfig& model = checkpoint_.config();
   const int shards = std::min(kShards, model.n_heads);
-  const ShardElements whole = ElementsOf(model, ShardOf(model, 1, 0));
-  const ShardElements part = ElementsOf(model, ShardOf(model, shards, 0));
+  const ShardElements whole = ElementsOf(model, ShardOf(model, {.tp = 1}, 0));
+  const ShardElements part = ElementsOf(model, ShardOf(model, {.tp = shards}, 0));
   const double layers = model.n_layers(), d = model.d_model;
   const double weights = layers * (whole.attention + whole.mlp);
   const double less = weights - layers * (part.attention + part.mlp);

@@ -104,7 +104,7 @@ void Decoder::Embed(std::span<const StepRows> parts) {
     if (weights_.embedding) {
       backend_.Embed(parts[i].ids, *weights_.embedding,
                      static_cast<int32_t>(part_.shard.vocab.begin), model_.embedding_scale, stream);
-      backend_.Synchronize();
+      BeforeExchange();
     } else {
       Zero(stream);
     }
@@ -170,7 +170,7 @@ void Decoder::Run(const SubBlockStep& step, Part& part, Tensor output) {
     // This rank's term: output + residual / tp. Summed over tp it is the next residual.
     backend_.AddResidual(stream, out, 1.0f / static_cast<float>(tp_.size()), nullptr, 0.0f);
   }
-  backend_.Synchronize();
+  BeforeExchange();
   if (step.reduce == ReduceKind::kOutput) pending.handle = tp_.AllReduceSum(out.data, count);
   if (step.reduce == ReduceKind::kResidual) {
     pending.handle = tp_.AllReduceSum(stream.data, count);
@@ -239,8 +239,12 @@ Tensor Decoder::Logits(std::span<const int32_t> rows) {
   }
   backend_.RmsNorm(gathered, weights_.final_norm.get(), model_.norm_eps, normed);
   if (weights_.head) backend_.MatMul(normed, *weights_.head, nullptr, logits);
-  backend_.Synchronize();
   return logits;
+}
+
+// The other ranks read what was computed. A rank alone lets its device run on to the end of the step.
+void Decoder::BeforeExchange() {
+  if (tp_.size() > 1) backend_.Synchronize();
 }
 
 void Decoder::Zero(Tensor tensor) {

@@ -57,8 +57,8 @@ class Decoder {
   // buffers are free again when the step after the next begins.
   void Send(Communicator& link, int to);
   // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows (of the
-  // whole step, on all sp ranks). rows.size()
-  // at most logit_rows_max(); valid until the next call.
+  // whole step, on all sp ranks). rows.size() at most logit_rows_max(); enqueued when it returns,
+  // `rows` may change after Synchronize(); valid until the next call.
   int64_t logit_rows_max() const { return logits_.rows; }
   Tensor Logits(std::span<const int32_t> rows);
 
@@ -100,6 +100,7 @@ class Decoder {
   void MergeDownTo(size_t in_flight, Part& part);
   void Merge(const Pending& pending, const Part& part);
   const float* PostNorm(const SubBlockStep& step) const;
+  void BeforeExchange();
   void Zero(Tensor tensor);
 
   const ModelConfig& model_;

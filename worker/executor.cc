@@ -105,7 +105,11 @@ class Executor::Impl {
     kv.type = options.kv_type;
     kv.memory_bytes = options.kv_memory_bytes;
     if (kv.memory_bytes == 0) {
-      kv.memory_bytes = backend_.FreeMemoryBytes() / 4 / std::max(options.ranks_on_host, 1);
+      // Other programs need a host's memory too. A device is ours: what is left over is for partial
+      // results and what a step uploads.
+      const uint64_t free = backend_.FreeMemoryBytes();
+      kv.memory_bytes = backend_.host_memory() ? free / 4 / std::max(options.ranks_on_host, 1)
+                                               : free / 10 * 9;
     }
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
@@ -154,6 +158,8 @@ class Executor::Impl {
 
     std::optional<StepResult> result;
     if (output_) result = FinishStep(plan, batch);
+    backend_.Synchronize();  // the batch ends with this step
+    RETURN_IF_ERROR(backend_.Health());
     const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(begin_us));
     if (part_.rank != result_rank_) return std::optional<StepResult>();
     result->timings = timings;
@@ -212,7 +218,6 @@ class Executor::Impl {
     }
     decoder_->Forward();
     if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
-    backend_.Synchronize();  // the batch ends with this step
   }
 
   StepResult FinishStep(const StepPlan& plan, const BatchLayout& batch) {

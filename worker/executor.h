@@ -30,8 +30,10 @@ struct ExecutorOptions {
   int context_max = 0;        // positions of one sequence; 0 = the model's own
   int page_tokens = 16;
   KvType kv_type = KvType::kF16;
-  uint64_t kv_memory_bytes = 0;  // of this rank; 0 = a quarter of what is free on its host ...
-  int ranks_on_host = 1;         // ... divided by this
+  // Of this rank; 0 = a quarter of what is free on its host divided by ranks_on_host, or nine
+  // tenths of what is free on its device.
+  uint64_t kv_memory_bytes = 0;
+  int ranks_on_host = 1;
   // Sequence parallelism: most positions of a rank in one message round the ring. Two messages of
   // one layer are held: for 768 bytes a position and layer (a 135M model) 3 MiB.
   int ring_tokens = 2048;

@@ -70,7 +70,9 @@ Result<std::unique_ptr<Executor>> LocalGroup::StartRank(const Checkpoint& checkp
   executor.ranks_on_host = world.size();
   const auto load = [&]() -> Result<Weights> {
     const std::lock_guard lock(loading_);
-    ASSIGN_OR_RETURN(backend, MakeBackend(options.backend));
+    BackendOptions chosen = options.backend;
+    chosen.ranks = world.size();
+    ASSIGN_OR_RETURN(backend, MakeBackend(chosen));
     const RankPart part = PartOf(model, options.layout, world.rank());
     const uint64_t memory = options.weight_memory_bytes > 0
                                 ? options.weight_memory_bytes

@@ -83,6 +83,7 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
     if (!backend_.host_memory()) {
       logits_.resize(of_tile.size());
       backend_.Download(logits.data, logits_.data(), of_tile.size_bytes());
+      backend_.Synchronize();
       of_tile = logits_;
     }
   }

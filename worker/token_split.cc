@@ -25,7 +25,7 @@ TokenSplit::TokenSplit(const ModelConfig& model, const RankPart& part, TokenSpli
     const int window = model.layers[step.layer].window;
     if (std::count(windows_.begin(), windows_.end(), window) == 0) windows_.push_back(window);
   }
-  const ShardElements elements = ElementsOf(model, ShardOf(model, 1, 0));
+  const ShardElements elements = ElementsOf(model, ShardOf(model, {.tp = 1}, 0));
   row_macs_ = elements.attention + elements.mlp;
   position_macs_ = 2.0 * model.n_heads * model.head_dim * kAttentionMacCost;
 }

@@ -144,7 +144,11 @@ Status WorkerProcess::OpenModel() {
   options.threads = config_.worker.threads > 0
                         ? static_cast<int>(config_.worker.threads)
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
-  ASSIGN_OR_RETURN(backend_, MakeBackend(options));
+  options.ranks = layout_.world();
+  std::string passed_over;
+  ASSIGN_OR_RETURN(backend_, MakeBackend(options, &passed_over));
+  const std::string why = passed_over.empty() ? "" : StrCat(" (auto: ", passed_over, ")");
+  logger_.Info(StrCat("computes on ", backend_->Describe(), why));
   if (trace_) backend_ = MakeTimedBackend(std::move(backend_), *trace_);
   ASSIGN_OR_RETURN(RunSetup setup, SetUpRun(config_));
   checkpoint_ = std::move(setup.checkpoint);

@@ -79,9 +79,9 @@ void AddServiceOptions(CLI::App* app, ServiceOptions* options, bool model_is_opt
         ->type_name("PATH");
   }
   app->add_option("--tp", options->tp,
-                  "tensor-parallel ranks. Chosen for the machine where not given: 1 rank that uses "
-                  "all cores (ranks on one host share the same cores and memory bandwidth, and "
-                  "only add communication); with --backend cuda one rank per GPU")
+                  "tensor-parallel ranks. Not given: 1 rank that uses all cores (ranks on one host "
+                  "share the same cores and memory bandwidth, and only add communication), or the "
+                  "GPU")
       ->check(kPositive);
   app->add_option("--pp", options->pp, "pipeline stages")->check(kPositive)->capture_default_str();
   app->add_option("--sp", options->sp, "ranks that share a long context: each keeps every sp-th KV page")

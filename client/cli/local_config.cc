@@ -15,14 +15,6 @@ constexpr int64_t kRanksMax = 1 << 20;  // far above any group; keeps tp * pp * 
 
 }  // namespace
 
-int64_t ChooseTp(const std::string& backend) {
-  if (backend != "cuda") return 1;
-  int64_t devices = 0;
-  std::error_code error;
-  while (std::filesystem::exists(StrCat("/dev/nvidia", devices), error)) ++devices;
-  return std::max<int64_t>(devices, 1);
-}
-
 Result<std::string> CheckLayout(const ServiceConfig& config) {
   const LayoutSettings& settings = config.layout;
   if (settings.tp > kRanksMax / settings.pp ||
@@ -46,9 +38,8 @@ Result<ServiceConfig> LocalConfig(const ServiceOptions& options) {
     return NotFound(StrCat("model ", options.model, ": ", error.message(),
                            "; --model takes a .gguf or .safetensors file, or a folder"));
   }
-  const int64_t tp = options.tp ? *options.tp : ChooseTp(options.backend);
   ConfigOverrides values = {{"model.path", path.string()},
-                            {"layout.tp", StrCat(tp)},
+                            {"layout.tp", StrCat(options.tp.value_or(1))},
                             {"layout.pp", StrCat(options.pp)},
                             {"layout.sp", StrCat(options.sp)},
                             {"worker.threads", StrCat(options.threads)},

@@ -10,11 +10,6 @@
 
 namespace echelon {
 
-// Tensor-parallel ranks where --tp is not given: one rank per CUDA device with `--backend cuda`,
-// else one rank, whose threads share the host's cores. Ranks on one host divide the same cores and
-// the same memory bandwidth, and only add communication.
-int64_t ChooseTp(const std::string& backend);
-
 // Refuses (kCommandLineField) a layout that the checkpoint at config.model.path cannot be cut into.
 // Opens the checkpoint's header only. The value is a warning: a schedule that is not the
 // checkpoint's own makes another model of it; empty where there is nothing to warn of.

@@ -15,7 +15,7 @@ namespace echelon {
 struct ServiceOptions {
   std::string connect;  // endpoint of a running service; empty: start a local group
   std::string model;
-  std::optional<int64_t> tp;  // not given: chosen for the machine (ChooseTp)
+  std::optional<int64_t> tp;  // not given: 1, whose threads share the host's cores
   int64_t pp = 1, sp = 1;
   int64_t threads = 0;  // per rank; 0: the cores shared out
   std::string backend = "auto";

@@ -61,9 +61,9 @@ Status RunPlan(const PlanOptions& options) {
   PrintText(options.json ? PlanJson(*plan, cluster, workload, rows) + "\n"
                          : PlanText(*plan, cluster, workload, rows));
   if (!plan->fitting.empty()) return {};
-  return ResourceExhausted(
-      "no layout fits the hosts' memory: use more hosts, a shorter --context, fewer --streams or a "
-      "smaller weight format");
+  return ResourceExhausted(StrCat("no layout fits the hosts' memory: the nearest, ",
+                                  LayoutName(plan->not_fitting.front().layout), ", ",
+                                  WhatIsLacking(plan->not_fitting.front(), cluster)));
 }
 
 }  // namespace echelon

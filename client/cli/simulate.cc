@@ -154,7 +154,7 @@ Json ToJson(const std::vector<SimulatedPoint>& points) {
 
 std::string Picture(const ScenarioInfo& info, const std::vector<SimulatedPoint>& points) {
   Chart speed{info.title, "GPUs", info.speed_label, true, {}};
-  Chart efficiency{"efficiency: tokens/s a GPU, fewest GPUs = 1", "GPUs", "", false, {}};
+  Chart efficiency{"tokens/s a GPU, against the fewest GPUs", "GPUs", "", false, {}};
   std::map<std::pair<std::string, ScheduleKind>, std::vector<const SimulatedPoint*>> curves;
   for (const SimulatedPoint& p : points) {
     if (p.scenario == &info) curves[{p.model, p.schedule}].push_back(&p);
@@ -162,6 +162,7 @@ std::string Picture(const ScenarioInfo& info, const std::vector<SimulatedPoint>&
   for (const auto& [key, curve] : curves) {
     ChartLine a{StrCat(key.first, " ", ScheduleName(key.second)),
                 {},
+                key.first == "llama-3.1-70b" ? 0 : 1,
                 key.second == ScheduleKind::kStandard};
     ChartLine b = a;
     for (const SimulatedPoint* p : curve) {

@@ -13,16 +13,22 @@ namespace echelon {
 
 namespace {
 
-// Pixels. A chart's plot area stands left of its legend.
-constexpr double kWidth = 620, kHeight = 380, kLeft = 70, kTop = 40, kPlotWidth = 340,
-                 kPlotHeight = 270;
-constexpr std::array kColours = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd",
-                                 "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f"};
+// Pixels. Two charts side by side are as wide as a page of text, so that nothing is scaled down.
+constexpr double kWidth = 440, kHeight = 400, kLeft = 72, kTop = 46, kPlotWidth = 350,
+                 kPlotHeight = 250;
+constexpr double kLegendAt = kHeight - 22, kLegendItem = 205;
+constexpr std::array kColours = {"#2f6fb3", "#e0653a", "#5b9f8f", "#7d5fb2"};
 
 std::string Number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4g", value);
   return text;
+}
+
+// "50k" for people, where Number would say 5e+04.
+std::string Short(double value) {
+  if (value >= 999e3) return Number(value / 1e6) + "M";
+  return value >= 9999 ? Number(value / 1e3) + "k" : Number(value);
 }
 
 // A figure's place on an axis of `length` pixels.
@@ -77,8 +83,8 @@ std::string Frame(const Chart& chart, const Axis& x, const Axis& y) {
   for (const double tick : y.Ticks()) {
     const double at = bottom - y.At(tick, kPlotHeight);
     out += StrCat("<line x1=\"", kLeft, "\" x2=\"", kLeft + kPlotWidth, "\" y1=\"", Number(at),
-                  "\" y2=\"", Number(at), "\" stroke=\"#ddd\"/>\n");
-    out += Text(kLeft - 6, at + 4, "end", Number(tick));
+                  "\" y2=\"", Number(at), "\" stroke=\"#dfe4e8\"/>\n");
+    out += Text(kLeft - 7, at + 4, "end", Short(tick));
   }
   double last = -100;
   std::set<double> values;  // the x values themselves are the ticks
@@ -95,28 +101,38 @@ std::string Frame(const Chart& chart, const Axis& x, const Axis& y) {
                 kPlotHeight, "\" fill=\"none\" stroke=\"#444\"/>\n");
   out += Text(kLeft + kPlotWidth / 2, bottom + 42, "middle", chart.x_label);
   out += Text(0, 0, "middle", chart.y_label,
-              StrCat("transform=\"translate(16 ", kTop + kPlotHeight / 2, ") rotate(-90)\""));
+              StrCat("transform=\"translate(14 ", kTop + kPlotHeight / 2, ") rotate(-90)\""));
+  return out;
+}
+
+std::string StyleOf(const ChartLine& line) {
+  return StrCat("fill=\"none\" stroke-width=\"2.2\" stroke-linejoin=\"round\" stroke=\"",
+                kColours[static_cast<size_t>(line.colour) % kColours.size()], "\"",
+                line.dashed ? " stroke-dasharray=\"7 4\"" : "");
+}
+
+std::string Legend(const std::vector<ChartLine>& lines) {
+  std::string out;
+  double x = kLeft;
+  for (const ChartLine& line : lines) {
+    out += StrCat("<polyline points=\"", x, ",", kLegendAt - 4, " ", x + 30, ",", kLegendAt - 4,
+                  "\" ", StyleOf(line), "/>\n");
+    out += Text(x + 37, kLegendAt, "start", line.name);
+    x += kLegendItem;
+  }
   return out;
 }
 
 std::string Draw(const Chart& chart) {
   const Axis x = AxisOf(chart, true), y = AxisOf(chart, false);
   std::string out = Frame(chart, x, y);
-  for (size_t i = 0; i < chart.lines.size(); ++i) {
-    const ChartLine& line = chart.lines[i];
-    const std::string style =
-        StrCat("fill=\"none\" stroke-width=\"2\" stroke=\"", kColours[i % kColours.size()], "\"",
-               line.dashed ? " stroke-dasharray=\"6 4\"" : "");
+  for (const ChartLine& line : chart.lines) {
     std::string points;
     for (const auto& [px, py] : line.points) {
       points += StrCat(Number(kLeft + x.At(px, kPlotWidth)), ",",
                        Number(kTop + kPlotHeight - y.At(py, kPlotHeight)), " ");
     }
-    out += StrCat("<polyline points=\"", points, "\" ", style, "/>\n");
-    const double at = kTop + 12 + 18.0 * static_cast<double>(i);
-    out += StrCat("<polyline points=\"", kLeft + kPlotWidth + 12, ",", at, " ",
-                  kLeft + kPlotWidth + 36, ",", at, "\" ", style, "/>\n");
-    out += Text(kLeft + kPlotWidth + 42, at + 4, "start", line.name);
+    out += StrCat("<polyline points=\"", points, "\" ", StyleOf(line), "/>\n");
   }
   return out;
 }
@@ -126,12 +142,13 @@ std::string Draw(const Chart& chart) {
 std::string DrawCharts(const std::vector<Chart>& charts) {
   std::string out = StrCat("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"",
                            kWidth * static_cast<double>(charts.size()), "\" height=\"", kHeight,
-                           "\" font-family=\"sans-serif\" font-size=\"12\">\n"
-                           "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n");
+                           "\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#1f2933\">\n"
+                           "<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"white\"/>\n");
   for (size_t i = 0; i < charts.size(); ++i) {
     out += StrCat("<g transform=\"translate(", kWidth * static_cast<double>(i), " 0)\">\n",
                   Draw(charts[i]), "</g>\n");
   }
+  if (!charts.empty()) out += Legend(charts.front().lines);
   return out + "</svg>\n";
 }
 

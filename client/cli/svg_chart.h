@@ -1,5 +1,5 @@
 #pragma once
-// A line chart as SVG text: logarithmic axes, a legend beside the lines. Pure function.
+// Line charts as SVG text: logarithmic axes, one legend below. Pure function.
 
 #include <string>
 #include <utility>
@@ -10,6 +10,7 @@ namespace echelon {
 struct ChartLine {
   std::string name;
   std::vector<std::pair<double, double>> points;  // x ascending, both positive
+  int colour = 0;                                 // lines that belong together have the same one
   bool dashed = false;
 };
 struct Chart {
@@ -17,7 +18,8 @@ struct Chart {
   bool log_y = true;
   std::vector<ChartLine> lines;
 };
-// Charts one beside another, white background.
+// Charts one beside another, on a white card, so that they can be read on any page. All have the
+// lines of the first, whose names make the legend.
 std::string DrawCharts(const std::vector<Chart>& charts);
 
 }  // namespace echelon

@@ -108,4 +108,26 @@ Result<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& path,
                          "model");
 }
 
+WeightBytesPer BytesPerWeight(const Checkpoint& checkpoint) {
+  double bytes = 0.0, weights = 0.0;
+  const auto add = [&](TensorRole role, int layer) {
+    const TensorInfo* info = checkpoint.Find(role, layer);
+    if (info == nullptr) return;
+    bytes += static_cast<double>(info->rows * info->row_bytes);
+    weights += static_cast<double>(info->rows * info->cols);
+  };
+  using enum TensorRole;
+  for (int l = 0; l < checkpoint.config().n_layers(); ++l) {
+    for (const TensorRole role : {kQuery, kKey, kValue, kAttentionOut, kGate, kUp, kDown}) {
+      add(role, l);
+    }
+  }
+  WeightBytesPer per;
+  if (weights > 0) per.layers = bytes / weights;
+  bytes = weights = 0.0;
+  add(checkpoint.Find(kLmHead, 0) != nullptr ? kLmHead : kEmbedding, 0);
+  if (weights > 0) per.head = bytes / weights;
+  return per;
+}
+
 }  // namespace echelon

@@ -58,6 +58,12 @@ class Checkpoint {
   virtual uint64_t bytes_read() const = 0;
 };
 
+// Average bytes of a weight of the layers' matrices and of the LM head.
+struct WeightBytesPer {
+  double layers = 2.0, head = 2.0;
+};
+WeightBytesPer BytesPerWeight(const Checkpoint& checkpoint);
+
 // `path`: a .gguf file, a .safetensors file, or a folder with config.json and safetensors (one file
 // or sharded index), or, with load_format "dummy", anything that holds a configuration (a folder or
 // config.json or .gguf): seeded random weights.

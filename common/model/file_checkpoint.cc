@@ -80,6 +80,8 @@ Result<std::unique_ptr<Checkpoint>> FileCheckpoint::Bind(CheckpointParts parts) 
     error.field = tensor.name;
     return error;
   }
+  const WeightBytesPer bytes = BytesPerWeight(*out);
+  out->parts_.config.head_cost = bytes.head / bytes.layers;
   return std::unique_ptr<Checkpoint>(std::move(out));
 }
 

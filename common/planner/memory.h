@@ -30,10 +30,4 @@ RankMemory MemoryOfRank(const Checkpoint& checkpoint, const ModelConfig& model,
 RankMemory MemoryOfRank(double bytes_per_weight, const ModelConfig& model,
                         const ParallelLayout& layout, int rank, const Workload& workload);
 
-// Average bytes of a weight of the layers' matrices and of the LM head, for the cost model.
-struct WeightBytesPer {
-  double layers = 2.0, head = 2.0;
-};
-WeightBytesPer BytesPerWeight(const Checkpoint& checkpoint);
-
 }  // namespace echelon

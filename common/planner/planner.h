@@ -17,7 +17,7 @@ namespace echelon {
 inline constexpr double kPlannedTokens = 128;
 
 struct PlannedLayout {
-  ParallelLayout layout;  // with the layers of each stage, weighted by the hosts' speed
+  ParallelLayout layout;  // layers of stages and shares of shards weighted by the hosts' speed
   std::vector<RankMemory> ranks;
   // The host that has the least left, and how full it is: above 1 the layout does not fit.
   int tightest_host = 0;
@@ -32,23 +32,31 @@ struct PlannedLayout {
 struct LayoutPlan {
   std::vector<PlannedLayout> fitting;      // best first
   std::vector<PlannedLayout> not_fitting;  // the least too large first
+  // Where none fits: the longest context of as many streams, and the most streams of as long a
+  // context, that would. 0: none.
+  int64_t context_that_fits = 0, streams_that_fit = 0;
 };
 
 // `model`: the checkpoint's configuration, perhaps with another schedule. An error says what to
-// change where no layout can run at all.
+// change where no layout can run at all, whatever the memory.
 Result<LayoutPlan> PlanLayouts(const Checkpoint& checkpoint, const ModelConfig& model,
                                const Cluster& cluster, const Workload& workload);
-// One layout, which must be valid and no larger than the cluster; its layers_per_stage are kept.
+// One layout, which must be valid and no larger than the cluster; the layers of its stages and the
+// shares of its shards are kept where it says them.
 PlannedLayout PlanLayout(const Checkpoint& checkpoint, const ModelConfig& model,
                          const Cluster& cluster, const Workload& workload,
                          const ParallelLayout& layout);
 
 // "tp=2 pp=1 sp=1"
 std::string LayoutName(const ParallelLayout& layout);
-// "9,9,10,2", as layout.layers_per_stage takes it; "" for one stage.
-std::string StagesText(const ParallelLayout& layout);
+// "9,9,10,2", as layout.layers_per_stage and layout.shard_shares take them; "" where not given.
+std::string CountsText(const std::vector<int>& counts);
+// The layout as a configuration has it: "{tp: 2, shard_shares: \"67,33\"}".
+std::string LayoutSetting(const ParallelLayout& layout);
+// What is lacking for it: "needs 12.0 GB on node1, which has 8.0 GB".
+std::string WhatIsLacking(const PlannedLayout& planned, const Cluster& cluster);
 // In what `other` loses against `best`, in a few words.
-std::string WhyNot(const PlannedLayout& best, const PlannedLayout& other, const Cluster& cluster);
+std::string WhyNot(const PlannedLayout& best, const PlannedLayout& other);
 
 // For people, and as one JSON object. `rows`: layouts listed at most.
 std::string PlanText(const LayoutPlan& plan, const Cluster& cluster, const Workload& workload,

@@ -51,6 +51,13 @@ struct Placement {
   }
 };
 
+// Decodes of a step that all sequence-parallel ranks compute, as the engine has it.
+constexpr double kSharedDecodesMax = 8;
+// Shares of tensor-parallel ranks are of about so many parts, and given only where a step gets this
+// much faster: rates are measured no better.
+constexpr double kShareParts = 100;
+constexpr double kShareGain = 0.02;
+
 // One rank of a stage: its processor as it shares the host, and its part of the model.
 struct RankCost {
   ProcessorRates rates;
@@ -63,22 +70,52 @@ class StageWalk {
  public:
   StageWalk(const CostInputs& in, const StepShape& shape, const Placement& placement, int stage)
       : in_(in), shape_(shape), stage_(stage), rows_(shape.total_rows() / in.layout.sp) {
-    // A decode step has fewer rows than sp ranks: each runs them all, attention is divided.
-    if (shape.rows == 1) rows_ = shape.total_rows();
+    // Few decodes: every rank computes all of them, attention is divided.
+    if (shape.rows == 1 && shape.sequences <= kSharedDecodesMax) rows_ = shape.total_rows();
     PlaceRanks(placement);
+    const Range layers = LayersOfStage(in.model, in.layout, stage);
+    for (const SubBlockStep& step : MakeSchedule(in.model).steps) {
+      if (layers.begin <= step.layer && step.layer < layers.end) steps_.push_back(step);
+    }
   }
 
   StageCost Run() {
-    const std::vector<SubBlockStep> all = MakeSchedule(in_.model).steps;
-    const Range layers = LayersOfStage(in_.model, in_.layout, stage_);
-    for (const SubBlockStep& step : all) {
-      if (step.layer < layers.begin || step.layer >= layers.end) continue;
-      while (static_cast<int>(pending_.size()) > step.in_flight_max) WaitForOldest();
-      Compute(BlockSeconds(step));
-      if (step.kind != BlockKind::kMlp) RingExchange(step.layer);
-      if (step.reduce != ReduceKind::kNone) pending_.push_back({AllReduceSeconds(), 0.0});
+    const StageCost whole = Walk(1);
+    if (!in_.token_split || in_.layout.tp == 1 || shape_.total_rows() < 2 ||
+        in_.model.schedule != ScheduleKind::kStandard) {
+      return whole;
     }
-    const size_t handed_on = pending_.size();
+    const StageCost halves = Walk(2);
+    return halves.total() < whole.total() ? halves : whole;
+  }
+
+  // What rank 0's part of the stage takes on each of the stage's ranks, with nothing to wait for.
+  std::vector<double> SecondsOfEqualWork() const {
+    std::vector<double> seconds(ranks_.size(), 0.0);
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      RankCost rank = ranks_.front();
+      rank.rates = ranks_[i].rates;
+      rank.cores = ranks_[i].cores;
+      for (const SubBlockStep& step : steps_) seconds[i] += BlockSecondsOf(rank, step, rows_, 1);
+    }
+    return seconds;
+  }
+
+ private:
+  // The step with its rows in so many parts, each with an all-reduce of its own.
+  StageCost Walk(int parts) {
+    cost_ = {};
+    const double rows = rows_ / parts;
+    for (const SubBlockStep& step : steps_) {
+      for (int part = 0; part < parts; ++part) {
+        const int others = parts * (step.in_flight_max + 1) - 1;
+        while (static_cast<int>(pending_.size()) > others) WaitForOldest();
+        Compute(Slowest([&](const RankCost& r) { return BlockSecondsOf(r, step, rows, parts); }));
+        if (step.kind != BlockKind::kMlp && part == 0) RingExchange(step.layer);
+        if (step.reduce != ReduceKind::kNone) pending_.push_back({AllReduceSeconds(rows), 0.0});
+      }
+    }
+    const size_t handed_on = pending_.size() / parts;
     while (!pending_.empty()) WaitForOldest();
     Compute(EndsSeconds());
     if (stage_ + 1 < in_.layout.pp) {
@@ -88,7 +125,6 @@ class StageWalk {
     return cost_;
   }
 
- private:
   struct InFlight {
     double seconds;  // of the all-reduce
     double behind;   // compute since it was posted
@@ -108,7 +144,7 @@ class StageWalk {
       RankCost rank;
       rank.cores = placement.cores[begin + i];
       rank.rates = cluster.hosts[h].RatesOf(placement.threads[begin + i]);
-      const TensorShard shard = ShardOf(in_.model, in_.layout.tp, i % in_.layout.tp);
+      const TensorShard shard = ShardOf(in_.model, in_.layout, i % in_.layout.tp);
       rank.elements = ElementsOf(in_.model, shard);
       rank.heads = static_cast<double>(shard.heads.size());
       rank.kv_heads = static_cast<double>(shard.kv_heads.size());
@@ -142,21 +178,19 @@ class StageWalk {
     return std::max(read / r.rates.kv_bytes_s, macs / r.rates.attention_macs_s) / r.cores;
   }
 
-  double BlockSeconds(const SubBlockStep& step) const {
+  // Of one of `parts` parts of the step, of `rows` rows.
+  double BlockSecondsOf(const RankCost& r, const SubBlockStep& step, double rows, int parts) const {
     const bool attention = step.kind != BlockKind::kMlp;
     const bool mlp = step.kind != BlockKind::kAttention;
-    const int window = in_.model.layers[step.layer].window;
     const double blocks = attention && mlp ? 2.0 : 1.0;
-    return Slowest([&](const RankCost& r) {
-      double weights = 0.0;
-      if (attention) weights += r.elements.attention;
-      if (mlp) weights += r.elements.mlp;
-      double t = weights * r.rates.layers.SecondsPerWeight(rows_) / r.cores;
-      t += rows_ * in_.model.d_model * r.rates.row_element_s * blocks / r.cores;
-      t += r.rates.block_s * (blocks - (blocks > 1 ? r.rates.parallel_saves : 0.0));
-      if (attention) t += AttentionSeconds(r, window);
-      return t;
-    });
+    double weights = 0.0;
+    if (attention) weights += r.elements.attention;
+    if (mlp) weights += r.elements.mlp;
+    double t = weights * r.rates.layers.SecondsPerWeight(rows) / r.cores;
+    t += rows * in_.model.d_model * r.rates.row_element_s * blocks / r.cores;
+    t += r.rates.block_s * (blocks - (blocks > 1 ? r.rates.parallel_saves : 0.0));
+    if (attention) t += AttentionSeconds(r, in_.model.layers[step.layer].window) / parts;
+    return t;
   }
 
   // Embedding, LM head, and what a step costs whatever it holds.
@@ -193,10 +227,10 @@ class StageWalk {
   }
 
   // Ranks on one host reduce among themselves first, then the hosts exchange.
-  double AllReduceSeconds() const {
+  double AllReduceSeconds(double rows) const {
     const int tp = in_.layout.tp;
     if (tp == 1) return 0.0;
-    const double bytes = rows_ * in_.model.d_model * in_.activation_bytes;
+    const double bytes = rows * in_.model.d_model * in_.activation_bytes;
     const int local = (tp + tp_hosts_ - 1) / tp_hosts_;
     return in_.cluster.inside.AllReduceSeconds(local, bytes) +
            in_.cluster.between.AllReduceSeconds(tp_hosts_, bytes);
@@ -211,13 +245,14 @@ class StageWalk {
     const double heads = ranks_.front().heads, kv_heads = ranks_.front().kv_heads;
     const Link& link = hosts_ > 1 ? in_.cluster.between : in_.cluster.inside;
     if (shape_.rows == 1) {
-      const double bytes = rows_ * heads * (d + 1) * 4.0;
+      // Partials of all rows to everyone.
+      const double bytes = shape_.sequences * heads * (d + 2) * 4.0;
       cost_.exposed_s += link.AllReduceSeconds(sp, bytes);
       return;
     }
     const double own = KvPositions(shape_, in_.model.layers[layer].window) * shape_.sequences / sp;
     const double pass_kv = own * 2 * kv_heads * d * in_.kv_value_bytes;
-    const double pass_q = rows_ * heads * (2 * d + 1) * 4.0;
+    const double pass_q = rows_ * heads * (2 * d + 2) * 4.0;
     const double message = link.SendSeconds(std::min(pass_kv, pass_q));
     const double behind = AttentionSeconds(ranks_.front(), in_.model.layers[layer].window) / sp;
     const double hidden = link.hidden * std::min(message, behind) * (sp - 1);
@@ -230,11 +265,24 @@ class StageWalk {
   const int stage_;
   double rows_;  // that one rank computes
   std::vector<RankCost> ranks_;
-  int hosts_ = 1;     // that the stage's ranks are on
-  int tp_hosts_ = 1;  // that a tensor-parallel group is on, at most
+  int hosts_ = 1;                    // that the stage's ranks are on
+  int tp_hosts_ = 1;                 // that a tensor-parallel group is on, at most
+  std::vector<SubBlockStep> steps_;  // of the stage's layers
   std::deque<InFlight> pending_;
   StageCost cost_;
 };
+
+// The same on another layout, which outlives the value.
+CostInputs Moved(const CostInputs& in, const ParallelLayout& layout) {
+  return {in.model,
+          layout,
+          in.cluster,
+          in.layer_bytes_per_weight,
+          in.head_bytes_per_weight,
+          in.kv_value_bytes,
+          in.activation_bytes,
+          in.token_split};
+}
 
 // Stages share hosts: a pipeline cannot be faster than the cores of any host allow. `work`: seconds
 // that each stage computes.
@@ -281,6 +329,35 @@ std::vector<StageCost> CostOfStep(const CostInputs& inputs, const StepShape& sha
   return stages;
 }
 
+std::vector<int> BalanceShards(const CostInputs& inputs, const StepShape& shape) {
+  const int tp = inputs.layout.tp;
+  if (tp == 1) return {};
+  const Placement placement(inputs.layout, inputs.cluster);
+  std::vector<double> seconds(tp, 0.0);  // the slowest rank of each index
+  for (int s = 0; s < inputs.layout.pp; ++s) {
+    const auto stage = StageWalk(inputs, shape, placement, s).SecondsOfEqualWork();
+    for (size_t i = 0; i < stage.size(); ++i) {
+      seconds[i % tp] = std::max(seconds[i % tp], stage[i]);
+    }
+  }
+  double speeds = 0.0;
+  for (const double s : seconds) speeds += 1.0 / s;
+  ParallelLayout uneven = inputs.layout;
+  for (const double s : seconds) {
+    const double share = std::round(kShareParts / (s * speeds));
+    uneven.shard_shares.push_back(std::max(1, static_cast<int>(share)));
+  }
+  const auto slowest_stage = [&](const ParallelLayout& layout) {
+    double most = 0.0;
+    for (const StageCost& stage : CostOfStep(Moved(inputs, layout), shape)) {
+      most = std::max(most, stage.total());
+    }
+    return most;
+  };
+  const bool pays = slowest_stage(uneven) < (1 - kShareGain) * slowest_stage(inputs.layout);
+  return pays ? uneven.shard_shares : std::vector<int>();
+}
+
 std::vector<int> BalanceStages(const CostInputs& inputs, const StepShape& shape) {
   ParallelLayout layout = inputs.layout;
   if (layout.pp == 1) return {};
@@ -291,14 +368,7 @@ std::vector<int> BalanceStages(const CostInputs& inputs, const StepShape& shape)
   double best_seconds = std::numeric_limits<double>::max();
   for (std::vector<int> counts = best;;) {
     layout.layers_per_stage = counts;
-    const CostInputs moved{inputs.model,
-                           layout,
-                           inputs.cluster,
-                           inputs.layer_bytes_per_weight,
-                           inputs.head_bytes_per_weight,
-                           inputs.kv_value_bytes,
-                           inputs.activation_bytes};
-    const std::vector<StageCost> stages = CostOfStep(moved, shape);
+    const std::vector<StageCost> stages = CostOfStep(Moved(inputs, layout), shape);
     int slowest = -1, fastest = 0;
     double most = 0.0;
     for (int s = 0; s < layout.pp; ++s) {

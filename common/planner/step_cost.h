@@ -30,6 +30,9 @@ struct CostInputs {
   double head_bytes_per_weight = 2.0;
   double kv_value_bytes = 2.0;
   double activation_bytes = 4.0;  // of one value on a link
+  // Standard blocks may run as two halves of the rows, the all-reduce of one behind the other's
+  // compute, where that is faster (worker.token_split: auto).
+  bool token_split = false;
 };
 
 // A step of `sequences` sequences that are alike: `rows` new positions each, from `start` on.
@@ -57,6 +60,10 @@ std::vector<StageCost> CostOfStep(const CostInputs& inputs, const StepShape& sha
 // Layers of each stage, moved from the slowest stage to the fastest as long as a step of `shape`
 // gets faster by it: for uneven hosts, and for the LM head's real cost. Empty for a single stage.
 std::vector<int> BalanceStages(const CostInputs& inputs, const StepShape& shape);
+
+// How the tensor-parallel ranks should share each layer, by what the same work takes on each; empty
+// where that does not make the step faster: equal ranks, or a single one.
+std::vector<int> BalanceShards(const CostInputs& inputs, const StepShape& shape);
 
 // A whole prompt, or one token for every stream.
 struct PhaseCost {

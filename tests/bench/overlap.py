@@ -8,7 +8,8 @@ One service for each schedule, all up at once and asked in turn, so that each ro
 set so that an all-reduce (M, what "standard" adds to a step, over its number of all-reduces) is about as long as the work between two.
 
   hidden   (C + M - T) / min(C, M), T = a step of "ladder": 1 = the shorter of both is gone from the step
-  model    the step if every all-reduce were hidden behind exactly the sub-block that follows, attention and MLP of equal length: max(C, M)
+  model    the step if every all-reduce were hidden behind exactly the sub-block that follows: max(C, M) if attention and MLP were of equal
+           length, the sum of max(C, M) over the sub-blocks with C shared out between the two as their weights are
 """
 import argparse
 import json
@@ -32,6 +33,8 @@ SCHEDULES = {
     "ladder, last half": {"model.schedule": "ladder", "model.ladder_layers": f"last:{LAYERS // 2}"},
     "desync, every second": {"model.schedule": "desync", "model.desync_pattern": "01"},
 }
+HEADS_WIDTH = 2 * MODEL["hidden_size"] * (1 + MODEL["num_key_value_heads"] / MODEL["num_attention_heads"])  # queries, output; keys, values
+ATTENTION_SHARE = HEADS_WIDTH / (HEADS_WIDTH + 3 * MODEL["intermediate_size"])  # of a layer's weights
 PROMPT = list(range(10, 42))
 
 
@@ -85,6 +88,11 @@ class Bench(side_by_side.SideBySide):
         return {"streams": streams, "latency_us": latency_us, "steps": steps, "ranks": parts, "relay": relay}
 
 
+def sum_of_greater(compute, communication):
+    """Of every sub-block its compute or an all-reduce, whichever is longer."""
+    return sum(max(share * compute, communication / 2) for share in (ATTENTION_SHARE, 1 - ATTENTION_SHARE))
+
+
 def summarize(row):
     steps = {name: statistics.median(values) for name, values in row["steps"].items()}
     # Ratios round by round: what slows the machine down for a while slows both.
@@ -92,19 +100,22 @@ def summarize(row):
     speedup = statistics.median(standard / ladder for _, standard, ladder in rounds)
     hidden = statistics.median((standard - ladder) / min(none, max(1e-9, standard - none)) for none, standard, ladder in rounds)
     model = statistics.median(ladder / max(none, standard - none) for none, standard, ladder in rounds)
-    return {"steps_ms": {name: 1e3 * value for name, value in steps.items()}, "speedup": speedup, "hidden": hidden, "step_over_model": model,
-            "comm_over_compute": (steps["standard"] - steps["none"]) / steps["none"], "relay_cpu_share": row["relay"]["cpu_seconds"] / row["relay"]["seconds"]}
+    over_sum = statistics.median(ladder / sum_of_greater(none, standard - none) for none, standard, ladder in rounds)
+    return {"steps_ms": {name: 1e3 * value for name, value in steps.items()}, "speedup": speedup, "hidden": hidden,
+            "step_over_model": model, "step_over_sum": over_sum, "comm_over_compute": (steps["standard"] - steps["none"]) / steps["none"],
+            "relay_cpu_share": row["relay"]["cpu_seconds"] / row["relay"]["seconds"]}
 
 
 def show(rows):
     names = list(rows[0]["summary"]["steps_ms"])
     print("| streams | latency, us | M / C | " + " | ".join(f"{name}, ms" for name in names)
-          + " | standard / ladder | hidden | step / max(C, M) | relay's share of a core, late by |")
-    print("|" + "---|" * (len(names) + 7))
+          + " | standard / ladder | hidden | step / max(C, M) | step / sum over sub-blocks | relay's share of a core, late by |")
+    print("|" + "---|" * (len(names) + 8))
     for row in rows:
         s = row["summary"]
         print(f"| {row['streams']} | {row['latency_us']:.0f} | {s['comm_over_compute']:.2f} | " + " | ".join(f"{s['steps_ms'][name]:.1f}" for name in names)
-              + f" | {s['speedup']:.2f} | {s['hidden']:.2f} | {s['step_over_model']:.2f} | {s['relay_cpu_share']:.2f}, {row['relay']['late_us_mean']:.0f} us |")
+              + f" | {s['speedup']:.2f} | {s['hidden']:.2f} | {s['step_over_model']:.2f} | {s['step_over_sum']:.2f} "
+              f"| {s['relay_cpu_share']:.2f}, {row['relay']['late_us_mean']:.0f} us |")
 
 
 def inside(agent):

@@ -17,6 +17,7 @@
 #include "common/planner/step_cost.h"
 #include "common/run_setup.h"
 #include "common/strings.h"
+#include "coordinator/block_manager.h"
 #include "worker/calibration.h"
 #include "worker/local_group.h"
 
@@ -28,23 +29,28 @@ constexpr int kPageTokens = 16;
 constexpr int kDecodes = 12;
 
 struct Case {
-  int tp, pp, threads;
+  int tp, pp, sp, threads;
   const char* schedule;
   int context, streams;
 };
 constexpr Case kCases[] = {
-    {1, 1, 1, "standard", 256, 1}, {1, 1, 2, "standard", 256, 1}, {1, 1, 2, "standard", 1024, 1},
-    {1, 1, 2, "standard", 64, 16}, {2, 1, 1, "standard", 256, 1}, {2, 1, 1, "standard", 1024, 1},
-    {2, 1, 1, "standard", 64, 16}, {2, 1, 1, "ladder", 256, 1},   {2, 1, 1, "ladder", 128, 4},
-    {2, 1, 1, "parallel", 256, 1}, {2, 1, 1, "desync", 128, 4},   {1, 2, 1, "standard", 256, 2},
-    {1, 2, 1, "ladder", 128, 8},   {1, 4, 1, "standard", 128, 8},
+    {1, 1, 1, 1, "standard", 256, 1},  {1, 1, 1, 2, "standard", 256, 1},
+    {1, 1, 1, 2, "standard", 1024, 1}, {1, 1, 1, 2, "standard", 64, 16},
+    {2, 1, 1, 1, "standard", 256, 1},  {2, 1, 1, 1, "standard", 1024, 1},
+    {2, 1, 1, 1, "standard", 64, 16},  {2, 1, 1, 1, "ladder", 256, 1},
+    {2, 1, 1, 1, "ladder", 128, 4},    {2, 1, 1, 1, "parallel", 256, 1},
+    {2, 1, 1, 1, "desync", 128, 4},    {1, 2, 1, 1, "standard", 256, 2},
+    {1, 2, 1, 1, "ladder", 128, 8},    {1, 4, 1, 1, "standard", 128, 8},
+    {1, 1, 2, 1, "standard", 256, 1},  {1, 1, 2, 1, "standard", 1024, 1},
+    {1, 1, 2, 1, "standard", 128, 4},  {1, 1, 2, 1, "standard", 64, 16},
 };
 constexpr int kPromptsMin = 2;  // prompts are measured so often: what disturbs a machine only adds
 
 // Sequences of one group, their prompts run and then decoded.
 class Streams {
  public:
-  Streams(LocalGroup& group, const Case& c) : group_(group), case_(c) {}
+  Streams(LocalGroup& group, const Case& c)
+      : group_(group), case_(c), pages_(group.pages(), kPageTokens, c.sp) {}
 
   // Seconds of a prompt, the least of all. Leaves the case's streams ready to decode.
   double Prefill() {
@@ -113,8 +119,7 @@ class Streams {
     step.id = stream + 1 + kPromptsMin;
     step.start_position = start;
     for (int i = 0; i < rows; ++i) step.tokens.push_back(1 + (start + i) % 100);
-    const auto pages = [](int positions) { return (positions + kPageTokens - 1) / kPageTokens; };
-    for (int p = pages(start); p < pages(start + rows); ++p) step.new_pages.push_back(next_page_++);
+    step.new_pages = pages_.Append(step.id, pages_.PagesMissing(step.id, start + rows));
     return step;
   }
   void Take() {
@@ -129,7 +134,7 @@ class Streams {
   const Case& case_;
   SystemClock clock_;
   uint64_t steps_ = 0;
-  int32_t next_page_ = 0;
+  BlockManager pages_;
 };
 
 Result<ModelConfig> ModelOf(const Checkpoint& checkpoint, const Case& c) {
@@ -148,6 +153,7 @@ LocalGroupOptions OptionsOf(const Case& c) {
   LocalGroupOptions options;
   options.layout.tp = c.tp;
   options.layout.pp = c.pp;
+  options.layout.sp = c.sp;
   options.backend.threads = c.threads;
   options.executor.step_tokens_max = kChunk;
   options.executor.page_tokens = kPageTokens;
@@ -183,8 +189,8 @@ Status Compare(const Checkpoint& checkpoint, const Calibration& machine, const C
   const double decode = CostOfDecode(inputs, c.context, c.streams).seconds;
   errors.push_back(std::abs(prefill / measured.prefill - 1));
   errors.push_back(std::abs(decode / measured.decode - 1));
-  std::printf("%2d %2d %7d %-8s %7d %7d | %8.1f %8.1f %+6.1f %% | %8.2f %8.2f %+6.1f %%\n", c.tp,
-              c.pp, c.threads, c.schedule, c.context, c.streams, measured.prefill * 1e3,
+  std::printf("%2d %2d %2d %7d %-8s %7d %7d | %8.1f %8.1f %+6.1f %% | %8.2f %8.2f %+6.1f %%\n",
+              c.tp, c.pp, c.sp, c.threads, c.schedule, c.context, c.streams, measured.prefill * 1e3,
               prefill * 1e3, 100 * (prefill / measured.prefill - 1), measured.decode * 1e3,
               decode * 1e3, 100 * (decode / measured.decode - 1));
   return {};
@@ -220,10 +226,10 @@ Status Check(const std::string& path, int rounds) {
   std::printf("inside: %.1f us, %.2f GB/s, hidden %.2f\n\n", machine.inside.latency_s * 1e6,
               machine.inside.bytes_s * 1e-9, machine.inside.hidden);
   std::printf(
-      "                                         |  prefill of a prompt, ms   |"
+      "                                            |  prefill of a prompt, ms   |"
       "  decode of all streams, ms\n");
   std::printf(
-      "tp pp threads schedule context streams | measured predicted  error |"
+      "tp pp sp threads schedule context streams | measured predicted  error |"
       " measured predicted  error\n");
   std::vector<double> errors;
   for (size_t i = 0; i < std::size(kCases); ++i) {

@@ -10,8 +10,8 @@ usage: sequence_parallel.py [--parts memory,ring,speed] [--quick] [--json FILE]
           time over the link; hidden = (C + M - T) / M, where M <= C. Needs root; left out without.
   speed   a prompt on one rank of one core, and on two ranks of one core each, sp = 2 and tp = 2: asked in turn, medians.
 
---quick: small sizes, and fails where the context grows less than 3.0 times, a rank keeps more than its share, less than a quarter of the passing is
-hidden, or two cores are less than 1.2 times as fast as one.
+--quick: small sizes, and fails where less than a quarter of the passing is hidden; every run fails where the context grows less than 3.0 times or a
+rank keeps more than its share and a page.
 """
 import argparse
 import contextlib
@@ -180,8 +180,6 @@ def speed(flags):
     for row in rows:
         seconds, ranks = statistics.median(row["seconds"]), 1 if row["layout"].startswith("one") else 2
         print(f"| {row['layout']} | {seconds:.2f} | {tokens / seconds:.0f} | {row['speedup']:.2f} | {row['speedup'] / ranks:.2f} |", flush=True)
-    if flags.quick:
-        assert rows[1]["speedup"] >= 1.2, f"sp = 2 is only {rows[1]['speedup']:.2f} x as fast as one core"
     return rows
 
 

@@ -1,5 +1,6 @@
 // The greedy cases of the oracle (tests/golden/*.json: float32 from the de-quantised checkpoints),
-// run on the reference backend: every token equal, log-probabilities within the figures' rounding.
+// run on the reference backend and, where there is a GPU, on the CUDA backend, which sums floats of
+// the same weights: every token equal, log-probabilities within the figures' rounding.
 
 #include <gtest/gtest.h>
 
@@ -55,6 +56,7 @@ struct Case {
   std::string golden;  // file
   std::string name;
   int tp = 1, pp = 1;
+  std::string backend = "reference";
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
@@ -63,7 +65,13 @@ class GoldenTest : public ::testing::TestWithParam<Case> {};
 TEST_P(GoldenTest, GreedyTokensAndLogprobs) {
   const std::string path = TestModelPath(GetParam().model);
   if (path.empty()) GTEST_SKIP() << GetParam().model << " is not in the folder of test models";
-  const std::string golden = StrCat(ECHELON_SOURCE_DIR, "/tests/golden/", GetParam().golden);
+  if (const auto backend = MakeBackend({.name = GetParam().backend}); !backend.ok()) {
+    ASSERT_EQ(backend.error().code, ErrorCode::kUnsupported) << backend.error().message;
+    GTEST_SKIP() << backend.error().message;
+  }
+  const char* folder = std::getenv("ECHELON_GOLDEN");  // where the program was carried elsewhere
+  const std::string golden = StrCat(folder != nullptr ? folder : ECHELON_SOURCE_DIR "/tests/golden",
+                                    "/", GetParam().golden);
   const Json oracle = Json::Parse(ReadText(golden), golden).value();
   const Json* spec = nullptr;
   for (const Json& one : oracle.Find("greedy")->as_array()) {
@@ -74,7 +82,7 @@ TEST_P(GoldenTest, GreedyTokensAndLogprobs) {
   const auto checkpoint = OpenCheckpoint(path).value();
   const ModelConfig model = WithSchedule(checkpoint->config(), *spec);
   LocalGroupOptions options;
-  options.backend.name = "reference";
+  options.backend.name = GetParam().backend;
   options.backend.threads = GetParam().tp * GetParam().pp == 1 ? 2 : 1;
   options.layout.tp = GetParam().tp;
   options.layout.pp = GetParam().pp;
@@ -124,6 +132,12 @@ std::vector<Case> AllCases() {
   for (const char* name : {"capital", "story", "code", "unicode"}) {
     cases.push_back({kGemmaModel, kGemmaGolden, name});
   }
+  const std::vector<Case> on_the_host = cases;
+  for (Case one : on_the_host) {
+    if (one.tp * one.pp > 1) continue;
+    one.backend = "cuda";
+    cases.push_back(one);
+  }
   return cases;
 }
 
@@ -132,6 +146,7 @@ INSTANTIATE_TEST_SUITE_P(Oracle, GoldenTest, ::testing::ValuesIn(AllCases()), []
   if (info.param.tp * info.param.pp > 1) {
     name += StrCat("_tp", info.param.tp, "_pp", info.param.pp);
   }
+  if (info.param.backend == "cuda") name += "_cuda";
   for (char& c : name) c = c == '-' ? '_' : c;
   return name;
 });

@@ -43,6 +43,20 @@ TEST_P(Layouts, AgreeWithTheTwin) {
   }
 }
 
+// Ranks that share a layer unevenly compute the same model.
+TEST_P(Layouts, UnevenShardsAgreeWithTheTwin) {
+  if (groups_.model().schedule == ScheduleKind::kDesync) return;  // its twin has even ranks
+  const Wish wish = Scored();
+  for (const std::vector<int>& shares : {std::vector<int>{3, 1}, {1, 2, 4}}) {
+    ParallelLayout layout;
+    layout.tp = static_cast<int>(shares.size());
+    layout.shard_shares = shares;
+    const auto answers = Generate(*LayoutTest::Group(layout, 1), {wish}, kPageTokens);
+    EXPECT_LT(groups_.WorstAgainstTwin(wish, answers[0], layout.tp), GetParam().tolerance)
+        << "tp = " << layout.tp;
+  }
+}
+
 // The twin itself can tell the schedules apart by far more than the tolerance, and desync its tp:
 // otherwise the agreement above would say little.
 TEST_P(Layouts, TheTwinTellsSchedulesApart) {

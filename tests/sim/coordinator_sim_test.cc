@@ -120,7 +120,8 @@ class Simulation {
         [this] { return static_cast<uint64_t>(dice_.In(0, 1 << 30)); }});
     const int64_t count = dice_.In(1, 14);
     for (int64_t i = 0; i < count; ++i) wishes_.push_back(MakeWish(static_cast<int>(i)));
-    losses_left_ = dice_.Chance(0.4) ? dice_.In(1, 3) : 0;
+    losses_ = losses_left_ = dice_.Chance(0.4) ? dice_.In(1, 3) : 0;
+    config_.scheduler.request_losses_max = dice_.In(0, 3);
   }
 
   void Run() {
@@ -315,6 +316,7 @@ class Simulation {
       ASSERT_TRUE(body.Find("retryable")->as_bool()) << body.Dump();
       if (code == "unavailable") {
         ASSERT_TRUE(body.Find("rank")->is_int());
+        ASSERT_LT(config_.scheduler.request_losses_max, losses_) << "it outlives those";
       }
       ASSERT_LT(++wish.retries, 1000);
       wish.submitted = false;  // once more, under the same id
@@ -353,6 +355,7 @@ class Simulation {
   std::unique_ptr<PromptEncoder> encoder_;
   std::unique_ptr<Coordinator> coordinator_;
   std::vector<Wish> wishes_;
+  int64_t losses_ = 0;  // of the whole run
   int64_t losses_left_ = 0;
   int64_t ready_at_ = 0;
 };

@@ -111,6 +111,14 @@ class FakeGroup final : public WorkerGroup {
     ++counters_.relaunches;
     state_ = GroupState::kRelaunching;
   }
+  void Distrust(const Error& error) override {
+    ++distrusted;
+    lost_.push_back({epoch_, error});
+    queue_.clear();
+    ++counters_.relaunches;
+    state_ = GroupState::kRelaunching;
+  }
+  int distrusted = 0;
   void FailForGood() {
     failure_ = Unavailable("too many losses");
     queue_.clear();

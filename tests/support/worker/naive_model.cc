@@ -47,7 +47,7 @@ Matrix Sum(Matrix a, const Matrix& b, double b_scale = 1.0) {
   return a;
 }
 
-TensorShard Whole(const ModelConfig& m) { return ShardOf(m, 1, 0); }
+TensorShard Whole(const ModelConfig& m) { return ShardOf(m, {.tp = 1}, 0); }
 
 }  // namespace
 
@@ -230,7 +230,7 @@ Matrix NaiveModel::Desync(const Matrix& x, int tp) const {
     const bool keep = last || m_.desync_pattern[step] == '1';
     Matrix sum = Zeros(x.size(), m_.d_model);
     for (int r = 0; r < tp; ++r) {
-      const TensorShard shard = ShardOf(m_, tp, r);
+      const TensorShard shard = ShardOf(m_, {.tp = tp}, r);
       const Matrix f = step % 2 == 0 ? Attention(l, Norm(xs[r], layers_[l].norm1), shard)
                                      : Mlp(l, Norm(xs[r], layers_[l].norm2), shard);
       if (keep) {

@@ -156,7 +156,7 @@ TEST(CommandLine, HelpIsNoError) {
     EXPECT_FALSE(std::get<HelpText>(*parsed).text.empty());
   }
   const auto help = ParseCommandLine({"generate", "--help"});
-  EXPECT_THAT(std::get<HelpText>(*help).text, HasSubstr("Chosen for the machine"));
+  EXPECT_THAT(std::get<HelpText>(*help).text, HasSubstr("Not given: 1 rank"));
 }
 
 TEST(Errors, AServiceErrorIsOneLineWithItsPlace) {

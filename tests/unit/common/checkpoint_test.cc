@@ -215,7 +215,7 @@ TEST(Checkpoint, ShardsReadTheirOwnBytes) {
   for (int rank = 0; rank < 2; ++rank) {
     auto checkpoint = OpenCheckpoint(path).value();
     const ModelConfig& config = checkpoint->config();
-    const TensorShard shard = ShardOf(config, 2, rank);
+    const TensorShard shard = ShardOf(config, {.tp = 2}, rank);
     for (const TensorRole role :
          {TensorRole::kEmbedding, TensorRole::kQuery, TensorRole::kKey, TensorRole::kAttentionOut,
           TensorRole::kGate, TensorRole::kDown}) {

@@ -113,7 +113,7 @@ TEST(Config, ChecksTheFormOfTexts) {
       {"metrics.address", "localhost:"},     {"metrics.address", "a:1,2"},
       {"model.ladder_layers", "1,,3"},       {"model.ladder_layers", "last:"},
       {"model.ladder_layers", "last:1,2"},   {"layout.layers_per_stage", "8,0"},
-      {"layout.layers_per_stage", "8 8"}};
+      {"layout.layers_per_stage", "8 8"},    {"layout.shard_shares", "2,0"}};
   for (const auto& [key, value] : bad) {
     EXPECT_THAT(ErrorOf("", {{key, value}}), HasSubstr("command line: " + key)) << value;
   }
@@ -132,6 +132,7 @@ TEST(Config, ChecksWhatBelongsTogether) {
               HasSubstr("group.heartbeat_timeout_ms"));
   EXPECT_THAT(ErrorOf("group: {lease_ms: 600}"), HasSubstr("group.lease_ms"));
   EXPECT_THAT(ErrorOf("layout: {pp: 2, layers_per_stage: \"8,8,8\"}"), HasSubstr("3 stages"));
+  EXPECT_THAT(ErrorOf("layout: {tp: 2, shard_shares: \"2,1,1\"}"), HasSubstr("3 ranks"));
   EXPECT_THAT(ErrorOf("group: {launcher: hostfile}"), HasSubstr("group.hosts"));
   EXPECT_THAT(ErrorOf("scheduler: {speculation_ngram_max_tokens: 1}"),
               HasSubstr("scheduler.speculation_ngram_min_tokens"));
@@ -214,6 +215,7 @@ ServiceConfig EverythingChanged() {
     }
   }
   config.layout.layers_per_stage = Join(std::vector<std::string>(config.layout.pp, "3"), ",");
+  config.layout.shard_shares = Join(std::vector<std::string>(config.layout.tp, "2"), ",");
   config.model.ladder_layers = "last:3";
   config.frontend.endpoint = "ipc:///tmp/a: b";
   config.group.endpoint = "tcp://[::1]:1";

@@ -53,7 +53,7 @@ TEST(ShardOf, CoversEveryHeadOnceAndItsKvHead) {
   for (int tp = 1; tp <= 9; ++tp) {
     int64_t head = 0, ff = 0, vocab = 0;
     for (int i = 0; i < tp; ++i) {
-      const TensorShard s = ShardOf(m, tp, i);
+      const TensorShard s = ShardOf(m, {.tp = tp}, i);
       EXPECT_EQ(s.heads.begin, head) << tp << " " << i;
       EXPECT_GT(s.heads.size(), 0);
       for (int64_t h = s.heads.begin; h < s.heads.end; ++h) {
@@ -72,10 +72,36 @@ TEST(ShardOf, CoversEveryHeadOnceAndItsKvHead) {
     EXPECT_EQ(vocab, m.vocab_size);
   }
   // KV heads are split, not replicated, while there are enough of them.
-  EXPECT_EQ(ShardOf(m, 2, 0).kv_heads, (Range{0, 2}));
-  EXPECT_EQ(ShardOf(m, 2, 1).kv_heads, (Range{2, 3}));
-  EXPECT_EQ(ShardOf(m, 4, 1).heads, (Range{3, 5}));
-  EXPECT_EQ(ShardOf(m, 4, 1).kv_heads, (Range{1, 2}));
+  EXPECT_EQ(ShardOf(m, {.tp = 2}, 0).kv_heads, (Range{0, 2}));
+  EXPECT_EQ(ShardOf(m, {.tp = 2}, 1).kv_heads, (Range{2, 3}));
+  EXPECT_EQ(ShardOf(m, {.tp = 4}, 1).heads, (Range{3, 5}));
+  EXPECT_EQ(ShardOf(m, {.tp = 4}, 1).kv_heads, (Range{1, 2}));
+}
+
+TEST(ShardOf, SharesAreAsTheSpeedsOfTheRanks) {
+  ModelConfig m = Smol();
+  const ParallelLayout uneven{.tp = 3, .shard_shares = {2, 1, 1}};
+  EXPECT_EQ(ShardOf(m, uneven, 0).ff, (Range{0, 768}));
+  EXPECT_EQ(ShardOf(m, uneven, 1).ff, (Range{768, 1152}));
+  EXPECT_EQ(ShardOf(m, uneven, 2).ff, (Range{1152, 1536}));
+  EXPECT_EQ(ShardOf(m, uneven, 0).kv_heads.size(), 1) << "of three, each has one";
+  EXPECT_EQ(ShardOf(m, uneven, 0).vocab.begin % kVocabUnit, 0);
+  const ParallelLayout steep{.tp = 4, .shard_shares = {1000, 1, 1, 1}};
+  int64_t head = 0;
+  for (int i = 0; i < 4; ++i) {
+    const TensorShard s = ShardOf(m, steep, i);
+    EXPECT_EQ(s.heads.begin, head);
+    EXPECT_GT(s.heads.size(), 0) << i;
+    EXPECT_GT(s.ff.size(), 0) << i;
+    head = s.heads.end;
+  }
+  EXPECT_EQ(head, m.n_heads);
+  EXPECT_EQ(ShardOf(m, steep, 0).heads.size(), 6);
+  // Fewer units than ranks: evenly, some have none.
+  EXPECT_EQ(SplitByShares(2, std::vector<int>{5, 1, 1}, 2), SplitEvenly(2, 3, 2));
+  EXPECT_FALSE((ParallelLayout{.tp = 2, .shard_shares = {1}}).Validate(m).ok());
+  EXPECT_FALSE((ParallelLayout{.tp = 2, .shard_shares = {1, 0}}).Validate(m).ok());
+  EXPECT_TRUE((ParallelLayout{.tp = 2, .shard_shares = {3, 1}}).Validate(m).ok());
 }
 
 TEST(LayersOfStage, CoversAllAndSparesTheStageWithTheHead) {
@@ -96,6 +122,11 @@ TEST(LayersOfStage, CoversAllAndSparesTheStageWithTheHead) {
   }
   // The head is worth 8 layers (28.3 M of 3.54 M weights): 19 + (11 and the head).
   EXPECT_EQ(LayersOfStage(m, {.pp = 2}, 0).size(), 19);
+  ModelConfig heavy = m;
+  heavy.head_cost = 1.7;  // a head of 8-bit weights behind 4-bit layers: worth 13.6 of them
+  EXPECT_EQ(LayersOfStage(heavy, {.pp = 2}, 0).size(), 22);
+  EXPECT_EQ(LayersOfStage(heavy, {.pp = 4}, 3).size(), 1);
+  EXPECT_EQ(LayersOfStage(heavy, {.pp = 4}, 0).size(), 10);
   EXPECT_EQ(LayersOfStage(m, {.pp = 2, .layers_per_stage = {10, 20}}, 1), (Range{10, 30}));
 }
 
@@ -116,7 +147,7 @@ TEST(Validate, NamesTheLimit) {
 
 TEST(SpecOf, CutsOutputsByRowsAndInputsByColumns) {
   const ModelConfig m = Smol();
-  const TensorShard s = ShardOf(m, 2, 1);
+  const TensorShard s = ShardOf(m, {.tp = 2}, 1);
   const ShardSpec q = SpecOf(m, s, TensorRole::kQuery);
   EXPECT_TRUE(q.by_rows);
   EXPECT_EQ(q.range, (Range{6 * 64, 9 * 64}));

@@ -6,6 +6,7 @@
 #include "common/nearest_layouts.h"
 #include "common/planner/hosts_file.h"
 #include "common/planner/presets.h"
+#include "common/strings.h"
 #include "tests/support/model_builder.h"
 
 namespace echelon {
@@ -124,6 +125,48 @@ TEST(StepCost, LayersAreWeightedByTheHostsSpeed) {
   EXPECT_EQ(counts, (std::vector<int>{20, 60}));
 }
 
+TEST(StepCost, ShardsAreWeightedByTheHostsSpeed) {
+  const ModelConfig model = *NamedModel("llama-3-70b");
+  Cluster cluster = UniformCluster(PlainHost(), 2, LinkOf(0, 0), LinkOf(0, 0));
+  ParallelLayout layout{.tp = 2};
+  const StepShape decode{1, 1, 100, false, 0};
+  EXPECT_TRUE(BalanceShards({model, layout, cluster}, decode).empty()) << "equal hosts";
+  HostSpec& slow = cluster.hosts[1];
+  slow.all.layers = slow.all.head = MatMulCurve({{1.0, 3e-9}});
+  slow.one = slow.all;
+  const double even = CostOfDecode({model, layout, cluster}, 100, 1).seconds;
+  layout.shard_shares = BalanceShards({model, layout, cluster}, decode);
+  EXPECT_EQ(layout.shard_shares, (std::vector<int>{75, 25}));
+  // The slow host had half of the work and has a quarter.
+  EXPECT_NEAR(CostOfDecode({model, layout, cluster}, 100, 1).seconds, even / 2, even * 0.01);
+}
+
+TEST(StepCost, HalvesOfAStepHideEachOthersAllReduces) {
+  ModelConfig model = *NamedModel("llama-3-70b");
+  HostSpec host = PlainHost();  // its curve is proportional to the rows: halves cost nothing more
+  const ParallelLayout layout{.tp = 2};
+  const StepShape prefill{1, 512, 0, true, 0};
+  const Cluster free = UniformCluster(host, 2, LinkOf(0, 1.0), LinkOf(0, 1.0));
+  const double compute = CostOfStep({model, layout, free}, prefill)[0].total();
+  const double each = compute / 160 / 2;  // an all-reduce of half as long as a sub-block
+  const Cluster cluster = UniformCluster(host, 2, LinkOf(each, 1.0), LinkOf(each, 1.0));
+  CostInputs inputs{model, layout, cluster};
+  EXPECT_NEAR(CostOfStep(inputs, prefill)[0].total(), 1.5 * compute, compute * 0.01);
+  inputs.token_split = true;
+  // Attention is much shorter than the MLP: what follows the MLP's halves is not all hidden.
+  EXPECT_LT(CostOfStep(inputs, prefill)[0].total(), 1.4 * compute);
+  EXPECT_GT(CostOfStep(inputs, prefill)[0].hidden_s, 0.2 * compute);
+  // A decode of one stream has no halves; where weights are read anew for each half it does not
+  // pay.
+  EXPECT_EQ(CostOfStep(inputs, {1, 1, 100, true, 0})[0].hidden_s, 0.0);
+  host.one.layers = MatMulCurve({{1.0, 1e-9}, {1024.0, 1e-9}});
+  const Cluster flat = UniformCluster(host, 2, LinkOf(1e-6, 1.0), LinkOf(1e-6, 1.0));
+  CostInputs on_flat{model, layout, flat};
+  const double whole = CostOfStep(on_flat, prefill)[0].total();
+  on_flat.token_split = true;
+  EXPECT_EQ(CostOfStep(on_flat, prefill)[0].total(), whole);
+}
+
 TEST(Memory, ShardsAddUpToTheModel) {
   const ScratchFolder folder;
   TinyModel tiny;
@@ -170,8 +213,7 @@ TEST(Planner, ChoosesRefusesAndSaysWhy) {
   cluster.inside = cluster.between = LinkOf(1.0, 0.0);  // now every message costs a second
   plan = PlanLayouts(*checkpoint, model, cluster, workload);
   EXPECT_EQ(plan->fitting.front().layout.world(), 1);
-  EXPECT_EQ(WhyNot(plan->fitting.front(), plan->fitting.back(), cluster),
-            "waits longer for its links");
+  EXPECT_EQ(WhyNot(plan->fitting.front(), plan->fitting.back()), "waits longer for its links");
   // Room for a part of the model only.
   const uint64_t whole = MemoryOfRank(*checkpoint, model, {}, 0, workload).total();
   for (HostSpec& host : cluster.hosts) host.memory_bytes = whole * 3 / 4;
@@ -182,6 +224,17 @@ TEST(Planner, ChoosesRefusesAndSaysWhy) {
   EXPECT_THAT(PlanText(*plan, cluster, workload, 5), HasSubstr("Would not fit"));
   EXPECT_THAT(PlanText(*plan, cluster, workload, 5), HasSubstr("which has"));
   EXPECT_THAT(PlanJson(*plan, cluster, workload, 5), HasSubstr("\"comm_exposed_seconds\""));
+  // Room for the weights, but not for so many keys and values: what would fit is said.
+  workload.streams = 1000;
+  plan = PlanLayouts(*checkpoint, model, cluster, workload);
+  ASSERT_TRUE(plan->fitting.empty());
+  ASSERT_GT(plan->streams_that_fit, 0);
+  EXPECT_THAT(PlanText(*plan, cluster, workload, 5),
+              HasSubstr(StrCat("--streams ", plan->streams_that_fit, ".")));
+  workload.streams = plan->streams_that_fit;
+  EXPECT_FALSE(PlanLayouts(*checkpoint, model, cluster, workload)->fitting.empty());
+  ++workload.streams;
+  EXPECT_TRUE(PlanLayouts(*checkpoint, model, cluster, workload)->fitting.empty());
   workload.context = 100000;
   EXPECT_FALSE(PlanLayouts(*checkpoint, model, cluster, workload).ok());
 }

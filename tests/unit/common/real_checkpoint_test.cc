@@ -76,7 +76,7 @@ TEST(RealCheckpoint, TwoShardsReadEveryByteOnce) {
       const auto checkpoint = OpenReal(name);
       ASSERT_NE(checkpoint, nullptr);
       const ModelConfig& config = checkpoint->config();
-      const TensorShard shard = ShardOf(config, 2, rank);
+      const TensorShard shard = ShardOf(config, {.tp = 2}, rank);
       for (int slot = 0; slot < config.n_layers() * kTensorRoles; ++slot) {
         const auto role = static_cast<TensorRole>(slot % kTensorRoles);
         const int layer = slot / kTensorRoles;

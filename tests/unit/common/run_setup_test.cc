@@ -38,6 +38,9 @@ TEST(LayoutFrom, ReadsLayersPerStage) {
   ASSERT_TRUE(layout.ok());
   EXPECT_EQ(layout->world(), 6);
   EXPECT_EQ(layout->layers_per_stage, (std::vector<int>{8, 8, 7}));
+  EXPECT_TRUE(layout->shard_shares.empty());
+  settings.shard_shares = "3,1";
+  EXPECT_EQ(LayoutFrom(settings)->shard_shares, (std::vector<int>{3, 1}));
   settings.layers_per_stage = "8,x";
   EXPECT_EQ(LayoutFrom(settings).error().field, "layout.layers_per_stage");
 }

@@ -178,6 +178,20 @@ TEST_F(WorkerGroupTest, DropsFramesOfAnOlderEpoch) {
   EXPECT_TRUE(group_->TakeResults().empty());
 }
 
+TEST_F(WorkerGroupTest, ADistrustedEpochEndsAsIfARankHadBeenLost) {
+  Make();
+  BringUp();
+  ASSERT_TRUE(group_->SendPlan(Plan(1)).ok());
+  group_->Distrust(InternalError("a result that broke the contract"));
+  EXPECT_EQ(group_->state(), GroupState::kRelaunching);
+  group_->Distrust(InternalError("and another of the same epoch"));
+  const auto lost = group_->TakeLost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_THAT(lost[0].error.message, HasSubstr("broke the contract"));
+  Pass(8000);
+  EXPECT_EQ(group_->epoch(), 2u);
+}
+
 TEST_F(WorkerGroupTest, NamesTheRankThatIsSilent) {
   Make();
   BringUp();

@@ -174,6 +174,7 @@ TEST_P(BackendPartialAttention, PartsMergedAreTheWhole) {
   auto reference = test::MustMake("reference", 1);
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
+    if (!Keeps(c.type)) continue;
     Kept wanted(*reference, c), kept(*backend_, c);
     auto want = wanted.Whole(0, 20), got = kept.InParts(0, 20, 1 << 20);
     for (const float v : wanted.Whole(c.length - 20, c.length)) want.push_back(v);
@@ -193,6 +194,7 @@ TEST_P(BackendPartialAttention, CallsAndCompanyKeepEveryBit) {
   auto single = test::MustMake(GetParam().name, 1, GetParam().isa);
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
+    if (!Keeps(c.type)) continue;
     Kept kept(*backend_, c);
     const int from = std::max(0, c.length - 40);
     const auto whole = kept.InParts(from, c.length, 1 << 20);
@@ -230,8 +232,15 @@ void ExpectPagesTravel(Backend& backend, KvType type) {
   const std::vector<int32_t> page_begin = {0, 2}, pages = {-1, 2};
   const std::vector<double> frequency(8, 0.0);
   const auto first = cache->PageData(1, 0, 1), second = cache->PageData(1, 1, 1);
-  std::fill(first.begin(), first.end(), std::byte{7});
-  std::fill(second.begin(), second.end(), std::byte{7});
+  const std::vector<std::byte> sevens(first.size(), std::byte{7});
+  const auto bytes_of = [&](std::span<std::byte> page) {
+    std::vector<std::byte> bytes(page.size());
+    backend.Download(page.data(), bytes.data(), bytes.size());
+    backend.Synchronize();
+    return bytes;
+  };
+  backend.Upload(sevens.data(), first.data(), first.size());
+  backend.Upload(sevens.data(), second.data(), second.size());
   backend.RopeAppend({.qkv = qkv.tensor(),
                       .heads = 1,
                       .kv_heads = 1,
@@ -241,12 +250,13 @@ void ExpectPagesTravel(Backend& backend, KvType type) {
                       .cache = cache.get(),
                       .layer = 1});
   backend.Synchronize();
-  const auto untouched = [](std::byte b) { return b == std::byte{7}; };
-  EXPECT_TRUE(std::all_of(first.begin(), first.end(), untouched));
-  EXPECT_TRUE(std::all_of(second.begin(), second.end(), untouched));
+  EXPECT_EQ(bytes_of(first), sevens);
+  EXPECT_EQ(bytes_of(second), sevens);
   const auto from = cache->PageData(1, 2, 1), to = copy->PageData(0, 1, 1);
   ASSERT_EQ(from.size(), to.size());
-  std::copy(from.begin(), from.end(), to.begin());
+  const std::vector<std::byte> travelling = bytes_of(from);
+  backend.Upload(travelling.data(), to.data(), to.size());
+  backend.Synchronize();
 
   const auto attend = [&](const KvCache& kv, int layer, int32_t page) {
     const std::vector<int32_t> list = {page}, list_begin = {0, 1}, row = {0}, begin = {0},
@@ -273,6 +283,7 @@ void ExpectPagesTravel(Backend& backend, KvType type) {
 TEST_P(BackendPartialAttention, PagesTravelAsBytes) {
   for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
     SCOPED_TRACE(static_cast<int>(type));
+    if (!Keeps(type)) continue;
     ExpectPagesTravel(*backend_, type);
   }
 }

@@ -223,8 +223,8 @@ class Formulas {
         step_(step),
         chunk_(kChunks[step]),
         layers_(LayersOfStage(model, layout, at_.pp)),
-        heads_(ShardOf(model, layout.tp, at_.tp).heads.size()),
-        kv_heads_(ShardOf(model, layout.tp, at_.tp).kv_heads.size()) {}
+        heads_(ShardOf(model, layout, at_.tp).heads.size()),
+        kv_heads_(ShardOf(model, layout, at_.tp).kv_heads.size()) {}
 
   Ledger Expected() {
     Tensors();

@@ -1,0 +1,350 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/strings.h"
+#include "kernels/cuda/cache_layout.h"
+#include "kernels/cuda/weight.h"
+#include "kernels/shape_check.h"
+
+namespace echelon::cuda {
+
+namespace {
+
+constexpr int kHeadDimMax = 256;  // a merge has a thread a dimension
+// Partial results of attention at once: 4,096 splits of 32 heads of 128 dimensions.
+constexpr int64_t kPartialBytes = int64_t{64} << 20;
+
+class CudaBuffer : public DeviceBuffer {
+ public:
+  explicit CudaBuffer(DeviceMemory memory) : memory_(std::move(memory)) {}
+  void* data() override { return memory_.data(); }
+  size_t bytes() const override { return memory_.bytes(); }
+
+ private:
+  DeviceMemory memory_;
+};
+
+// (layers, pages): a layer's pages lie together.
+class CudaKvCache : public KvCache {
+ public:
+  CudaKvCache(const KvShape& shape, DeviceMemory memory)
+      : shape_(shape), memory_(std::move(memory)) {}
+  const KvShape& shape() const override { return shape_; }
+  std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) override {
+    CHECK(layer >= 0 && layer < shape_.layers && page >= 0 && page + pages <= shape_.pages);
+    CHECK(pages <= 1 || shape_.layers == 1);
+    char* data = View(layer).data + page * PageBytes();
+    return {reinterpret_cast<std::byte*>(data), static_cast<size_t>(pages * PageBytes())};
+  }
+  CacheView View(int layer) const {
+    return {memory_.data() + int64_t{layer} * shape_.pages * PageBytes(),
+            PageBytes(),
+            shape_.page_tokens,
+            shape_.kv_heads,
+            shape_.head_dim,
+            shape_.type};
+  }
+
+ private:
+  int64_t PageBytes() const {
+    return shape_.kv_heads * HeadBytes(shape_.type, shape_.head_dim, shape_.page_tokens);
+  }
+  const KvShape shape_;
+  DeviceMemory memory_;
+};
+
+template <typename T>
+bool SameSpan(std::span<const T> a, std::span<const T> b) {
+  return a.data() == b.data() && a.size() == b.size();
+}
+bool SameRows(const BatchRows& a, const BatchRows& b) {
+  return SameSpan(a.positions, b.positions) && SameSpan(a.sequences, b.sequences) &&
+         SameSpan(a.page_begin, b.page_begin) && SameSpan(a.pages, b.pages);
+}
+
+CacheView ViewOf(const KvCache& cache, int layer) {
+  return static_cast<const CudaKvCache&>(cache).View(layer);
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
+    : device_(std::move(device)), pool_(threads), staging_(*device_) {}
+
+CudaBackend::~CudaBackend() { device_->Wait(); }
+
+std::string CudaBackend::Describe() const {
+  const DeviceInfo& info = device_->info();
+  return StrCat("cuda, ", info.name, ", compute capability ", info.major, ".", info.minor, ", ",
+                HumanBytes(static_cast<double>(info.memory_bytes)), ", ", pool_.threads(),
+                pool_.threads() == 1 ? " thread" : " threads", " for loading");
+}
+
+// Kernels use no instruction whose bits differ between architectures.
+std::string CudaBackend::NumericsFingerprint() const { return "cuda/float/v1"; }
+
+Result<std::unique_ptr<DeviceBuffer>> CudaBackend::Allocate(size_t bytes) {
+  ASSIGN_OR_RETURN(DeviceMemory memory, device_->Allocate(bytes, "a buffer"));
+  return std::unique_ptr<DeviceBuffer>(new CudaBuffer(std::move(memory)));
+}
+
+void CudaBackend::Upload(const void* host, void* device, size_t bytes) {
+  device_->CopyIn(device, host, bytes);
+}
+void CudaBackend::Download(const void* device, void* host, size_t bytes) {
+  device_->CopyOut(host, device, bytes);
+}
+uint64_t CudaBackend::FreeMemoryBytes() const { return device_->FreeBytes(); }
+
+double CudaBackend::MeasureReadBandwidth(size_t bytes) {
+  constexpr int kPasses = 9;
+  const size_t rounded = std::max<size_t>(bytes / 16 * 16, 16);
+  auto memory = device_->Allocate(rounded + sizeof(float), "a block to measure with");
+  if (!memory.ok()) return 0.0;
+  device_->Clear(memory->data(), rounded + sizeof(float));
+  Event events[kPasses + 1] = {};
+  for (Event& event : events) {
+    if (!device_->runtime().NewEvent(&event).ok()) return 0.0;
+  }
+  auto* sink = reinterpret_cast<float*>(memory->data() + rounded);
+  for (int pass = 0; pass <= kPasses; ++pass) {
+    device_->runtime().Record(events[pass], device_->stream());
+    if (pass == kPasses) break;
+    LaunchReadAll(device_->stream(), device_->info().multiprocessors, memory->data(), rounded,
+                  sink);
+  }
+  device_->CheckLaunch();
+  device_->Wait();
+  std::vector<double> rates;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    float milliseconds = 0.0f;
+    device_->runtime().Milliseconds(events[pass], events[pass + 1], &milliseconds);
+    rates.push_back(milliseconds > 0.0f ? static_cast<double>(rounded) / milliseconds * 1e3 : 0.0);
+  }
+  for (const Event event : events) device_->runtime().FreeEvent(event);
+  std::nth_element(rates.begin(), rates.begin() + kPasses / 2, rates.end());
+  return device_->failure() ? 0.0 : rates[kPasses / 2];
+}
+
+Result<std::unique_ptr<Weight>> CudaBackend::PackWeight(std::span<const HostMatrix> parts) {
+  return PackCudaWeight(parts, *device_, pool_);
+}
+
+Result<std::unique_ptr<KvCache>> CudaBackend::AllocateKv(const KvShape& shape) {
+  CheckKvShape(shape);
+  if (shape.head_dim > kHeadDimMax) {
+    return Unsupported(StrCat("backend \"cuda\" has attention for heads of up to ", kHeadDimMax,
+                              " dimensions, the model's have ", shape.head_dim,
+                              ": use backend \"cpu\""));
+  }
+  if (shape.type != KvType::kF32 && shape.type != KvType::kF16) {
+    return Unsupported("backend \"cuda\" keeps keys and values as f32 or f16: set worker.kv_type");
+  }
+  const size_t bytes = shape.PageBytes() * static_cast<size_t>(shape.pages);
+  ASSIGN_OR_RETURN(DeviceMemory memory, device_->Allocate(bytes, "the key-value cache"));
+  device_->Clear(memory.data(), bytes);
+  return std::unique_ptr<KvCache>(new CudaKvCache(shape, std::move(memory)));
+}
+
+void CudaBackend::Synchronize() {
+  device_->CheckLaunch();
+  device_->Wait();
+  staging_.Reset();
+  batches_.clear();
+  plans_.clear();
+}
+
+Status CudaBackend::Health() const {
+  if (device_->failure()) return *device_->failure();
+  return {};
+}
+
+void CudaBackend::Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,
+                        float scale, Tensor out) {
+  const auto& weight = static_cast<const CudaWeight&>(table);
+  ExpectShape(out, static_cast<int64_t>(ids.size()), table.cols());
+  EmbedParams params;
+  params.ids = staging_.Put(ids);
+  params.parts = weight.device_parts();
+  params.part_count = static_cast<int>(weight.parts().size());
+  params.table_rows = weight.rows();
+  params.row_begin = row_begin;
+  params.scale = scale;
+  params.out = out;
+  if (!device_->failure()) LaunchEmbed(device_->stream(), params);
+}
+
+void CudaBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) {
+  ExpectShape(out, x.rows, x.cols);
+  if (!device_->failure()) LaunchRmsNorm(device_->stream(), x, weight, eps, out);
+}
+
+void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) {
+  const auto& weight = static_cast<const CudaWeight&>(w);
+  ExpectShape(x, x.rows, w.cols());
+  ExpectShape(out, x.rows, w.rows());
+  int64_t row = 0;
+  for (const PartView& part : weight.parts()) {
+    if (device_->failure()) return;
+    LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, x,
+                 bias != nullptr ? bias + row : nullptr, out.Cols(row, row + part.rows));
+    row += part.rows;
+  }
+}
+
+void CudaBackend::RopeAppend(const QkvArgs& args) {
+  CheckRopeAppend(args);
+  RopeParams params;
+  params.qkv = args.qkv;
+  params.heads = args.heads;
+  params.kv_heads = args.kv_heads;
+  params.head_dim = args.head_dim;
+  params.query_norm = args.query_norm;
+  params.key_norm = args.key_norm;
+  params.norm_eps = args.norm_eps;
+  params.inverse_frequency = PlaceFrequencies(args.rope.inverse_frequency);
+  params.interleaved = args.rope.interleaved;
+  params.batch = Place(args.rows);
+  params.cache = ViewOf(*args.cache, args.layer);
+  if (!device_->failure()) LaunchRopeAppend(device_->stream(), params);
+}
+
+void CudaBackend::Attention(const AttentionArgs& args) {
+  CheckAttention(args);
+  if (args.heads == 0 || args.q.rows == 0) return;
+  const int64_t cols = int64_t{args.heads} * (args.head_dim + 2);
+  const int64_t rows_max = std::max<int64_t>(1, kPartialBytes / (cols * int64_t{sizeof(float)}));
+  SplitParams split;
+  split.q = args.q;
+  split.heads = args.heads;
+  split.head_dim = args.head_dim;
+  split.head_begin = args.head_begin;
+  split.group = args.group;
+  split.kv_begin = args.kv_begin;
+  split.scale = args.scale;
+  split.cache = ViewOf(*args.cache, args.layer);
+  MergeParams merge = {};
+  merge.heads = args.heads;
+  merge.head_dim = args.head_dim;
+  if (args.begin.empty()) {
+    merge.out = args.out;
+  } else {
+    merge.states = args.partials;
+  }
+  const PlacedPlan& plan = PlaceAttention(args, rows_max);
+  split.batch = Place(args.rows);
+  for (const PlacedPass& pass : plan.passes) {
+    split.partials = merge.partials = Partials(pass.unit_count, cols);
+    if (device_->failure()) return;
+    split.units = pass.units;
+    split.unit_count = pass.unit_count;
+    LaunchAttendSplits(device_->stream(), split);
+    merge.begin = pass.merge_begin;
+    merge.row_of = pass.row_of;
+    merge.continued = pass.continued;
+    merge.rows = pass.rows;
+    LaunchMerge(device_->stream(), merge);
+  }
+}
+
+void CudaBackend::MergeAttention(const MergeArgs& args) {
+  CheckMerge(args);
+  CHECK(args.head_dim <= kHeadDimMax);
+  MergeParams params = {};
+  params.partials = args.partials;
+  params.begin = staging_.Put(args.begin);
+  params.list = staging_.Put(args.parts);
+  params.rows = args.out.rows;
+  params.heads = args.heads;
+  params.head_dim = args.head_dim;
+  params.out = args.out;
+  if (!device_->failure()) LaunchMerge(device_->stream(), params);
+}
+
+void CudaBackend::GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) {
+  CheckGated(gate_up, out);
+  if (!device_->failure()) LaunchGated(device_->stream(), gate_up, kind, out);
+}
+
+void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                              float eps) {
+  ExpectShape(delta, residual.rows, residual.cols);
+  if (device_->failure()) return;
+  LaunchAddResidual(device_->stream(), residual, delta, keep, post_norm, eps);
+}
+
+void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {
+  ExpectShape(out, static_cast<int64_t>(rows.size()), x.cols);
+  for (const int32_t row : rows) CHECK(row >= 0 && row < x.rows);
+  const int32_t* placed = staging_.Put(rows);
+  if (!device_->failure()) LaunchGatherRows(device_->stream(), x, placed, out);
+}
+
+BatchView CudaBackend::Place(const BatchRows& rows) {
+  for (const PlacedBatch& batch : batches_) {
+    if (SameRows(batch.rows, rows)) return batch.view;
+  }
+  const BatchView view = {staging_.Put(rows.positions), staging_.Put(rows.sequences),
+                          staging_.Put(rows.page_begin), staging_.Put(rows.pages)};
+  batches_.push_back({rows, view});
+  return view;
+}
+
+const double* CudaBackend::PlaceFrequencies(std::span<const double> frequencies) {
+  for (const auto& [values, memory] : frequencies_) {
+    if (std::ranges::equal(values, frequencies)) {
+      return reinterpret_cast<const double*>(memory.data());
+    }
+  }
+  auto memory = device_->Allocate(frequencies.size_bytes(), "a rope table");
+  if (!memory.ok()) {
+    device_->Fail(memory.error());
+    return nullptr;
+  }
+  device_->CopyIn(memory->data(), frequencies.data(), frequencies.size_bytes());
+  frequencies_.emplace_back(std::vector(frequencies.begin(), frequencies.end()),
+                            std::move(memory).value());
+  return reinterpret_cast<const double*>(frequencies_.back().second.data());
+}
+
+const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& args,
+                                                           int64_t partial_rows_max) {
+  for (const PlacedPlan& plan : plans_) {
+    if (SameRows(plan.rows, args.rows) && SameSpan(plan.begin, args.begin) &&
+        SameSpan(plan.end, args.end) && plan.window == args.window &&
+        plan.partial_rows_max == partial_rows_max) {
+      return plan;
+    }
+  }
+  PlacedPlan placed = {args.rows, args.begin, args.end, args.window, partial_rows_max, {}};
+  for (const AttentionPass& pass : PlanAttention(args, partial_rows_max)) {
+    const auto put = [&](const std::vector<int32_t>& values) {
+      return staging_.Put(std::span(values));
+    };
+    placed.passes.push_back({static_cast<int64_t>(pass.units.size()),
+                             static_cast<int64_t>(pass.row_of.size()),
+                             staging_.Put(std::span(pass.units)), put(pass.merge_begin),
+                             put(pass.row_of), args.begin.empty() ? nullptr : put(pass.continued)});
+  }
+  plans_.push_back(std::move(placed));
+  return plans_.back();
+}
+
+Tensor CudaBackend::Partials(int64_t rows, int64_t cols) {
+  const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(float);
+  if (bytes > partials_.bytes()) {
+    device_->Wait();  // kernels that use the old memory
+    partials_ = DeviceMemory();
+    auto memory = device_->Allocate(bytes, "partial results of attention");
+    if (!memory.ok()) {
+      device_->Fail(memory.error());
+      return Tensor(nullptr, rows, cols);
+    }
+    partials_ = std::move(memory).value();
+  }
+  return Tensor(reinterpret_cast<float*>(partials_.data()), rows, cols);
+}
+
+}  // namespace echelon::cuda

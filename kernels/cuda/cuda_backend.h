@@ -1,0 +1,93 @@
+#pragma once
+// The CUDA backend: quantised weights in device memory, float activations, kernels of our own on
+// one stream. Ops return when they are enqueued; what they read of the host is copied before that.
+// Driven by one host thread, the one that made it. The first error of the device is kept (Health);
+// ops after it do nothing. Row invariance holds for every op: see the kernels.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/staging.h"
+#include "kernels/thread_pool.h"
+
+namespace echelon::cuda {
+
+class CudaBackend : public Backend {
+ public:
+  // threads: that pack weights.
+  CudaBackend(std::unique_ptr<Device> device, int threads);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return "cuda"; }
+  std::string Describe() const override;
+  std::string NumericsFingerprint() const override;
+
+  Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override;
+  void Upload(const void* host, void* device, size_t bytes) override;
+  void Download(const void* device, void* host, size_t bytes) override;
+  uint64_t FreeMemoryBytes() const override;
+  double MeasureReadBandwidth(size_t bytes) override;
+  Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
+  Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
+  void Synchronize() override;
+  Status Health() const override;
+
+  void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
+             Tensor out) override;
+  void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) override;
+  void MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) override;
+  void RopeAppend(const QkvArgs& args) override;
+  void Attention(const AttentionArgs& args) override;
+  void MergeAttention(const MergeArgs& args) override;
+  void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
+  void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                   float eps) override;
+  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+
+ private:
+  // A batch's arrays in device memory. Those of a step are asked for by every layer: what was put
+  // there stays until the host may change it, which is what Synchronize() says.
+  struct PlacedBatch {
+    BatchRows rows;
+    BatchView view;
+  };
+  struct PlacedPass {
+    int64_t unit_count = 0, rows = 0;
+    const SplitUnit* units = nullptr;
+    const int32_t* merge_begin = nullptr;
+    const int32_t* row_of = nullptr;
+    const int32_t* continued = nullptr;  // null where the whole is attended at once
+  };
+  struct PlacedPlan {
+    BatchRows rows;
+    std::span<const int32_t> begin, end;
+    int window = 0;
+    int64_t partial_rows_max = 0;
+    std::vector<PlacedPass> passes;
+  };
+
+  BatchView Place(const BatchRows& rows);
+  const PlacedPlan& PlaceAttention(const AttentionArgs& args, int64_t partial_rows_max);
+  // A rope table, kept: the layers of a model share one or two, equal in value if not in place.
+  const double* PlaceFrequencies(std::span<const double> frequencies);
+  // Scratch memory of partial results.
+  Tensor Partials(int64_t rows, int64_t cols);
+
+  const std::unique_ptr<Device> device_;
+  ThreadPool pool_;
+  Staging staging_;
+  std::vector<PlacedBatch> batches_;
+  std::vector<PlacedPlan> plans_;
+  std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;
+  DeviceMemory partials_;
+};
+
+}  // namespace echelon::cuda

@@ -1,0 +1,65 @@
+#include "kernels/cuda/device.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/probe.h"
+
+namespace echelon::cuda {
+
+Result<std::unique_ptr<Device>> Device::Open(std::unique_ptr<Runtime> runtime, int number) {
+  ASSIGN_OR_RETURN(const DeviceInfo info, OpenDevice(*runtime, number));
+  std::unique_ptr<Device> device(new Device(std::move(runtime), number, info));
+  if (const Outcome made = device->runtime_->NewStream(&device->stream_); !made.ok()) {
+    return StepError(number, info, made);
+  }
+  return device;
+}
+
+Device::~Device() {
+  if (stream_ != nullptr) runtime_->FreeStream(stream_);
+}
+
+std::string Device::name() const { return DeviceName(number_, info_); }
+
+Result<DeviceMemory> Device::Allocate(size_t bytes, const char* what) {
+  void* memory = nullptr;
+  const size_t asked = std::max<size_t>(bytes, 1);
+  if (const Outcome got = runtime_->Allocate(asked, &memory); !got.ok()) {
+    if (got.failure == Failure::kOutOfMemory) {
+      return MemoryError(*runtime_, number_, info_, bytes, what);
+    }
+    return StepError(number_, info_, got);
+  }
+  return DeviceMemory(*runtime_, memory, bytes);
+}
+
+void Device::CopyIn(void* to, const void* from, size_t bytes) {
+  if (bytes > 0 && !failure_) Note(runtime_->CopyToDevice(to, from, bytes, stream_));
+}
+
+void Device::CopyOut(void* to, const void* from, size_t bytes) {
+  if (bytes > 0 && !failure_) Note(runtime_->CopyToHost(to, from, bytes, stream_));
+}
+
+void Device::Clear(void* memory, size_t bytes) {
+  if (bytes > 0 && !failure_) Note(runtime_->Clear(memory, bytes, stream_));
+}
+
+void Device::Wait() {
+  if (!failure_) Note(runtime_->Wait(stream_));
+}
+
+void Device::CheckLaunch() {
+  if (!failure_) Note(runtime_->LastError());
+}
+
+void Device::Note(const Outcome& outcome) {
+  if (!outcome.ok()) Fail(StepError(number_, info_, outcome));
+}
+
+uint64_t Device::FreeBytes() const {
+  uint64_t free = 0, total = 0;
+  return runtime_->FreeMemory(&free, &total).ok() ? free : 0;
+}
+
+}  // namespace echelon::cuda

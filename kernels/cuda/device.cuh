@@ -1,0 +1,65 @@
+#pragma once
+// The few things that kernels take from CUDA, in one place: how they are launched, and the
+// instructions that C++ has no words for. Everything else in the .cu files is plain C++, so that
+// the same sources also run on the host under tests/support/cuda_emulation, whose header of this
+// name stands in for this one.
+//
+// Rules for kernels, which the emulation checks: every thread of a block reaches every
+// __syncthreads(), every lane of a warp every shuffle; blocks have whole warps.
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/runtime.h"
+
+namespace echelon::cuda {
+
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Grid {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+// Enqueues kernel(args...) on the stream. Errors of the launch are found by Runtime::LastError().
+template <typename... Parameters, typename... Arguments>
+void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
+            void (*kernel)(Parameters...), const Arguments&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  kernel<<<dim3(grid.x, grid.y, grid.z), dim3(threads), shared_bytes,
+           static_cast<cudaStream_t>(stream)>>>(args...);
+}
+
+// The shared memory whose size Launch was told. 16-byte aligned.
+__device__ inline char* DynamicShared() {
+  extern __shared__ float4 dynamic_shared[];
+  return reinterpret_cast<char*>(dynamic_shared);
+}
+
+// 16, 8 and 4 bytes of memory that no thread of the kernel writes.
+struct Bytes16 {
+  uint32_t word[4];
+};
+struct Bytes8 {
+  uint32_t word[2];
+};
+__device__ inline Bytes16 Load16(const void* p) {
+  const uint4 v = __ldg(static_cast<const uint4*>(p));
+  return {{v.x, v.y, v.z, v.w}};
+}
+__device__ inline Bytes8 Load8(const void* p) {
+  const uint2 v = __ldg(static_cast<const uint2*>(p));
+  return {{v.x, v.y}};
+}
+__device__ inline uint32_t Load4(const void* p) {
+  return __ldg(static_cast<const unsigned int*>(p));
+}
+
+// float16 numbers by the conversion instruction: the same values as common/half.h.
+__device__ inline float HalfBitsToFloat(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+}  // namespace echelon::cuda

@@ -1,0 +1,53 @@
+#pragma once
+// Device: one open CUDA device with its stream: memory, copies, waiting, and the first error that
+// any of them met. After an error everything enqueued is dropped, so that the host comes to the
+// place where it asks (failure()). One thread. Outlives all memory taken from it.
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/result.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/runtime.h"
+
+namespace echelon::cuda {
+
+class Device {
+ public:
+  static Result<std::unique_ptr<Device>> Open(std::unique_ptr<Runtime> runtime, int number);
+  ~Device();
+
+  // `what` completes "... needs N bytes" in the error.
+  Result<DeviceMemory> Allocate(size_t bytes, const char* what);
+  void CopyIn(void* to, const void* from, size_t bytes);   // host to device, on the stream
+  void CopyOut(void* to, const void* from, size_t bytes);  // device to host, on the stream
+  void Clear(void* memory, size_t bytes);
+  void Wait();
+  // To be called after launches; their errors are found here or in Wait.
+  void CheckLaunch();
+  // The first error of any of these, or of Fail.
+  const std::optional<Error>& failure() const { return failure_; }
+  void Fail(const Error& error) {
+    if (!failure_) failure_ = error;
+  }
+
+  Runtime& runtime() { return *runtime_; }
+  Stream stream() const { return stream_; }
+  const DeviceInfo& info() const { return info_; }
+  std::string name() const;
+  uint64_t FreeBytes() const;
+
+ private:
+  Device(std::unique_ptr<Runtime> runtime, int number, const DeviceInfo& info)
+      : runtime_(std::move(runtime)), number_(number), info_(info) {}
+  void Note(const Outcome& outcome);
+
+  const std::unique_ptr<Runtime> runtime_;
+  const int number_;
+  const DeviceInfo info_;
+  Stream stream_ = nullptr;
+  std::optional<Error> failure_;
+};
+
+}  // namespace echelon::cuda

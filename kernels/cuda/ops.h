@@ -1,0 +1,108 @@
+#pragma once
+// The kernels' launchers: one function an op, all pointers device memory, all work on `stream`.
+// Plain C++: the backend includes this and no CUDA header. Shapes as in kernels/backend.h.
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/weight_layout.h"
+
+namespace echelon::cuda {
+
+struct Rows {  // a Tensor's data, as kernels take it
+  float* data = nullptr;
+  int64_t rows = 0, cols = 0, stride = 0;
+  Rows() = default;
+  Rows(const Tensor& t) : data(t.data), rows(t.rows), cols(t.cols), stride(t.stride) {}  // NOLINT
+};
+
+void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out);
+void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
+                       float eps);
+void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out);
+void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
+
+// out row t = row ids[t] - row_begin of the table, times scale, where it is in [0, table_rows).
+struct EmbedParams {
+  const int32_t* ids;
+  const PartView* parts;  // device memory
+  int part_count;
+  int64_t table_rows;
+  int32_t row_begin;
+  float scale;
+  Rows out;
+};
+void LaunchEmbed(Stream stream, const EmbedParams& params);
+
+// out (T, part.rows) = x (T, K) . part^T + bias (part.rows) or null.
+void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, Rows x,
+                  const float* bias, Rows out);
+
+// Where a batch's rows are, in device memory: BatchRows and the cache they are in.
+struct BatchView {
+  const int32_t* positions;
+  const int32_t* sequences;
+  const int32_t* page_begin;
+  const int32_t* pages;
+};
+
+struct CacheView {
+  char* data;          // of the layer
+  int64_t page_bytes;  // of the layer
+  int page_tokens, kv_heads, head_dim;
+  KvType type;
+};
+
+struct RopeParams {
+  Rows qkv;
+  int heads, kv_heads, head_dim;
+  const float* query_norm;
+  const float* key_norm;
+  float norm_eps;
+  const double* inverse_frequency;  // (head_dim / 2)
+  bool interleaved;
+  BatchView batch;
+  CacheView cache;
+};
+void LaunchRopeAppend(Stream stream, const RopeParams& params);
+
+// One row's positions within one split of its pages.
+struct SplitUnit {
+  int32_t row;         // of q
+  int32_t first, end;  // places, all in one split
+  int32_t partial;     // row of partials
+};
+
+struct SplitParams {
+  Rows q;
+  int heads, head_dim, head_begin, group, kv_begin;
+  float scale;
+  const SplitUnit* units;
+  int64_t unit_count;
+  BatchView batch;
+  CacheView cache;
+  Rows partials;  // (P, H * (D + 2))
+};
+void LaunchAttendSplits(Stream stream, const SplitParams& params);
+
+// Row t merges partial rows list[begin[t]], ... list[begin[t + 1] - 1] (list null: the row itself
+// is the number) in this order; where continued[t] is set, behind what `states` holds for the row.
+struct MergeParams {
+  Rows partials;             // (P, H * (D + 2))
+  const int32_t* begin;      // (T + 1)
+  const int32_t* list;       // or null
+  const int32_t* row_of;     // (T) or null: row t's place in out or states
+  const int32_t* continued;  // (T) or null: none is
+  int64_t rows;
+  int heads, head_dim;
+  Rows out;     // (T, H * D), or no data: states are written
+  Rows states;  // (T, H * (D + 2))
+};
+void LaunchMerge(Stream stream, const MergeParams& params);
+
+// Sums `bytes` (a multiple of 16) of memory into *sink: how fast it can be read.
+void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,
+                   float* sink);
+
+}  // namespace echelon::cuda

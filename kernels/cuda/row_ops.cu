@@ -1,0 +1,112 @@
+// Row ops: one block a row, thread i takes columns i, i + kThreads, ... in ascending order, so that
+// a row's bits depend on its length alone.
+
+#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/ops.h"
+
+namespace echelon::cuda {
+
+namespace {
+
+// 256 threads: a row of 8,192 floats is 32 a thread; 8 rows fill a multiprocessor's 2,048 threads.
+constexpr int kThreads = 256;
+
+// 1 / sqrt(mean(x^2) + eps) of the block's row.
+__device__ float InverseRoot(const float* x, float eps, int64_t n) {
+  float squares = 0.0f;
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) squares = fmaf(x[i], x[i], squares);
+  const float sum = BlockSum<kThreads / 32>(squares);
+  return 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
+}
+
+__global__ void RmsNormKernel(Rows x, const float* weight, float eps, Rows out) {
+  const float* row = x.data + blockIdx.x * x.stride;
+  float* to = out.data + blockIdx.x * out.stride;
+  const float factor = InverseRoot(row, eps, x.cols);
+  for (int64_t i = threadIdx.x; i < x.cols; i += kThreads) to[i] = row[i] * factor * weight[i];
+}
+
+__global__ void AddResidualKernel(Rows residual, Rows delta, float keep, const float* post_norm,
+                                  float eps) {
+  float* to = residual.data + blockIdx.x * residual.stride;
+  const float* from = delta.data + blockIdx.x * delta.stride;
+  const float factor = post_norm != nullptr ? InverseRoot(from, eps, delta.cols) : 1.0f;
+  for (int64_t i = threadIdx.x; i < delta.cols; i += kThreads) {
+    const float change = post_norm != nullptr ? from[i] * factor * post_norm[i] : from[i];
+    to[i] = fmaf(to[i], keep, change);
+  }
+}
+
+__global__ void GatedKernel(Rows gate_up, bool silu, Rows out) {
+  const float* gate = gate_up.data + blockIdx.x * gate_up.stride;
+  const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (i >= out.cols) return;
+  const float g = gate[i], up = gate[out.cols + i];
+  out.data[blockIdx.x * out.stride + i] = (silu ? Silu(g) : GeluTanh(g)) * up;
+}
+
+__global__ void GatherKernel(Rows x, const int32_t* rows, Rows out) {
+  const float* from = x.data + rows[blockIdx.x] * x.stride;
+  float* to = out.data + blockIdx.x * out.stride;
+  for (int64_t i = threadIdx.x; i < out.cols; i += kThreads) to[i] = from[i];
+}
+
+__global__ void EmbedKernel(EmbedParams p) {
+  const int64_t r = int64_t{p.ids[blockIdx.x]} - p.row_begin;
+  float* to = p.out.data + blockIdx.x * p.out.stride;
+  const bool here = r >= 0 && r < p.table_rows;
+  int part = 0;
+  int64_t row = here ? r : 0;
+  while (here && row >= p.parts[part].rows) row -= p.parts[part++].rows;
+  for (int64_t i = threadIdx.x; i < p.out.cols; i += kThreads) {
+    to[i] = here ? ValueAt(p.parts[part], row, i) * p.scale : 0.0f;
+  }
+}
+
+// Every thread has four loads of 16 bytes in flight.
+__global__ void ReadAllKernel(const char* memory, int64_t chunks, float* sink) {
+  const int64_t threads = int64_t{gridDim.x} * kThreads;
+  uint32_t seen = 0;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < chunks; i += 4 * threads) {
+    for (int64_t j = 0; j < 4; ++j) {
+      if (i + j * threads < chunks) seen ^= Load16(memory + 16 * (i + j * threads)).word[0];
+    }
+  }
+  if (seen == 0x9e3779b9u) *sink = 1.0f;  // never, but the compiler cannot know
+}
+
+unsigned Count(int64_t n) { return static_cast<unsigned>(n); }
+
+}  // namespace
+
+void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out) {
+  Launch(stream, {Count(x.rows)}, kThreads, 0, RmsNormKernel, x, weight, eps, out);
+}
+
+void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
+                       float eps) {
+  Launch(stream, {Count(residual.rows)}, kThreads, 0, AddResidualKernel, residual, delta, keep,
+         post_norm, eps);
+}
+
+void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out) {
+  const Grid grid = {Count(out.rows), Count((out.cols + kThreads - 1) / kThreads)};
+  Launch(stream, grid, kThreads, 0, GatedKernel, gate_up, kind == GatedKind::kSilu, out);
+}
+
+void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out) {
+  Launch(stream, {Count(out.rows)}, kThreads, 0, GatherKernel, x, rows, out);
+}
+
+void LaunchEmbed(Stream stream, const EmbedParams& params) {
+  Launch(stream, {Count(params.out.rows)}, kThreads, 0, EmbedKernel, params);
+}
+
+void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,
+                   float* sink) {
+  const Grid grid = {Count(multiprocessors) * 8};
+  Launch(stream, grid, kThreads, 0, ReadAllKernel, static_cast<const char*>(memory),
+         static_cast<int64_t>(bytes / 16), sink);
+}
+
+}  // namespace echelon::cuda

@@ -1,0 +1,123 @@
+// Runtime over the CUDA runtime library, which is linked statically and opens the driver
+// (libcuda.so.1) by itself at the first call: a program with it starts on a host without a driver.
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/runtime.h"
+
+namespace echelon::cuda {
+
+namespace {
+
+Failure KindOf(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return Failure::kNone;
+    case cudaErrorInsufficientDriver: {
+      int version = 0;
+      cudaDriverGetVersion(&version);
+      return version == 0 ? Failure::kNoDriver : Failure::kDriverTooOld;
+    }
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+      return Failure::kNoDevice;
+    case cudaErrorDevicesUnavailable:
+      return Failure::kDeviceBusy;
+    case cudaErrorMemoryAllocation:
+      return Failure::kOutOfMemory;
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+      return Failure::kNoKernelImage;
+    default:
+      return Failure::kOther;
+  }
+}
+
+Outcome OutcomeOf(cudaError_t error) {
+  if (error == cudaSuccess) return {};
+  return {KindOf(error), static_cast<int>(error),
+          std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error)};
+}
+
+cudaStream_t Of(Stream stream) { return static_cast<cudaStream_t>(stream); }
+cudaEvent_t OfEvent(Event event) { return static_cast<cudaEvent_t>(event); }
+
+class CudaRuntime : public Runtime {
+ public:
+  int DriverVersion() override {
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+  }
+  int ToolkitVersion() override { return CUDART_VERSION; }
+  Outcome DeviceCount(int* count) override { return OutcomeOf(cudaGetDeviceCount(count)); }
+  Outcome Describe(int device, DeviceInfo* info) override {
+    cudaDeviceProp properties;
+    const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+    if (error != cudaSuccess) return OutcomeOf(error);
+    *info = {properties.name,           properties.major,
+             properties.minor,          properties.multiProcessorCount,
+             properties.totalGlobalMem, static_cast<uint64_t>(properties.l2CacheSize)};
+    return {};
+  }
+  Outcome Open(int device) override {
+    const cudaError_t error = cudaSetDevice(device);
+    return OutcomeOf(error == cudaSuccess ? cudaFree(nullptr) : error);
+  }
+  Outcome FreeMemory(uint64_t* free_bytes, uint64_t* total_bytes) override {
+    size_t free = 0, total = 0;
+    const cudaError_t error = cudaMemGetInfo(&free, &total);
+    *free_bytes = free;
+    *total_bytes = total;
+    return OutcomeOf(error);
+  }
+
+  Outcome Allocate(size_t bytes, void** memory) override {
+    const cudaError_t error = cudaMalloc(memory, bytes);
+    if (error == cudaErrorMemoryAllocation) cudaGetLastError();  // leaves the device as it was
+    return OutcomeOf(error);
+  }
+  void Free(void* memory) override { cudaFree(memory); }
+  Outcome AllocatePinned(size_t bytes, void** memory) override {
+    return OutcomeOf(cudaMallocHost(memory, bytes));
+  }
+  void FreePinned(void* memory) override { cudaFreeHost(memory); }
+
+  Outcome NewStream(Stream* stream) override {
+    cudaStream_t made = nullptr;
+    const cudaError_t error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+    *stream = made;
+    return OutcomeOf(error);
+  }
+  void FreeStream(Stream stream) override { cudaStreamDestroy(Of(stream)); }
+  Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) override {
+    return OutcomeOf(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, Of(stream)));
+  }
+  Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) override {
+    return OutcomeOf(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, Of(stream)));
+  }
+  Outcome Clear(void* memory, size_t bytes, Stream stream) override {
+    return OutcomeOf(cudaMemsetAsync(memory, 0, bytes, Of(stream)));
+  }
+  Outcome Wait(Stream stream) override { return OutcomeOf(cudaStreamSynchronize(Of(stream))); }
+  Outcome LastError() override { return OutcomeOf(cudaGetLastError()); }
+
+  Outcome NewEvent(Event* event) override {
+    cudaEvent_t made = nullptr;
+    const cudaError_t error = cudaEventCreate(&made);
+    *event = made;
+    return OutcomeOf(error);
+  }
+  void FreeEvent(Event event) override { cudaEventDestroy(OfEvent(event)); }
+  Outcome Record(Event event, Stream stream) override {
+    return OutcomeOf(cudaEventRecord(OfEvent(event), Of(stream)));
+  }
+  Outcome Milliseconds(Event from, Event to, float* elapsed) override {
+    return OutcomeOf(cudaEventElapsedTime(elapsed, OfEvent(from), OfEvent(to)));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Runtime> MakeRuntime() { return std::make_unique<CudaRuntime>(); }
+
+}  // namespace echelon::cuda

@@ -1,0 +1,79 @@
+#pragma once
+// Runtime: what the CUDA backend asks of NVIDIA's runtime and driver, as an interface, so that
+// every failure of a driver can be played in a test, and the whole backend runs on the host under
+// the emulation. No CUDA header is needed to include it. One host thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace echelon::cuda {
+
+using Stream = void*;  // a cudaStream_t
+using Event = void*;   // a cudaEvent_t
+
+enum class Failure : uint8_t {
+  kNone,
+  kNoDriver,      // no libcuda on this host
+  kDriverTooOld,  // older than the toolkit of this build
+  kNoDevice,
+  kDeviceBusy,  // in exclusive use, or prohibited
+  kOutOfMemory,
+  kNoKernelImage,  // the device's architecture is not in this build
+  kOther,          // code and text say what
+};
+
+// What a call came to. `text` is the runtime's own name and words for it.
+struct Outcome {
+  Failure failure = Failure::kNone;
+  int code = 0;
+  std::string text;
+  bool ok() const { return failure == Failure::kNone; }
+};
+
+struct DeviceInfo {
+  std::string name;  // "NVIDIA H200"
+  int major = 0, minor = 0;
+  int multiprocessors = 0;
+  uint64_t memory_bytes = 0;
+  uint64_t cache_bytes = 0;  // level 2
+};
+
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+
+  // CUDA versions as 1000 * major + 10 * minor; a driver's is 0 where there is none.
+  virtual int DriverVersion() = 0;
+  virtual int ToolkitVersion() = 0;
+  virtual Outcome DeviceCount(int* count) = 0;
+  virtual Outcome Describe(int device, DeviceInfo* info) = 0;
+  // Makes the device the calling thread's; takes it into use.
+  virtual Outcome Open(int device) = 0;
+  virtual Outcome FreeMemory(uint64_t* free_bytes, uint64_t* total_bytes) = 0;
+
+  virtual Outcome Allocate(size_t bytes, void** memory) = 0;
+  virtual void Free(void* memory) = 0;
+  virtual Outcome AllocatePinned(size_t bytes, void** memory) = 0;  // host memory for copies
+  virtual void FreePinned(void* memory) = 0;
+
+  virtual Outcome NewStream(Stream* stream) = 0;
+  virtual void FreeStream(Stream stream) = 0;
+  virtual Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) = 0;
+  virtual Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) = 0;
+  virtual Outcome Clear(void* memory, size_t bytes, Stream stream) = 0;  // with zeros
+  virtual Outcome Wait(Stream stream) = 0;
+  // Of the launches since the last call; forgets it unless the device is lost.
+  virtual Outcome LastError() = 0;
+
+  virtual Outcome NewEvent(Event* event) = 0;
+  virtual void FreeEvent(Event event) = 0;
+  virtual Outcome Record(Event event, Stream stream) = 0;
+  virtual Outcome Milliseconds(Event from, Event to, float* elapsed) = 0;  // both have happened
+};
+
+// NVIDIA's own, or the emulation's where a test program is linked with it.
+std::unique_ptr<Runtime> MakeRuntime();
+
+}  // namespace echelon::cuda

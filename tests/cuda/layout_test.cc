@@ -1,0 +1,179 @@
+// The pure parts of the CUDA backend on the host: packed rows give back every value, and attention
+// is cut at absolute splits whatever the batch.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/cache_layout.h"
+#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/weight.h"
+#include "tests/unit/kernels/ops_kit.h"
+
+namespace echelon::cuda {
+namespace {
+
+// The planes of a part, in host memory.
+struct HostPlanes {
+  std::vector<uint64_t> codes, scales, supers;
+  PartView view;
+
+  explicit HostPlanes(const HostMatrix& matrix) : view(ShapeOf(matrix)) {
+    codes.resize(static_cast<size_t>(view.rows * view.RowBytes() / 8));
+    scales.resize(static_cast<size_t>(view.rows * view.groups * view.ScaleBytes() / 8 + 1));
+    supers.resize(static_cast<size_t>(view.rows * view.SuperBlocks() / 2 + 1));
+    view.codes = reinterpret_cast<const char*>(codes.data());
+    view.scales = reinterpret_cast<const char*>(scales.data());
+    view.supers = reinterpret_cast<const char*>(supers.data());
+    for (int64_t r = 0; r < matrix.rows; ++r) {
+      PackRow(matrix, matrix.data + r * matrix.row_bytes, view, r);
+    }
+  }
+};
+
+TEST(CudaLayout, PackedRowsGiveBackEveryValueExactly) {
+  for (const TensorFormatInfo& info : TensorFormats()) {
+    SCOPED_TRACE(std::string(info.name));
+    // 1, 9 and 35 groups of 32 (8, 16 and 40 where blocks have 8): whole tiles and tails.
+    for (const int64_t groups : {1, 9, 35}) {
+      const int64_t block = std::max(info.block_elements, 32);
+      const int64_t cols = (groups * 32 + block - 1) / block * block;
+      const auto matrix = test::RandomMatrix(info.format, 3, cols, 5);
+      for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cols}, {7, cols - 13}}) {
+        const HostPlanes planes(matrix.Cut(begin, end));
+        for (int64_t r = 0; r < 3; ++r) {
+          const auto want = matrix.Row(r);
+          for (int64_t c = 0; c < end - begin; ++c) {
+            ASSERT_EQ(ValueAt(planes.view, r, c), want[begin + c]) << r << " " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaLayout, WordsOfARowAreDistinctAndWithinIt) {
+  for (int p = 0; p <= static_cast<int>(Packing::kF32); ++p) {
+    PartView part;
+    part.packing = static_cast<Packing>(p);
+    for (const int64_t groups : {1, 31, 32, 33, 70}) {
+      part.groups = groups;
+      std::set<int64_t> seen;
+      for (int64_t g = 0; g < groups; ++g) {
+        for (int w = 0; w < WordsOf(part.packing); ++w) {
+          const int64_t at = WordOffset(part.packing, groups, g, w);
+          ASSERT_TRUE(at >= 0 && at + 4 <= part.RowBytes() && at % 4 == 0);
+          ASSERT_TRUE(seen.insert(at).second);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaLayout, PackedWeightsGrowByNoMoreThanTheirTails) {
+  for (const TensorFormatInfo& info : TensorFormats()) {
+    const auto matrix = test::RandomMatrix(info.format, 1, 4096, 5);
+    const PartView part = ShapeOf(matrix.view);
+    const int64_t scales = IsQuantised(part.packing) ? part.groups * part.ScaleBytes() : 0;
+    const int64_t supers = part.super_scales ? part.SuperBlocks() * 4 : 0;
+    // K-quants store their six-bit numbers as bytes: 4 of 144 bytes more (Q4_K), Q6_K's missing
+    // minimum 2 of 210.
+    EXPECT_LE(part.RowBytes() + scales + supers, matrix.view.row_bytes * 103 / 100) << info.name;
+  }
+}
+
+TEST(CudaLayout, KeysAndValuesOfAPageShareItWithoutOverlap) {
+  for (const auto& [type, dim, tokens] :
+       {std::tuple(KvType::kF16, 64, 16), std::tuple(KvType::kF32, 22, 5),
+        std::tuple(KvType::kF16, 2, 48), std::tuple(KvType::kF16, 80, 16)}) {
+    std::vector<int> used(static_cast<size_t>(HeadBytes(type, dim, tokens) / ElementBytes(type)));
+    const int chunk = KeyChunk(type, dim);
+    for (int slot = 0; slot < tokens; ++slot) {
+      for (int d = 0; d < dim; ++d) {
+        ++used.at(static_cast<size_t>(KeyIndex(chunk, tokens, slot, d)));
+        ++used.at(static_cast<size_t>(ValueIndex(dim, tokens, slot, d)));
+      }
+    }
+    EXPECT_EQ(std::count(used.begin(), used.end(), 1), static_cast<int64_t>(used.size()));
+  }
+}
+
+// A batch of one sequence whose rows are at these positions.
+struct Positions {
+  std::vector<int32_t> positions, sequences, page_begin = {0, 1000}, pages;
+  explicit Positions(std::vector<int32_t> at)
+      : positions(std::move(at)), sequences(positions.size(), 0), pages(1000) {
+    std::iota(pages.begin(), pages.end(), 0);
+  }
+  AttentionArgs Args(int window = 0) const {
+    AttentionArgs args;
+    args.q = Tensor(nullptr, static_cast<int64_t>(positions.size()), 8);
+    args.rows = {positions, sequences, page_begin, pages};
+    args.window = window;
+    return args;
+  }
+};
+
+TEST(CudaAttentionPlan, UnitsAreAbsoluteSplitsInAscendingOrder) {
+  const Positions batch({0, 255, 256, 1000});
+  const auto passes = PlanAttention(batch.Args(), 1000);
+  ASSERT_EQ(passes.size(), 1u);
+  const AttentionPass& pass = passes[0];
+  EXPECT_EQ(pass.merge_begin, (std::vector<int32_t>{0, 1, 2, 4, 8}));
+  EXPECT_EQ(pass.row_of, (std::vector<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(pass.continued, (std::vector<int32_t>{0, 0, 0, 0}));
+  for (size_t i = 0; i < pass.units.size(); ++i) {
+    const SplitUnit& unit = pass.units[i];
+    EXPECT_EQ(unit.partial, static_cast<int32_t>(i));
+    EXPECT_EQ(unit.first / kAttentionSplit, (unit.end - 1) / kAttentionSplit);
+  }
+  EXPECT_EQ(pass.units[7].first, 768);
+  EXPECT_EQ(pass.units[7].end, 1001);
+}
+
+TEST(CudaAttentionPlan, AWindowBeginsWithinASplit) {
+  const Positions batch({1000});
+  const auto passes = PlanAttention(batch.Args(/*window=*/300), 1000);
+  ASSERT_EQ(passes[0].units.size(), 2u);
+  EXPECT_EQ(passes[0].units[0].first, 701);
+  EXPECT_EQ(passes[0].units[0].end, 768);
+}
+
+TEST(CudaAttentionPlan, ARowIsNeverCutBetweenPasses) {
+  const Positions batch({600, 600, 600, 5000});
+  const auto passes = PlanAttention(batch.Args(), 6);
+  ASSERT_EQ(passes.size(), 3u);  // 3 + 3 splits, 3, and 20 that are more than fit
+  EXPECT_EQ(passes[0].row_of, (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(passes[1].row_of, (std::vector<int32_t>{2}));
+  EXPECT_EQ(passes[2].units.size(), 20u);
+  EXPECT_EQ(passes[2].units[0].partial, 0);
+}
+
+TEST(CudaAttentionPlan, RowsThatSeeNothingAreLeftOutAndOthersContinue) {
+  const Positions batch({0, 0, 0});
+  AttentionArgs args = batch.Args();
+  const std::vector<int32_t> begin = {0, -512, 10}, end = {0, 100, 20};
+  args.begin = begin;
+  args.end = end;
+  const auto passes = PlanAttention(args, 100);
+  ASSERT_EQ(passes.size(), 1u);
+  EXPECT_EQ(passes[0].row_of, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(passes[0].continued, (std::vector<int32_t>{1, 0}));
+  EXPECT_EQ(passes[0].units[0].first, 0);
+}
+
+TEST(CudaMath, ExpIsWithinTwoUnits) {
+  EXPECT_EQ(Exp(0.0f), 1.0f);
+  EXPECT_EQ(Exp(-INFINITY), 0.0f);
+  EXPECT_TRUE(std::isnan(Exp(NAN)));
+  for (float x = -87.0f; x < 88.0f; x += 0.0137f) {
+    const double want = std::exp(static_cast<double>(x));
+    ASSERT_NEAR(Exp(x), want, want * 2 * 0x1p-23) << x;
+  }
+}
+
+}  // namespace
+}  // namespace echelon::cuda

@@ -1,0 +1,117 @@
+// Whole tiny models of every family on the CUDA backend (emulated, or in gpu_test a GPU): the
+// tokens and, within rounding, the logits of the reference backend; and the replay contract, bit
+// for bit: chunks, company and forced replay change nothing.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/model_builder.h"
+#include "tests/support/worker/generate.h"
+
+namespace echelon {
+namespace {
+
+constexpr int kPageTokens = 4;
+
+LocalGroupOptions OptionsFor(const std::string& backend) {
+  LocalGroupOptions options;
+  options.backend.name = backend;
+  options.executor.page_tokens = kPageTokens;
+  options.executor.context_max = 96;
+  options.executor.sequences_max = 4;
+  options.executor.kv_type = KvType::kF32;
+  options.executor.kv_memory_bytes = 16 << 20;
+  return options;
+}
+
+std::vector<testing::Wish> Wishes() {
+  std::vector<testing::Wish> wishes(3);
+  for (int w = 0; w < 3; ++w) {
+    for (int i = 0; i < 5 + 9 * w; ++i) wishes[w].prompt.push_back((i * 37 + w * 11) % 250 + 1);
+    wishes[w].max_tokens = 8;
+    wishes[w].params = testing::Greedy();
+    wishes[w].params.logprobs = 4;
+    wishes[w].begin_step = w;
+  }
+  return wishes;
+}
+
+struct FamilyCase {
+  const char* family;
+  TensorFormat format;
+};
+class CudaModel : public ::testing::TestWithParam<FamilyCase> {
+ protected:
+  CudaModel() {
+    TinyModel model;
+    model.family = GetParam().family;
+    model.format = GetParam().format;
+    model.d_model = 96;  // 3 groups: a tile's tail
+    model.head_dim = 32;
+    if (model.family == "llamaLadder" || model.format == TensorFormat::kF32) {
+      checkpoint_ = TinyDummy(model, folder_.path());
+    } else {
+      checkpoint_ = OpenCheckpoint(WriteTinyGguf(model, folder_ / "model.gguf")).value();
+    }
+  }
+  void SetUp() override {
+    const auto backend = MakeBackend({.name = "cuda"});
+    if (!backend.ok()) GTEST_SKIP() << backend.error().message;
+  }
+  std::unique_ptr<LocalGroup> Start(const std::string& backend) {
+    return LocalGroup::Start(*checkpoint_, checkpoint_->config(), OptionsFor(backend)).value();
+  }
+
+  ScratchFolder folder_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+};
+
+TEST_P(CudaModel, AnswersAsTheReferenceDoes) {
+  const auto got = testing::Generate(*Start("cuda"), Wishes(), kPageTokens);
+  const auto want = testing::Generate(*Start("reference"), Wishes(), kPageTokens);
+  for (size_t w = 0; w < want.size(); ++w) {
+    ASSERT_EQ(got[w].tokens, want[w].tokens) << w;
+    for (size_t i = 0; i < want[w].logits.size(); ++i) {
+      EXPECT_NEAR(got[w].logits[i], want[w].logits[i], 2e-4) << w << " " << i;
+    }
+  }
+}
+
+TEST_P(CudaModel, ChunksCompanyAndReplayChangeNoBit) {
+  const auto group = Start("cuda");
+  const auto want = testing::Generate(*group, Wishes(), kPageTokens);
+  testing::Pace pace;
+  pace.chunk = 3;
+  pace.page_seed = 7;
+  EXPECT_EQ(testing::Generate(*group, Wishes(), kPageTokens, pace), want);
+  testing::Wish alone = Wishes()[1];
+  EXPECT_EQ(testing::Generate(*group, {alone}, kPageTokens)[0], want[1]);
+  alone.forced.assign(want[1].tokens.begin(), want[1].tokens.begin() + 5);
+  alone.max_tokens = 3;
+  const auto rest = testing::Generate(*group, {alone}, kPageTokens, pace)[0];
+  EXPECT_EQ(rest.tokens, std::vector(want[1].tokens.begin() + 5, want[1].tokens.end()));
+  EXPECT_EQ(rest.logits, std::vector(want[1].logits.begin() + 5, want[1].logits.end()));
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, CudaModel,
+                         ::testing::Values(FamilyCase{"llama", TensorFormat::kQ4_1},
+                                           FamilyCase{"qwen2", TensorFormat::kQ8_0},
+                                           FamilyCase{"qwen3", TensorFormat::kQ5_0},
+                                           FamilyCase{"gemma3", TensorFormat::kQ4_0},
+                                           FamilyCase{"mistral", TensorFormat::kF32},
+                                           FamilyCase{"llamaLadder", TensorFormat::kF32}),
+                         [](const auto& info) { return std::string(info.param.family); });
+
+TEST(CudaService, ALayoutOfSeveralRanksIsRefusedByName) {
+  ScratchFolder folder;
+  const auto checkpoint = TinyDummy({}, folder.path());
+  LocalGroupOptions options = OptionsFor("cuda");
+  options.layout.tp = 2;
+  const auto group = LocalGroup::Start(*checkpoint, checkpoint->config(), options);
+  ASSERT_FALSE(group.ok());
+  EXPECT_EQ(group.error().code, ErrorCode::kUnsupported);
+}
+
+}  // namespace
+}  // namespace echelon

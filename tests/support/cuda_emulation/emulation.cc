@@ -1,0 +1,290 @@
+#include "tests/support/cuda_emulation/emulation.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "common/check.h"
+
+// Saves the caller's registers on its stack and goes on with those on another: what swapcontext
+// does without its two system calls, of which a block of 256 threads would make thousands.
+extern "C" void echelon_switch_stack(void** save, void* load);
+asm(R"(
+.text
+.globl echelon_switch_stack
+.type echelon_switch_stack, @function
+echelon_switch_stack:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+.size echelon_switch_stack, .-echelon_switch_stack
+)");
+
+namespace echelon::emulation {
+
+namespace {
+
+constexpr size_t kStackBytes = size_t{64} << 10;
+constexpr size_t kArenaBytes = size_t{1} << 30;
+constexpr size_t kSharedBytesMax = size_t{48} << 10;  // what a launch gets without asking for more
+constexpr unsigned kThreadsMax = 1024;
+constexpr size_t kAlignment = 256;  // as cudaMalloc's
+
+// Memory between two device blocks that belongs to none, so that a small overrun stays harmless but
+// a freed block is found again by address alone.
+class Arena {
+ public:
+  Arena() {
+    void* memory =
+        mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    base_ = static_cast<char*>(memory);
+    free_[0] = kArenaBytes;
+  }
+
+  void* Take(size_t bytes) {
+    const size_t rounded = std::max<size_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment;
+    for (auto at = free_.begin(); at != free_.end(); ++at) {
+      const auto [offset, size] = *at;
+      if (size < rounded) continue;
+      free_.erase(at);
+      if (size > rounded) free_[offset + rounded] = size - rounded;
+      taken_[offset] = rounded;
+      return base_ + offset;
+    }
+    return nullptr;
+  }
+
+  void Give(void* memory) {
+    const auto at = taken_.find(static_cast<size_t>(static_cast<char*>(memory) - base_));
+    CHECK_MSG(at != taken_.end(), "freed device memory that was not allocated");
+    auto [offset, size] = *at;
+    taken_.erase(at);
+    auto after = free_.lower_bound(offset);
+    if (after != free_.end() && after->first == offset + size) {
+      size += after->second;
+      after = free_.erase(after);
+    }
+    if (after != free_.begin() && std::prev(after)->first + std::prev(after)->second == offset) {
+      std::prev(after)->second += size;
+    } else {
+      free_[offset] = size;
+    }
+  }
+
+  size_t FreeBytes() const {
+    size_t bytes = 0;
+    for (const auto& [offset, size] : free_) bytes += size;
+    return bytes;
+  }
+
+  void Protect(int protection) { CHECK(mprotect(base_, kArenaBytes, protection) == 0); }
+
+ private:
+  char* base_ = nullptr;
+  std::map<size_t, size_t> free_, taken_;  // offset -> bytes
+};
+
+enum class Wait { kNone, kBlock, kWarp, kDone };
+
+struct Thread {
+  void* context = nullptr;  // top of its stack while it waits
+  std::unique_ptr<char[]> stack;
+  Fiber fiber;
+  Wait wait = Wait::kNone;
+  float value = 0.0f;  // of a shuffle
+};
+
+class Machine {
+ public:
+  std::recursive_mutex mutex;
+  Arena arena;
+  size_t launched = 0;
+
+  void Run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+    CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
+    CHECK(grid.y <= 65535 && grid.z <= 65535);
+    CHECK_MSG(shared_bytes <= kSharedBytesMax, "more dynamic shared memory than a launch gets");
+    const Open open(*this);
+    ++launched;
+    shared_.assign(shared_bytes / sizeof(uint64_t) + 2, 0xa5a5a5a5a5a5a5a5u);
+    body_ = &body;
+    while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+    Index block;
+    for (block.z = 0; block.z < grid.z; ++block.z) {
+      for (block.y = 0; block.y < grid.y; ++block.y) {
+        for (block.x = 0; block.x < grid.x; ++block.x) RunBlock(block, grid, threads);
+      }
+    }
+  }
+
+  void Copy(void* to, const void* from, size_t bytes) {
+    const Open open(*this);
+    std::memcpy(to, from, bytes);
+  }
+  void Clear(void* memory, size_t bytes) {
+    const Open open(*this);
+    std::memset(memory, 0, bytes);
+  }
+
+  Thread& current() { return *threads_[current_]; }
+  char* shared() {
+    // 16-byte aligned within the vector.
+    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(shared_.data()) + 15) / 16 * 16);
+  }
+
+  void Pause(Wait wait) {
+    Thread& thread = current();
+    thread.wait = wait;
+    echelon_switch_stack(&thread.context, scheduler_);
+  }
+  float OfLane(int distance) { return threads_[current_ ^ static_cast<size_t>(distance)]->value; }
+
+ private:
+  // Device memory is there while one of these lives.
+  struct Open {
+    explicit Open(Machine& machine) : machine(machine), lock(machine.mutex) {
+      machine.arena.Protect(PROT_READ | PROT_WRITE);
+    }
+    ~Open() { machine.arena.Protect(PROT_NONE); }
+    Machine& machine;
+    std::lock_guard<std::recursive_mutex> lock;
+  };
+
+  static void Enter();
+
+  void RunBlock(Index block, Index grid, unsigned threads) {
+    for (unsigned i = 0; i < threads; ++i) Prepare(*threads_[i], {{i, 0, 0}, block, grid});
+    for (;;) {
+      // Another order each turn: from another thread on, forwards or backwards.
+      ++turn_;
+      const unsigned first = (turn_ * 37) % threads;
+      bool all_done = true;
+      for (unsigned i = 0; i < threads; ++i) {
+        const unsigned at = (turn_ % 2 == 0 ? first + i : first + threads - i) % threads;
+        Thread& thread = *threads_[at];
+        if (thread.wait == Wait::kNone) {
+          current_ = at;
+          echelon_switch_stack(&scheduler_, thread.context);
+        }
+        all_done = all_done && thread.wait == Wait::kDone;
+      }
+      if (all_done) return;
+      Release(threads);
+    }
+  }
+
+  void Prepare(Thread& thread, const Fiber& fiber) {
+    if (!thread.stack) thread.stack = std::make_unique<char[]>(kStackBytes);
+    thread.fiber = fiber;
+    thread.wait = Wait::kNone;
+    // Six registers and the address to begin at, which lies at a multiple of 16.
+    const auto top = reinterpret_cast<uintptr_t>(thread.stack.get()) + kStackBytes - 64;
+    auto* begin = reinterpret_cast<void**>(top / 16 * 16);
+    *begin = reinterpret_cast<void*>(&Enter);
+    std::fill(begin - 6, begin, nullptr);
+    thread.context = begin - 6;
+  }
+
+  // Every thread waits or is done. A warp goes on when all its lanes wait for it, the block when
+  // all its threads do.
+  void Release(unsigned threads) {
+    bool released = false;
+    for (unsigned warp = 0; warp < threads; warp += 32) {
+      if (!All(warp, warp + 32, Wait::kWarp)) continue;
+      Wake(warp, warp + 32);
+      released = true;
+    }
+    if (released) return;
+    CHECK_MSG(All(0, threads, Wait::kBlock),
+              "a barrier or shuffle that some threads of the block do not reach");
+    Wake(0, threads);
+  }
+  bool All(unsigned begin, unsigned end, Wait wait) const {
+    return std::all_of(threads_.begin() + begin, threads_.begin() + end,
+                       [&](const auto& thread) { return thread->wait == wait; });
+  }
+  void Wake(unsigned begin, unsigned end) {
+    for (unsigned i = begin; i < end; ++i) threads_[i]->wait = Wait::kNone;
+  }
+
+  void* scheduler_ = nullptr;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<uint64_t> shared_;
+  const std::function<void()>* body_ = nullptr;
+  size_t current_ = 0;
+  unsigned turn_ = 0;
+};
+
+Machine& TheMachine() {
+  static Machine machine;
+  return machine;
+}
+
+void Machine::Enter() {
+  Machine& machine = TheMachine();
+  (*machine.body_)();
+  machine.Pause(Wait::kDone);
+}
+
+}  // namespace
+
+const Fiber& Current() { return TheMachine().current().fiber; }
+
+void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+  TheMachine().Run(grid, threads, shared_bytes, body);
+}
+
+void WaitForBlock() { TheMachine().Pause(Wait::kBlock); }
+void WaitForWarp() { TheMachine().Pause(Wait::kWarp); }
+
+float ExchangeWithLane(float value, int distance) {
+  Machine& machine = TheMachine();
+  machine.current().value = value;
+  machine.Pause(Wait::kWarp);  // all lanes have put theirs there
+  const float theirs = machine.OfLane(distance);
+  machine.Pause(Wait::kWarp);  // all lanes have taken one
+  return theirs;
+}
+
+char* DynamicShared() { return TheMachine().shared(); }
+
+void CheckAligned(const void* p, size_t bytes) {
+  CHECK_MSG(reinterpret_cast<uintptr_t>(p) % bytes == 0, "a misaligned vector load");
+}
+
+void* AllocateDevice(size_t bytes) {
+  const std::lock_guard lock(TheMachine().mutex);
+  return TheMachine().arena.Take(bytes);
+}
+void FreeDevice(void* memory) {
+  const std::lock_guard lock(TheMachine().mutex);
+  TheMachine().arena.Give(memory);
+}
+size_t FreeDeviceBytes() {
+  const std::lock_guard lock(TheMachine().mutex);
+  return TheMachine().arena.FreeBytes();
+}
+void CopyDevice(void* to, const void* from, size_t bytes) { TheMachine().Copy(to, from, bytes); }
+void ClearDevice(void* memory, size_t bytes) { TheMachine().Clear(memory, bytes); }
+size_t KernelsLaunched() { return TheMachine().launched; }
+
+}  // namespace echelon::emulation

@@ -1,0 +1,44 @@
+#pragma once
+// Runs CUDA kernels on the host: every thread of a block is a fiber, barriers and shuffles switch
+// between them, blocks run one after the other. For correctness alone: it is about 10,000 times
+// slower than a GPU. What it finds: wrong indices (device memory is unreadable outside kernels, so
+// a host pointer mixed up with a device pointer faults), a barrier or shuffle that some thread does
+// not reach, misaligned vector loads, and, because fibers run in another order each time, most
+// missing barriers. What it cannot find: what depends on the hardware (memory order between warps,
+// launch limits beyond those checked here, speed).
+//
+// One thread at a time launches; a mutex sees to it.
+
+#include <cstddef>
+#include <functional>
+
+namespace echelon::emulation {
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+// Where the running fiber is.
+struct Fiber {
+  Index thread, block, grid;
+};
+const Fiber& Current();
+
+void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
+
+// Inside a kernel.
+void WaitForBlock();
+void WaitForWarp();
+float ExchangeWithLane(float value, int distance);
+char* DynamicShared();
+void CheckAligned(const void* p, size_t bytes);
+
+// Device memory: an arena that only kernels and copies may touch.
+void* AllocateDevice(size_t bytes);  // null where the arena is used up
+void FreeDevice(void* memory);
+size_t FreeDeviceBytes();
+void CopyDevice(void* to, const void* from, size_t bytes);
+void ClearDevice(void* memory, size_t bytes);
+size_t KernelsLaunched();  // since the program began
+
+}  // namespace echelon::emulation

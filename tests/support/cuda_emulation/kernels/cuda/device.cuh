@@ -1,0 +1,65 @@
+#pragma once
+// Stands in for kernels/cuda/device.cuh where the kernels are compiled by the host's compiler: the
+// words of CUDA that they use, over emulation.h. Tests only.
+
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "common/half.h"
+#include "kernels/cuda/runtime.h"
+#include "tests/support/cuda_emulation/emulation.h"
+
+#define __global__
+#define __device__
+#define __launch_bounds__(...)
+// Blocks run one after the other, so one copy serves each in turn.
+#define __shared__ static
+#define threadIdx (::echelon::emulation::Current().thread)
+#define blockIdx (::echelon::emulation::Current().block)
+#define gridDim (::echelon::emulation::Current().grid)
+
+namespace echelon::cuda {
+
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Grid {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+inline void __syncthreads() { emulation::WaitForBlock(); }
+inline void __syncwarp() { emulation::WaitForWarp(); }
+inline float __shfl_xor_sync(unsigned, float value, int distance) {
+  return emulation::ExchangeWithLane(value, distance);
+}
+
+template <typename... Parameters, typename... Arguments>
+void Launch(Stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
+            const Arguments&... args) {
+  emulation::RunGrid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(args...); });
+}
+
+inline char* DynamicShared() { return emulation::DynamicShared(); }
+
+struct Bytes16 {
+  uint32_t word[4];
+};
+struct Bytes8 {
+  uint32_t word[2];
+};
+// The device faults where an address is not a multiple of the access; so does this.
+template <typename Value>
+Value LoadAligned(const void* p) {
+  emulation::CheckAligned(p, sizeof(Value));
+  Value value;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+inline Bytes16 Load16(const void* p) { return LoadAligned<Bytes16>(p); }
+inline Bytes8 Load8(const void* p) { return LoadAligned<Bytes8>(p); }
+inline uint32_t Load4(const void* p) { return LoadAligned<uint32_t>(p); }
+inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
+
+}  // namespace echelon::cuda
