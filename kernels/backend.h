@@ -197,6 +197,17 @@ class Backend {
   // undefined. Current after Synchronize(). A host's memory does not fail.
   virtual Status Health() const { return {}; }
 
+  // Reading ahead, for backends whose ops wait for weights to come from memory (a decode step's):
+  // hints that change no result and may be ignored.
+  //
+  // The next MatMul reads `next`, which lives until then. Its first bytes are brought nearer from
+  // now on by each thread of the backend that has nothing else to do. Call it as soon as the MatMul
+  // before has been called.
+  virtual void Announce(const Weight& next) { static_cast<void>(next); }
+  // For a driving thread that waits for something else, an all-reduce: brings 1 KiB of its own share
+  // of the announced weight nearer, in some 100 ns. False when nothing is left to bring: pause.
+  virtual bool ReadAhead() { return false; }
+
   // out (T, D) = table row ids[t] - row_begin, times scale; zeros where it is not in the table
   // (vocabulary-parallel: the all-reduce adds the rank that has it).
   virtual void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,

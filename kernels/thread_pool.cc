@@ -24,25 +24,51 @@ void Pause() {
 #endif
 }
 
+// What a waiting thread asks for between two looks at whether it still waits: 16 lines, as many as
+// a core can wait for at once, some 100 ns.
+constexpr uintptr_t kPieceBytes = 1024;
+constexpr uint64_t kRangesMask = 0xffffffff;  // of Region::left
+}  // namespace
+
 // Spins until `done()` or until the spin time is over; true when done.
 template <typename Done>
-bool SpinUntil(Done done) {
+bool ThreadPool::SpinUntil(int thread, Done done) {
   for (int i = 0; i < 64; ++i) {
     if (done()) return true;
-    Pause();
+    if (!ReadPieceAhead(thread)) Pause();
   }
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
   while (std::chrono::steady_clock::now() < deadline) {
     for (int i = 0; i < 8; ++i) {
       if (done()) return true;
-      Pause();
+      if (!ReadPieceAhead(thread)) Pause();
     }
   }
   return done();
 }
-}  // namespace
 
-ThreadPool::ThreadPool(int threads) : regions_(static_cast<size_t>(std::max(threads, 1))) {
+void ThreadPool::TellAhead(int thread, std::span<const std::byte> bytes) {
+  Ahead& ahead = ahead_[thread];
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
+  ahead.at.store(0, std::memory_order_relaxed);  // nothing until both are set
+  ahead.end.store(begin + bytes.size(), std::memory_order_relaxed);
+  ahead.at.store(begin, std::memory_order_release);
+}
+
+bool ThreadPool::ReadPieceAhead(int thread) {
+  Ahead& ahead = ahead_[thread];
+  uintptr_t at = ahead.at.load(std::memory_order_acquire);
+  const uintptr_t end = ahead.end.load(std::memory_order_relaxed);
+  if (at == 0 || at >= end) return false;
+  const uintptr_t next = std::min(at + kPieceBytes, end);
+  // Told something else meanwhile: that is what to read.
+  if (!ahead.at.compare_exchange_strong(at, next, std::memory_order_acq_rel)) return true;
+  for (; at < next; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+  return true;
+}
+
+ThreadPool::ThreadPool(int threads)
+    : regions_(static_cast<size_t>(std::max(threads, 1))), ahead_(regions_.size()) {
   CHECK(threads >= 1);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
 }
@@ -55,12 +81,12 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::RunJob() {
-  const int64_t ranges = (job_.count + job_.grain - 1) / job_.grain;
-  int64_t begin = 0;
-  for (int i = 0; i < threads(); ++i) {
-    regions_[i].next.store(begin, std::memory_order_relaxed);
-    begin = std::min(job_.count, ranges * (i + 1) / threads() * job_.grain);
-    regions_[i].end = begin;
+  const auto ranges = static_cast<uint64_t>((job_.count + job_.grain - 1) / job_.grain);
+  CHECK(ranges <= kRangesMask);
+  const auto count = static_cast<uint64_t>(threads());
+  for (uint64_t i = 0; i < count; ++i) {
+    regions_[i].left.store((ranges * i / count) << 32 | ranges * (i + 1) / count,
+                           std::memory_order_relaxed);
   }
   state_.store(kOpen, std::memory_order_release);
   sequence_.fetch_add(1, std::memory_order_release);
@@ -69,7 +95,7 @@ void ThreadPool::RunJob() {
   // No range is left. Closing keeps late threads out; those inside finish what they took.
   state_.fetch_and(~kOpen, std::memory_order_acq_rel);
   const auto empty = [this] { return state_.load(std::memory_order_acquire) == 0; };
-  while (!SpinUntil(empty)) {
+  while (!SpinUntil(0, empty)) {
     const uint32_t inside = state_.load(std::memory_order_acquire);
     if (inside != 0) state_.wait(inside, std::memory_order_acquire);
   }
@@ -79,11 +105,22 @@ void ThreadPool::TakeRanges(int thread) {
   const Job& job = job_;
   for (int i = 0; i < threads(); ++i) {
     Region& region = regions_[(thread + i) % threads()];
-    while (true) {
-      const int64_t begin = region.next.fetch_add(job.grain, std::memory_order_relaxed);
-      if (begin >= region.end) break;
-      job.call(job.context, begin, std::min(begin + job.grain, region.end), thread);
+    for (int64_t range; (range = TakeRange(region, i == 0)) >= 0;) {
+      const int64_t begin = range * job.grain;
+      job.call(job.context, begin, std::min(begin + job.grain, job.count), thread);
       if (thread == 0 && turn_) turn_();
+    }
+  }
+}
+
+int64_t ThreadPool::TakeRange(Region& region, bool own) {
+  uint64_t left = region.left.load(std::memory_order_relaxed);
+  while (true) {
+    const uint64_t next = left >> 32, end = left & kRangesMask;
+    if (next >= end) return -1;
+    const uint64_t rest = own ? (next + 1) << 32 | end : next << 32 | (end - 1);
+    if (region.left.compare_exchange_weak(left, rest, std::memory_order_relaxed)) {
+      return static_cast<int64_t>(own ? next : end - 1);
     }
   }
 }
@@ -105,7 +142,7 @@ void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
     const auto changed = [&] { return sequence_.load(std::memory_order_acquire) != seen; };
-    if (!SpinUntil(changed)) sequence_.wait(seen, std::memory_order_acquire);
+    if (!SpinUntil(thread, changed)) sequence_.wait(seen, std::memory_order_acquire);
     seen = sequence_.load(std::memory_order_acquire);
     if (stop_.load()) return;
     if (Enter()) {

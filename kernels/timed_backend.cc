@@ -39,6 +39,8 @@ class TimedBackend : public Backend {
   }
   void SetTurn(std::function<void()> turn) override { inner_->SetTurn(std::move(turn)); }
   void Synchronize() override { inner_->Synchronize(); }
+  void Announce(const Weight& next) override { inner_->Announce(next); }
+  bool ReadAhead() override { return inner_->ReadAhead(); }
   Status Health() const override { return inner_->Health(); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,

@@ -46,6 +46,7 @@ void AttentionBlock::Run(int layer, const LayerWeights& w, Tensor x, const Batch
   attend.layer = layer;
 
   backend_.MatMul(x, *w.qkv, w.qkv_bias.get(), qkv);
+  backend_.Announce(*w.attention_out);
   backend_.RopeAppend(append);
   if (sharing_ != nullptr) {
     sharing_->Attend(attend, part);

@@ -137,14 +137,27 @@ void Decoder::Send(Communicator& link, int to) {
 }
 
 void Decoder::Forward() {
-  for (const SubBlockStep& step : steps_) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
     const Tensor output = NextOutput();
     for (Part& part : parts_) {
-      MergeDownTo(step.in_flight_max, part);
-      Run(step, part, output);
+      MergeDownTo(steps_[i].in_flight_max, part);
+      Run(steps_[i], part, output);
     }
+    AnnounceStep(i + 1);
   }
   for (Part& part : parts_) MergeDownTo(leaving_, part);
+}
+
+void Decoder::AnnounceStep(size_t next) {
+  const Weight* weight = nullptr;
+  if (next < steps_.size()) {
+    const SubBlockStep& step = steps_[next];
+    const LayerWeights& w = weights_.layers[step.layer - part_.layers.begin];
+    weight = (step.kind == BlockKind::kMlp ? w.gate_up : w.qkv).get();
+  } else if (part_.last_stage) {
+    weight = weights_.head.get();
+  }
+  if (weight != nullptr) backend_.Announce(*weight);
 }
 
 void Decoder::Run(const SubBlockStep& step, Part& part, Tensor output) {

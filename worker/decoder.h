@@ -93,6 +93,8 @@ class Decoder {
   void BeginStep(std::span<const StepRows> parts);
   Tensor NextOutput();
   void Run(const SubBlockStep& step, Part& part, Tensor output);
+  // Tells the backend which weight is multiplied first in step `next` of the stage, or behind it.
+  void AnnounceStep(size_t next);
   void RunBlock(const SubBlockStep& step, const Part& part, Tensor out);
   void RunMlpInto(const LayerWeights& w, Tensor x, Tensor out);
   void MergeDownTo(size_t in_flight, Part& part);

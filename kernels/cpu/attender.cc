@@ -172,21 +172,24 @@ KvTile Attender::Gather(const AttentionJob& job, const AttentionUnit& unit, int3
   return {keys, values};
 }
 
-void Attender::Merge(const AttentionJob& job, int64_t row) {
+void Attender::Merge(const AttentionJob& job, int64_t row, int head_begin, int head_end) {
   const auto [begin, end] = job.SplitsOf(row);
-  const int slot = job.slot_floats(), heads = job.args.heads;
+  const int slot = job.slot_floats(), count = head_end - head_begin;
   const bool resumes = job.Resumes(row);
-  states_.resize(std::max(states_.size(), static_cast<size_t>(slot)));
-  for (int head = 0; head < heads; ++head) {
-    float* first = job.partials[row].slots + int64_t{head} * slot;
-    float* state = resumes ? states_.data() : first;
-    if (resumes) Resume(job, row, head, state);
-    for (int32_t split = resumes ? begin : begin + 1; split < end; ++split) {
-      const float* later = first + int64_t{split - begin} * heads * slot;
-      job.kernels.merge_splits(&state, &later, 1, job.cache.tile().stride());
-    }
-    Write(job, row, head, state);
+  float* firsts = job.partials[row].slots + int64_t{head_begin} * slot;
+  states_.resize(std::max(states_.size(), static_cast<size_t>(kHeadsAtOnce * slot)));
+  float* states[kHeadsAtOnce];
+  const float* later[kHeadsAtOnce];
+  for (int i = 0; i < count; ++i) {
+    states[i] = (resumes ? states_.data() : firsts) + int64_t{i} * slot;
+    if (resumes) Resume(job, row, head_begin + i, states[i]);
   }
+  for (int32_t split = resumes ? begin : begin + 1; split < end; ++split) {
+    const float* of_split = firsts + int64_t{split - begin} * job.args.heads * slot;
+    for (int i = 0; i < count; ++i) later[i] = of_split + int64_t{i} * slot;
+    job.kernels.merge_splits(states, later, count, job.cache.tile().stride());
+  }
+  for (int i = 0; i < count; ++i) Write(job, row, head_begin + i, states[i]);
 }
 
 }  // namespace echelon::cpu

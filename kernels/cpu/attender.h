@@ -51,8 +51,10 @@ struct AttentionJob {
 class Attender {
  public:
   void Run(const AttentionJob& job, const AttentionUnit& unit);
-  // Merges the partials of all heads of a row, ascending, and writes the output.
-  void Merge(const AttentionJob& job, int64_t row);
+  // Merges the partials of heads [head_begin, head_end) of a row, at most kHeadsAtOnce, splits
+  // ascending, and writes the output.
+  static constexpr int kHeadsAtOnce = 16;
+  void Merge(const AttentionJob& job, int64_t row, int head_begin, int head_end);
 
  private:
   // One unit being run.

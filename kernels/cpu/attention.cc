@@ -117,15 +117,22 @@ void CpuBackend::Attention(const AttentionArgs& args) {
   PlanAttention(job);
   attenders_.resize(pool_.threads());
   const auto units = static_cast<int64_t>(attention_units_.size());
-  const int64_t grain = std::clamp<int64_t>(units / (pool_.threads() * 16), 1, 16);
+  const int64_t grain = std::clamp<int64_t>(units / (pool_.threads() * 64), 1, 16);
   pool_.ParallelFor(units, grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) attenders_[thread].Run(job, attention_units_[i]);
   });
   const bool any_partial =
       std::ranges::any_of(partials_, [](const RowPartials& row) { return row.slots != nullptr; });
   if (!any_partial) return;
-  pool_.ParallelFor(args.q.rows, 1, [&](int64_t t, int64_t, int thread) {
-    if (partials_[t].slots != nullptr) attenders_[thread].Merge(job, t);
+  // A long row's merge is some microseconds: its heads are shared out, several to a call.
+  const int heads =
+      std::min((args.heads + pool_.threads() - 1) / pool_.threads(), Attender::kHeadsAtOnce);
+  const int pieces = (args.heads + heads - 1) / heads;
+  pool_.ParallelFor(args.q.rows * pieces, 1, [&](int64_t piece, int64_t, int thread) {
+    const int64_t row = piece / pieces;
+    const int first = static_cast<int>(piece % pieces) * heads;
+    if (partials_[row].slots == nullptr) return;
+    attenders_[thread].Merge(job, row, first, std::min(first + heads, args.heads));
   });
 }
 

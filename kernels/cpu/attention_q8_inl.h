@@ -41,7 +41,9 @@ void PackQueryCodes(const float* const* queries, int count, int head_dim, std::b
         float group[kKvBlock] = {}, sum;
         int16_t coded[kKvBlock];
         for (int i = 0; i < count_here; ++i) group[i] = queries[v + first][d + i];
-        QuantiseGroup<V>(group, coded, scales + d / kKvBlock * kQueries + v, &sum);
+        QuantiseGroup<V>(
+            group, {.codes = coded, .scales = scales + d / kKvBlock * kQueries + v, .sums = &sum},
+            0);
         for (int i = 0; i < count_here; ++i) {
           codes[((d + i) / 2 * kQueries + v) * 2 + i % 2] = coded[i];
         }

@@ -42,6 +42,8 @@ class CpuBackend : public Backend {
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
   void SetTurn(std::function<void()> turn) override { pool_.SetTurn(std::move(turn)); }
   void Synchronize() override {}
+  void Announce(const Weight& next) override;
+  bool ReadAhead() override { return pool_.ReadAhead(); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
              Tensor out) override;
@@ -70,6 +72,8 @@ class CpuBackend : public Backend {
   RopeAngles angles_;
   std::vector<int16_t> codes_;  // of Quantise
   std::vector<float> scales_, sums_;
+  std::vector<int8_t> bytes_;
+  std::vector<int32_t> half_sums_;
   std::vector<MatMulScratch> scratch_;  // one a thread
   // Of Attention.
   std::vector<AttentionUnit> attention_units_;

@@ -26,6 +26,10 @@ struct QuantisedRows {
   int16_t* codes = nullptr;  // (groups, T, 32); zero outside the inputs
   float* scales = nullptr;   // (groups, T)
   float* sums = nullptr;     // (groups, T) scale * sum of codes: what a minimum is multiplied with
+  // Of few tokens, for kernels that multiply bytes: code = 128 * high + low, in the order that
+  // V::StoreSplitCodes tells, and the sums of codes 0..15 and 16..31. Else null.
+  int8_t* bytes = nullptr;       // (groups, T, 64)
+  int32_t* half_sums = nullptr;  // (groups, T, 2)
 };
 
 struct MatMulArgs {
@@ -90,6 +94,8 @@ struct SplitArgs {
 
 struct CpuKernels {
   const char* isa;
+  // Ops of up to this many tokens multiply codes in bytes (QuantisedRows::bytes); 0: none do.
+  int byte_tokens;
 
   // Rows [begin, end) of x (T, cols); column 0 is element `lead` of the first group.
   void (*quantise)(const float* x, int64_t stride, int64_t cols, int lead, int64_t begin,

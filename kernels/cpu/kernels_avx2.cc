@@ -9,6 +9,7 @@ namespace echelon::cpu {
 const CpuKernels& KernelsAvx2() {
   static constexpr CpuKernels kKernels = {
       .isa = Avx2::kName,
+      .byte_tokens = Avx2::kDotsOfBytes ? Avx2::kTokensMax : 0,
       .quantise = QuantiseRows<Avx2>,
       .matmul = MatMulPanels<Avx2>,
       .rms_norm = RmsNormRow<Avx2>,

@@ -9,6 +9,7 @@ namespace echelon::cpu {
 const CpuKernels& KernelsAvx512() {
   static constexpr CpuKernels kKernels = {
       .isa = Avx512::kName,
+      .byte_tokens = Avx512::kDotsOfBytes ? Avx512::kTokensMax : 0,
       .quantise = QuantiseRows<Avx512>,
       .matmul = MatMulPanels<Avx512>,
       .rms_norm = RmsNormRow<Avx512>,

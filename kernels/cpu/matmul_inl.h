@@ -5,11 +5,12 @@
 //   sum = fma(min, x_sum, sum)                    (formats with minima)
 // so that a row of the result has the same bits for every number of tokens.
 //
-// Few tokens (one tile): codes are unpacked in registers as they come from memory. More: two panels
-// are unpacked into the thread's scratch once, and tiles of tokens pass over them, while the next
-// two panels come nearer. With AVX-512 a group costs a tile of 8 tokens and 2 panels 256 dots and
-// 64 for scales and minima, on two ports: 160 cycles for 8,192 multiply-adds (162 measured);
-// unpacking adds some 60 cycles for all tiles of a chunk.
+// Few tokens (one tile): codes are unpacked in registers as they come from memory; with AVX-512
+// into bytes, whose dots a Q4_1 group takes 48 instructions for and not 66. More: two panels are
+// unpacked into the thread's scratch once, and tiles of tokens pass over them, while the next two
+// panels come nearer. With AVX-512 a group costs a tile of 8 tokens and 2 panels 256 dots and 64
+// for scales and minima, on two ports: 160 cycles for 8,192 multiply-adds (162 measured); unpacking
+// adds some 60 cycles for all tiles of a chunk.
 
 #include <cstdint>
 
@@ -20,13 +21,13 @@
 namespace echelon::cpu {
 namespace {
 
-// With few tokens the weights come from memory: the lines of the group that lies 4 KiB ahead (in
-// the next panel, near this one's end) are asked for now, some 200 ns before their turn. 2 KiB
-// were slower when the machine's memory was busy; 6 to 16 KiB made no difference.
-constexpr int kPrefetchBytes = 4096;
+// With few tokens the weights come from memory: lines are asked for twice, 8 KiB ahead into the
+// second-level cache (some 400 ns before their turn), 2 KiB ahead into the first.
+constexpr int kPrefetchFar = 8192, kPrefetchNear = 2048;
 template <int kGroupBytes>
 void Prefetch(const std::byte* group) {
-  for (int i = 0; i < kGroupBytes; i += 64) __builtin_prefetch(group + kPrefetchBytes + i);
+  for (int i = 0; i < kGroupBytes; i += 64) __builtin_prefetch(group + kPrefetchFar + i, 0, 2);
+  for (int i = 0; i < kGroupBytes; i += 64) __builtin_prefetch(group + kPrefetchNear + i);
 }
 
 template <typename V>
@@ -44,13 +45,78 @@ void StoreSum(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t 
   }
 }
 
+// The dots of a group with codes in bytes, whole or of its halves of 16 columns: 128 times the dot
+// with the codes' upper part, plus that with their lower part, less the weights' offset. The same
+// whole numbers as the dots of words.
+template <typename V, typename Format, int kTokens, int kHalves>
+[[gnu::always_inline]] inline void DotsOfBytes(const std::byte* group, const QuantisedRows& x,
+                                               int64_t at, typename V::I (*dots)[kHalves]) {
+  const int8_t* codes = x.bytes + at * 2 * kGroup;
+  typename V::I high[kTokens][kHalves], low[kTokens][kHalves];
+#pragma GCC unroll 8
+  for (int i = 0; i < kTokens; ++i) {
+    for (int half = 0; half < kHalves; ++half) high[i][half] = low[i][half] = V::ZeroInt();
+  }
+  ForNumbers<kGroup / 4>([&]<int piece>() __attribute__((always_inline)) {
+    constexpr int kHalf = piece * kHalves / (kGroup / 4);
+    const auto w = CodeBytes<V, Format, piece>(group);
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens; ++i) {
+      const int8_t* both = codes + i * 2 * kGroup + 8 * piece;
+      high[i][kHalf] = V::DotBytes(high[i][kHalf], w, V::SetFour(both));
+      low[i][kHalf] = V::DotBytes(low[i][kHalf], w, V::SetFour(both + 4));
+    }
+  });
+#pragma GCC unroll 8
+  for (int i = 0; i < kTokens; ++i) {
+    const int32_t* sums = x.half_sums + 2 * (at + i);
+    for (int half = 0; half < kHalves; ++half) {
+      dots[i][half] = V::AddInt(V::template ShiftLeft<7>(high[i][half]), low[i][half]);
+      if constexpr (Format::kOffset != 0) {
+        const int32_t sum = kHalves == 2 ? sums[half] : sums[0] + sums[1];
+        dots[i][half] = V::AddInt(dots[i][half], V::SetInt(-Format::kOffset * sum));
+      }
+    }
+  }
+}
+
+// The same with codes in words of 16 bits.
+template <typename V, typename Format, int kTokens, int kHalves>
+[[gnu::always_inline]] inline void DotsOfWords(const std::byte* group, const QuantisedRows& x,
+                                               int64_t at, typename V::I (*dots)[kHalves]) {
+  // With few tokens two chains of dots each, that of the first 16 columns and that of the others:
+  // one chain of 16 would take 80 cycles.
+  constexpr int kChains = kHalves == 2 || kTokens <= 4 ? 2 : 1;
+  const int16_t* codes = x.codes + at * kGroup;
+  typename V::I chains[kTokens][kChains];
+#pragma GCC unroll 8
+  for (int i = 0; i < kTokens; ++i) {
+    for (int chain = 0; chain < kChains; ++chain) chains[i][chain] = V::ZeroInt();
+  }
+  ForNumbers<kPairs>([&]<int pair>() __attribute__((always_inline)) {
+    constexpr int kChain = pair * kChains / kPairs;
+    const auto w = CodePair<V, Format, pair>(group);
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens; ++i) {
+      const auto both = V::SetPair(codes + i * kGroup + 2 * pair);
+      chains[i][kChain] = V::Dot(chains[i][kChain], w, both);
+    }
+  });
+#pragma GCC unroll 8
+  for (int i = 0; i < kTokens; ++i) {
+    if constexpr (kHalves == kChains) {
+      for (int half = 0; half < kHalves; ++half) dots[i][half] = chains[i][half];
+    } else {
+      dots[i][0] = V::AddInt(chains[i][0], chains[i][1]);
+    }
+  }
+}
+
 // Tokens [t, t + kTokens) against panel p.
 template <typename V, typename Format, int kTokens>
 void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
   constexpr GroupLayout kLayout = Format::kLayout;
-  // With few tokens two dots each, that of the first 16 columns and that of the others: one chain
-  // of 16 dots would take 80 cycles.
-  constexpr int kChains = kLayout.split_scales || kTokens <= 4 ? 2 : 1;
+  constexpr int kHalves = kLayout.split_scales ? 2 : 1;
   const std::byte* panel = part.data + p * part.panel_bytes;
   const QuantisedRows& x = args.quantised;
   typename V::F sums[kTokens];
@@ -61,35 +127,20 @@ void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t
     const std::byte* super = panel + part.super_at(g);
     Prefetch<kLayout.Bytes()>(group);
     const int64_t at = g * x.tokens + t;
-    const int16_t* codes = x.codes + at * kGroup;
-    typename V::I dots[kTokens][kChains];
-#pragma GCC unroll 8
-    for (int i = 0; i < kTokens; ++i) {
-      for (int chain = 0; chain < kChains; ++chain) dots[i][chain] = V::ZeroInt();
+    typename V::I dots[kTokens][kHalves];
+    if constexpr (V::kDotsOfBytes && kLayout.code_bits < 8) {
+      DotsOfBytes<V, Format, kTokens, kHalves>(group, x, at, dots);
+    } else {
+      DotsOfWords<V, Format, kTokens, kHalves>(group, x, at, dots);
     }
-    ForPairs([&]<int pair>() __attribute__((always_inline)) {
-      constexpr int kChain = pair * kChains / kPairs;
-      const auto w = CodePair<V, Format, pair>(group);
-#pragma GCC unroll 8
-      for (int i = 0; i < kTokens; ++i) {
-        const auto both = V::SetPair(codes + i * kGroup + 2 * pair);
-        dots[i][kChain] = V::Dot(dots[i][kChain], w, both);
-      }
-    });
 #pragma GCC unroll 8
     for (int i = 0; i < kTokens; ++i) {
       const auto x_scale = V::Set(x.scales[at + i]);
       const auto add = [&](typename V::I dot, typename V::F scale) __attribute__((always_inline)) {
         sums[i] = V::Fma(V::Mul(V::ToFloat(dot), x_scale), scale, sums[i]);
       };
-      if constexpr (kLayout.split_scales) {
-        add(dots[i][0], GroupNumber<V, Format, 0>(group, super));
-        add(dots[i][1], GroupNumber<V, Format, 1>(group, super));
-      } else if constexpr (kChains == 2) {
-        add(V::AddInt(dots[i][0], dots[i][1]), GroupNumber<V, Format, 0>(group, super));
-      } else {
-        add(dots[i][0], GroupNumber<V, Format, 0>(group, super));
-      }
+      add(dots[i][0], GroupNumber<V, Format, 0>(group, super));
+      if constexpr (kHalves == 2) add(dots[i][1], GroupNumber<V, Format, 1>(group, super));
       if constexpr (kLayout.has_min) {
         const auto x_sum = V::Set(x.sums[at + i]);
         sums[i] = V::Fma(GroupNumber<V, Format, 1>(group, super), x_sum, sums[i]);
@@ -119,7 +170,7 @@ void UnpackBlock(const PanelPart& part, const Block& block, MatMulScratch& scrat
       const std::byte* super = panel + part.super_at(g);
       const int64_t at = (g - block.begin) * block.panels + i;
       int16_t* codes = scratch.codes + at * kCodesOfGroup;
-      ForPairs([&]<int pair>() __attribute__((always_inline)) {
+      ForNumbers<kPairs>([&]<int pair>() __attribute__((always_inline)) {
         V::StoreWords(codes + pair * 2 * kPanelRows, CodePair<V, Format, pair>(group));
       });
       float* numbers = scratch.scales + at * kNumbersOfGroup;
@@ -274,7 +325,8 @@ void QuantisedPanels(const MatMulArgs& args, const PanelPart& part, const MatMul
                                : Format::kLayout.split_scales ? Numbers::kTwoScales
                                                               : Numbers::kScale;
   const int64_t tokens = range.token_end - range.token_begin;
-  if (tokens <= V::kTokensMax) {
+  // (The last few of many tokens go with the others: their codes are in words alone.)
+  if (args.quantised.tokens <= V::kTokensMax) {
     WithSize<V::kTokensMax>(tokens, [&]<int kTokens>() {
       for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
         FewTokens<V, Format, kTokens>(args, part, p, range.token_begin);

@@ -21,8 +21,10 @@ Place LowBits(int row, int k) {
   return {kLineBytes * (pair / 4) + WordAt(row, k), 4 * (pair % 4), 4};
 }
 Place HighBits(int code_bits, int row, int k) {
-  const int bits = code_bits - 4, per_word = 16 / bits, pair = k / 2;
-  return {kLineBytes * (4 + pair / per_word) + WordAt(row, k), bits * (pair % per_word), bits};
+  const int bits = code_bits - 4, per_byte = 8 / bits, pair = k / 2;
+  const int nth = pair / 4 * 2 + pair % 2;  // of those with the same byte of a word
+  return {kLineBytes * (4 + nth / per_byte) + WordAt(row, k),
+          8 * (pair % 4 / 2) + bits * (nth % per_byte), bits};
 }
 int ByteAt(int row, int k) { return 2 * kPanelRows * (k / 2) + 2 * row + k % 2; }
 
@@ -30,19 +32,22 @@ int Get(Place place, const std::byte* group) {
   return (LoadU16(group + place.at) >> place.shift) & ((1 << place.bits) - 1);
 }
 
-// `bits` bits of every code, from bit `from` on, into a row's lanes of the lines from `line` on.
-// Each lane is written once: packing is most of a start, and most of packing.
-void StoreBits(const uint8_t* codes, int from, int bits, int row, int line, std::byte* group) {
-  const int per_word = 16 / bits;
+// A row's lanes of the lines that hold `bits` bits of every code, from bit `from` on, in the places
+// that `place` tells of even columns. Each lane is written once: packing is most of a start, and
+// most of packing.
+template <int kLines, typename PlaceOf>
+void StoreBits(const uint8_t* codes, int from, int bits, PlaceOf place, std::byte* group) {
+  uint32_t lanes[kLines] = {};
   const uint32_t mask = (1u << bits) - 1;
-  for (int pair = 0; pair < kPairs; ++line) {
-    uint32_t lane = 0;
-    for (int n = 0; n < per_word; ++n, ++pair) {
-      const uint32_t even = codes[2 * pair] >> from & mask;
-      const uint32_t odd = codes[2 * pair + 1] >> from & mask;
-      lane |= (even | odd << 16) << (bits * n);
-    }
-    std::memcpy(group + kLineBytes * line + 4 * row, &lane, sizeof(lane));
+  const int first = place(0).at;
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const Place at = place(2 * pair);
+    const uint32_t even = codes[2 * pair] >> from & mask;
+    const uint32_t odd = codes[2 * pair + 1] >> from & mask;
+    lanes[(at.at - first) / kLineBytes] |= (even | odd << 16) << at.shift;
+  }
+  for (int line = 0; line < kLines; ++line) {
+    std::memcpy(group + first + kLineBytes * line, &lanes[line], sizeof(lanes[line]));
   }
 }
 
@@ -53,8 +58,15 @@ void StoreCodes(const QuantFormat& quant, const uint8_t* codes, int row, std::by
     }
     return;
   }
-  StoreBits(codes, 0, 4, row, 0, group);
-  if (quant.code_bits > 4) StoreBits(codes, 4, quant.code_bits - 4, row, 4, group);
+  StoreBits<4>(
+      codes, 0, 4, [row](int k) { return LowBits(row, k); }, group);
+  if (quant.code_bits == 5) {
+    StoreBits<1>(
+        codes, 4, 1, [row](int k) { return HighBits(5, row, k); }, group);
+  } else if (quant.code_bits == 6) {
+    StoreBits<2>(
+        codes, 4, 2, [row](int k) { return HighBits(6, row, k); }, group);
+  }
 }
 
 // Code less offset.

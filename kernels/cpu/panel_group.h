@@ -5,9 +5,12 @@
 // line is row j / 2, column parity j % 2, so that a 32-bit lane holds two neighbouring columns of
 // one row, which a 16-bit dot instruction takes. Pair i of a group is its columns 2i and 2i + 1.
 //   4, 5 and 6 bits: four lines; bits 4n..4n+3 of a word of line q are the low bits of pair 4q + n.
-//   5 bits: one more line; bit i of a word is the high bit of pair i.
-//   6 bits: two more lines; bits 2n and 2n+1 of a word of line h are the high bits of pair 8h + n.
-//   8 bits: signed bytes (the offset taken off already), 32 of them for each pair.
+//   5 bits: one more line, 6 bits: two, of `high` bits. Of a word its lower byte belongs to the
+//   pairs 4q and 4q + 1, its upper byte to 4q + 2 and 4q + 3: a byte's bits [high * j, high * (j +
+//   1)) are those of the j-th pair of its sort, in the second line where there are more than a
+//   byte's. (Nibbles 0 and 2 of a word, and 1 and 3, then become bytes together with their high
+//   bits: what an 8-bit dot instruction takes.) 8 bits: signed bytes (the offset taken off
+//   already), 32 of them for each pair.
 // Then the 16 rows' scales (split: those of columns 0..15, then those of columns 16..31), then the
 // 16 minima where there are any: float16, or bytes that a super scale multiplies. Super scales, 16
 // float16 scales and then 16 minima for the block of 256 columns, lie behind a panel's groups.

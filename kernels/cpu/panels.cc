@@ -136,6 +136,19 @@ CpuWeight::CpuWeight(std::vector<PanelPart> parts, int lead, HostPiece data)
   }
 }
 
+std::span<const std::byte> CpuWeight::PanelBytes(int64_t begin, int64_t end) const {
+  const auto at = [&](int64_t panel) {
+    int64_t byte = 0;
+    for (const PanelPart& part : parts_) {
+      const int64_t inside = std::min(panel, part.panels);
+      byte += inside * part.panel_bytes;
+      panel -= inside;
+    }
+    return parts_[0].data + byte;  // parts follow each other
+  };
+  return {at(begin), at(end)};
+}
+
 void CpuWeight::ReadRow(int64_t r, float* out) const {
   for (const PanelPart& part : parts_) {
     const int64_t row = r - part.row_begin;

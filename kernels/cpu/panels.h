@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -46,6 +47,8 @@ class CpuWeight : public Weight {
   size_t bytes() const override { return data_.bytes; }
   const std::vector<PanelPart>& parts() const { return parts_; }
   int64_t panels() const { return panels_; }
+  // The memory of panels [begin, end) of all parts.
+  std::span<const std::byte> PanelBytes(int64_t begin, int64_t end) const;
   // Columns of the first group before the first input (a cut inside a block), the same in all
   // parts.
   int lead() const { return lead_; }

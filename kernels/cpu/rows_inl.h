@@ -72,17 +72,25 @@ void GatedRow(const float* gate, const float* up, GatedKind kind, int64_t n, flo
 // Below it the inverse of a scale would leave float's range: such numbers count as zero.
 constexpr float kLeastCoded = 1e-30f;
 
-// One group of 32: scale = largest magnitude / 16256, codes to the nearest, ties to even.
+// One group of 32, number `at` of the rows: scale = largest magnitude / 16256, codes to the
+// nearest, ties to even.
 template <typename V>
-void QuantiseGroup(const float* x, int16_t* codes, float* scale, float* sum) {
+void QuantiseGroup(const float* x, const QuantisedRows& out, int64_t at) {
   const auto a = V::Load(x), b = V::Load(x + 16);
   const float most = V::MaxLanes(V::Max(V::Abs(a), V::Abs(b)));
   const auto inverse = V::Set(most < kLeastCoded ? 0.0f : kCodeLimit / most);
-  *scale = most < kLeastCoded ? 0.0f : most / kCodeLimit;
+  const float scale = most < kLeastCoded ? 0.0f : most / kCodeLimit;
   const auto code_a = V::Round(V::Mul(a, inverse)), code_b = V::Round(V::Mul(b, inverse));
-  V::StoreInt16(codes, code_a, code_b);
+  V::StoreInt16(out.codes + at * kGroup, code_a, code_b);
   // Whole numbers below 2^24: exact in any order.
-  *sum = *scale * V::SumLanes(V::Add(code_a, code_b));
+  const float sum_a = V::SumLanes(code_a), sum_b = V::SumLanes(code_b);
+  out.scales[at] = scale;
+  out.sums[at] = scale * (sum_a + sum_b);
+  if (V::kDotsOfBytes && out.bytes != nullptr) {
+    V::StoreSplitCodes(out.bytes + at * 2 * kGroup, code_a, code_b);
+    out.half_sums[2 * at] = static_cast<int32_t>(sum_a);
+    out.half_sums[2 * at + 1] = static_cast<int32_t>(sum_b);
+  }
 }
 
 template <typename V>
@@ -99,24 +107,28 @@ void QuantiseRows(const float* x, int64_t stride, int64_t cols, int lead, int64_
         }
         group = filled;
       }
-      const int64_t at = g * out.tokens + t;
-      QuantiseGroup<V>(group, out.codes + at * kGroup, out.scales + at, out.sums + at);
+      QuantiseGroup<V>(group, out, g * out.tokens + t);
     }
   }
 }
 
 // (a, b) -> (a cos - b sin, b cos + a sin), the second product rounded first.
-inline void RotateHead(float* head, const float* cos, const float* sin, int head_dim,
-                       bool interleaved) {
+inline void RotatePair(float& first, float& second, float cos, float sin) {
+  const float a = first, b = second;
+  first = __builtin_fmaf(a, cos, -(b * sin));
+  second = __builtin_fmaf(b, cos, a * sin);
+}
+
+// Loops that the compiler makes vectors of: told that nothing overlaps.
+inline void RotateHead(float* __restrict head, const float* __restrict cos,
+                       const float* __restrict sin, int head_dim, bool interleaved) {
   const int half = head_dim / 2;
-  const int step = interleaved ? 2 : 1;
-  float* first = head;
-  float* second = interleaved ? head + 1 : head + half;
-  for (int i = 0; i < half; ++i) {
-    const float a = first[i * step], b = second[i * step];
-    first[i * step] = __builtin_fmaf(a, cos[i], -(b * sin[i]));
-    second[i * step] = __builtin_fmaf(b, cos[i], a * sin[i]);
+  if (interleaved) {
+    for (int i = 0; i < half; ++i) RotatePair(head[2 * i], head[2 * i + 1], cos[i], sin[i]);
+    return;
   }
+  float* __restrict second = head + half;
+  for (int i = 0; i < half; ++i) RotatePair(head[i], second[i], cos[i], sin[i]);
 }
 
 // Four sums hide the latency of an addition: the loads alone set the pace.

@@ -157,6 +157,9 @@ struct Avx2 {
   static I MoveBits(I v) {
     return {MoveBits<from, bits, to>(v.lo), MoveBits<from, bits, to>(v.hi)};
   }
+  static constexpr bool kDotsOfBytes = false;  // maddubs, madd and add: no fewer instructions
+  static void StoreSplitCodes(int8_t*, F, F) {}
+
   static I Or(I a, I b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
   static I SubWords(I a, int16_t b) {
     const __m256i all = _mm256_set1_epi16(b);

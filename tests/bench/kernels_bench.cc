@@ -1,13 +1,21 @@
-// Speed of the CPU backend on the shapes of SmolLM2-135M (Q4_1 with a Q8_0 head), in multiply-adds
-// and bytes a second, and as a share of the read bandwidth that the same threads reach on a block
-// of the model's size. Options are Google Benchmark's, for example --benchmark_filter=Decode.
+// Speed of the CPU backend in multiply-adds and bytes a second, and as a share of the machine's
+// limits, measured here too: the bandwidth at which the same threads read a block of the model's
+// size, and the multiply-adds that a thread makes without waiting. Every weight format; the shapes
+// of SmolLM2-135M (Q4_1 with a Q8_0 head). Options are Google Benchmark's, for example
+// --benchmark_filter=Decode, --benchmark_filter=Gemv or Gemm.
 
 #include <benchmark/benchmark.h>
+#include <immintrin.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "common/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/read_bandwidth.h"
 #include "tests/bench/bench_model.h"
+#include "tests/bench/peak.h"
 
 namespace echelon::bench {
 namespace {
@@ -51,6 +59,81 @@ void MatMul(benchmark::State& state) {
 BENCHMARK(MatMul)
     ->ArgNames({"shape", "M", "threads"})
     ->ArgsProduct({{0, 1, 2, 3, 4}, {1, 2, 4, 8, 16, 32, 512}, {1, 2}})
+    ->UseRealTime();
+
+// A weight of a format, times `tokens` rows.
+void Multiply(benchmark::State& state, TensorFormat format, int64_t rows, int64_t cols,
+              int64_t tokens, int threads) {
+  auto backend = MustMakeCpu(threads);
+  const auto weight = RandomWeight(*backend, {"", format, rows, cols});
+  std::vector<float> x(static_cast<size_t>(tokens * cols), 1.0f);
+  std::vector<float> y(static_cast<size_t>(tokens * rows));
+  for (auto _ : state) {
+    backend->MatMul(Tensor(x.data(), tokens, cols), *weight, nullptr,
+                    Tensor(y.data(), tokens, rows));
+    backend->Synchronize();
+  }
+  state.SetLabel(std::string(InfoOf(format).name));
+  const double macs = static_cast<double>(tokens * rows * cols);
+  Report(state, macs, static_cast<double>(weight->bytes()), threads);
+  const bool floats =
+      format == TensorFormat::kF32 || format == TensorFormat::kF16 || format == TensorFormat::kBF16;
+  const double peak = (floats ? PeakOfThread().fmas : PeakOfThread().dots) * threads;
+  state.counters["of_peak"] =
+      benchmark::Counter(macs / peak, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// Arguments: format, threads. One token: a weight of the model's size comes from memory.
+void Gemv(benchmark::State& state) {
+  const TensorFormatInfo& info = TensorFormats()[state.range(0)];
+  const int64_t cols = 1536, row_bytes = cols / info.block_elements * info.block_bytes;
+  const int64_t rows = static_cast<int64_t>(kModelBytes) / row_bytes / 16 * 16;
+  Multiply(state, info.format, rows, cols, 1, static_cast<int>(state.range(1)));
+}
+BENCHMARK(Gemv)
+    ->ArgNames({"format", "threads"})
+    ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1), {1, 2}})
+    ->UseRealTime();
+
+// Arguments: format. 512 tokens, one thread: the weight stays in the second-level cache.
+void Gemm(benchmark::State& state) {
+  Multiply(state, TensorFormats()[state.range(0)].format, 576, 1536, 512, 1);
+}
+BENCHMARK(Gemm)
+    ->ArgName("format")
+    ->DenseRange(0, std::ssize(TensorFormats()) - 1, 1)
+    ->UseRealTime();
+
+// As a compiler makes it of a simple loop for any x86-64.
+float SumBy16Bytes(const float* values, int64_t n) {
+  __m128 sums[4] = {};
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int j = 0; j < 4; ++j) sums[j] = _mm_add_ps(sums[j], _mm_loadu_ps(values + i + 4 * j));
+  }
+  return _mm_cvtss_f32(_mm_add_ps(_mm_add_ps(sums[0], sums[1]), _mm_add_ps(sums[2], sums[3])));
+}
+
+// Arguments: MiB, bytes of a load. What two threads read, by the size of the block and the width of
+// the loads: the table of docs/performance.md.
+void ReadMemory(benchmark::State& state) {
+  const auto width = state.range(1);
+  SumFloats sum = SumBy16Bytes;
+  if (width > 16) {
+    const auto kernels = cpu::ChooseKernels(width == 64 ? "avx512" : "avx2");
+    if (!kernels.ok()) return state.SkipWithError(kernels.error().message.c_str());
+    sum = (*kernels)->sum_floats;
+  }
+  ThreadPool pool(2);
+  double rate = 0.0;
+  for (auto _ : state) {
+    rate = MeasureReadBandwidth(pool, static_cast<size_t>(state.range(0)) << 20, sum);
+  }
+  state.counters["GB/s"] = rate / 1e9;
+}
+BENCHMARK(ReadMemory)
+    ->ArgNames({"MiB", "load"})
+    ->ArgsProduct({{32, 96, 128, 256}, {16, 32, 64}})
+    ->Iterations(1)
     ->UseRealTime();
 
 double MacsOfToken() {

@@ -60,6 +60,41 @@ TEST(ThreadPool, TheCallerTakesATurnAfterEachOfItsRanges) {
   }
 }
 
+// Each range once, whoever takes it from whichever end of a region.
+TEST(ThreadPool, EveryRangeOnceWhenThreadsTakeFromEachOther) {
+  ThreadPool pool(4);
+  for (int job = 0; job < 300; ++job) {
+    std::vector<std::atomic<int>> touched(61);
+    pool.ParallelFor(61, 2, [&](int64_t begin, int64_t end, int thread) {
+      if (thread == job % 4) std::this_thread::yield();  // this one's region is taken from it
+      for (int64_t i = begin; i < end; ++i) touched[i].fetch_add(1);
+    });
+    for (const auto& times : touched) ASSERT_EQ(times.load(), 1);
+  }
+}
+
+TEST(ThreadPool, ReadsAheadWhatItWasToldAndNoMore) {
+  ThreadPool pool(1);
+  EXPECT_FALSE(pool.ReadAhead());
+  const std::vector<std::byte> bytes(2500);
+  pool.TellAhead(0, bytes);
+  EXPECT_TRUE(pool.ReadAhead());
+  pool.TellAhead(0, bytes);  // from the beginning again
+  for (int piece = 0; piece < 3; ++piece) EXPECT_TRUE(pool.ReadAhead()) << piece;
+  EXPECT_FALSE(pool.ReadAhead());
+  pool.TellAhead(0, bytes);
+  pool.TellAhead(0, {});
+  EXPECT_FALSE(pool.ReadAhead());
+}
+
+TEST(ThreadPool, RegionsCoverAJob) {
+  ThreadPool pool(3);
+  EXPECT_EQ(pool.RegionBegin(100, 8, 0), 0);
+  EXPECT_EQ(pool.RegionBegin(100, 8, 1), 32);  // 13 ranges: 4, 4 and 5
+  EXPECT_EQ(pool.RegionBegin(100, 8, 2), 64);
+  EXPECT_EQ(pool.RegionBegin(100, 8, 3), 100);
+}
+
 TEST(ThreadPool, SleepsWhenIdle) {
   ThreadPool pool(4);
   pool.ParallelFor(100, 1, [](int64_t, int64_t, int) {});
