@@ -242,7 +242,8 @@ Tensor Decoder::Logits(std::span<const int32_t> rows) {
   return logits;
 }
 
-// The other ranks read what was computed. A rank alone lets its device run on to the end of the step.
+// The other ranks read what was computed. A rank alone lets its device run on to the end of the
+// step.
 void Decoder::BeforeExchange() {
   if (tp_.size() > 1) backend_.Synchronize();
 }
