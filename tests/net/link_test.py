@@ -105,19 +105,16 @@ def check_service(agent, link):
         assert running.status()["epoch"] == epoch, "lost, late and reordered frames are the transport's to mend"
         print("loss, jitter, reordering, duplicates: the tokens of a clean link", flush=True)
         link.set(latency_us=100, jitter_us=0, loss=0, reorder=0, duplicate=0)
-        stall = threading.Timer(0.05, lambda: link.set(stalled=1))
-        stall.start()
-        answer = hosts_test.ask(running)
-        stall.join()
-        if answer.error is None:
-            assert answer.token_ids == expected
-        else:
-            assert answer.token_ids == expected[:len(answer.token_ids)], "a wrong token"
-            assert "host2" in answer.error["message"] or "rank 1" in answer.error["message"], answer.error
-        link.set(stalled=0)
+        faults = [threading.Timer(0.05, lambda: link.set(stalled=1)), threading.Timer(8.0, lambda: link.set(stalled=0))]
+        for fault in faults:
+            fault.start()
+        answer = hosts_test.ask(running)  # waits for a new group, if the stall came while it was computed
+        for fault in faults:
+            fault.join()
+        assert answer.error is None and answer.token_ids == expected, answer
         hosts_test.wait_for(lambda: running.status().get("state") == "ready", "a group after the stall", 30, running)
         assert hosts_test.ask(running).token_ids == expected
-        print(f"stalled link: {answer.error['message'] if answer.error else 'the answer came through'}", flush=True)
+        print(f"stalled link: the same tokens, epoch {epoch} before and {running.status()['epoch']} after", flush=True)
 
 
 def inside(agent):
