@@ -204,8 +204,9 @@ class Backend {
   // now on by each thread of the backend that has nothing else to do. Call it as soon as the MatMul
   // before has been called.
   virtual void Announce(const Weight& next) { static_cast<void>(next); }
-  // For a driving thread that waits for something else, an all-reduce: brings 1 KiB of its own share
-  // of the announced weight nearer, in some 100 ns. False when nothing is left to bring: pause.
+  // For a driving thread that waits for something else, an all-reduce: brings 1 KiB of its own
+  // share of the announced weight nearer, in some 100 ns. False when nothing is left to bring:
+  // pause.
   virtual bool ReadAhead() { return false; }
 
   // out (T, D) = table row ids[t] - row_begin, times scale; zeros where it is not in the table
@@ -225,6 +226,13 @@ class Backend {
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
   virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                            float eps) = 0;
+  // AddResidual, then out = RmsNorm(residual, norm, eps): what the next sub-block reads. A device
+  // does both in one pass, with the bits of two.
+  virtual void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                               const float* norm, float eps, Tensor out) {
+    AddResidual(residual, delta, keep, post_norm, eps);
+    RmsNorm(residual, norm, eps, out);
+  }
   // out row i = x row rows[i].
   virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
 };

@@ -97,10 +97,12 @@ class Decoder {
   void BeginStep(std::span<const StepRows> parts);
   Tensor NextOutput();
   void RunSteps(size_t begin, size_t end);
-  void Run(const SubBlockStep& step, Part& part, Tensor output);
+  // What the step reads: outputs that are due are merged into the stream, and that is normed.
+  Tensor MergeAndNorm(const SubBlockStep& step, Part& part);
+  void Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output);
   // Tells the backend which weight is multiplied first in step `next` of the stage, or behind it.
   void AnnounceStep(size_t next);
-  void RunBlock(const SubBlockStep& step, const Part& part, Tensor out);
+  void RunBlock(const SubBlockStep& step, const Part& part, Tensor x, Tensor out);
   void RunMlpInto(const LayerWeights& w, Tensor x, Tensor out);
   void MergeDownTo(size_t in_flight, Part& part);
   void Merge(const Pending& pending, const Part& part);

@@ -272,7 +272,15 @@ void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const f
                               float eps) {
   ExpectShape(delta, residual.rows, residual.cols);
   if (device_->failure()) return;
-  LaunchAddResidual(device_->stream(), residual, delta, keep, post_norm, eps);
+  LaunchAddResidual(device_->stream(), {residual, delta, keep, post_norm, eps, nullptr, {}});
+}
+
+void CudaBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                                  const float* norm, float eps, Tensor out) {
+  ExpectShape(delta, residual.rows, residual.cols);
+  ExpectShape(out, residual.rows, residual.cols);
+  if (device_->failure()) return;
+  LaunchAddResidual(device_->stream(), {residual, delta, keep, post_norm, eps, norm, out});
 }
 
 void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {

@@ -18,8 +18,17 @@ struct Rows {  // a Tensor's data, as kernels take it
 };
 
 void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out);
-void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
-                       float eps);
+// residual = residual * keep + (post_norm ? RmsNorm(delta) : delta); where there is a norm,
+// out = RmsNorm(residual, norm).
+struct ResidualParams {
+  Rows residual, delta;
+  float keep;
+  const float* post_norm;  // or null
+  float eps;
+  const float* norm;  // or null
+  Rows out;
+};
+void LaunchAddResidual(Stream stream, const ResidualParams& params);
 void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out);
 void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 
