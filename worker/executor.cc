@@ -96,7 +96,9 @@ class Executor::Impl {
         groups_(world, options.layout, part_.at),
         token_ring_(*groups_.tokens),
         timing_report_(*groups_.reports, result_rank_) {
-    if (world.size() > 1) backend_.SetTurn([this] { groups_.Poll(); });
+    if (world.size() == 1) return;
+    backend_.SetTurn([this] { groups_.Poll(); });
+    groups_.tp->SetIdle([this] { return ReadAhead(); });
   }
   ~Impl() { backend_.SetTurn({}); }
 
@@ -177,6 +179,14 @@ class Executor::Impl {
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
 
  private:
+  // About a microsecond's worth.
+  bool ReadAhead() {
+    constexpr int kPieces = 8;
+    int read = 0;
+    while (read < kPieces && backend_.ReadAhead()) ++read;
+    return read == kPieces;
+  }
+
   void ResolveTokens(const StepPlan& plan, BatchLayout& batch) {
     if (!part_.first_stage && !part_.last_stage) return;
     for (const SequenceRows& rows : batch.steps) {

@@ -54,7 +54,8 @@ class Progress {
   void Add(Progressing* communicator) { all_.push_back(communicator); }
   void Remove(Progressing* communicator) { std::erase(all_, communicator); }
   void Advance();
-  void WaitUntil(const std::function<bool()>& done);
+  // `idle`: Communicator::SetIdle.
+  void WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle);
 
  private:
   bool AwaitsOtherHosts() const;
