@@ -11,6 +11,7 @@
 #include "worker/kv_cache.h"
 #include "worker/output_stage.h"
 #include "worker/sequence_parallel.h"
+#include "worker/split_rehearsal.h"
 #include "worker/timing_report.h"
 #include "worker/token_ring.h"
 
@@ -108,8 +109,8 @@ class Executor::Impl {
       // Other programs need a host's memory too. A device is ours: what is left over is for partial
       // results and what a step uploads.
       const uint64_t free = backend_.FreeMemoryBytes();
-      kv.memory_bytes = backend_.host_memory() ? free / 4 / std::max(options.ranks_on_host, 1)
-                                               : free / 10 * 9;
+      kv.memory_bytes =
+          backend_.host_memory() ? free / 4 / std::max(options.ranks_on_host, 1) : free / 10 * 9;
     }
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
@@ -132,7 +133,6 @@ class Executor::Impl {
     }
     ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
                                                *cache_, sharing_.get(), options.step_tokens_max));
-    ASSIGN_OR_RETURN(token_split_, MakeTokenSplit(options));
     if (part_.last_stage) {
       output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
     }
@@ -143,6 +143,8 @@ class Executor::Impl {
     limits_.page_tokens = shape.page_tokens;
     limits_.context_max = kv.context_max;
     limits_.vocab_size = model_.vocab_size;
+    token_split_.emplace(MakeTokenSplit(options));
+    groups_.TakeStats();  // the first step's begin with it
     return {};
   }
 
@@ -188,18 +190,19 @@ class Executor::Impl {
     }
   }
 
-  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which the
-  // rates do not know: only where it is asked for.
-  Result<std::unique_ptr<TokenSplit>> MakeTokenSplit(const ExecutorOptions& options) {
+  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which is
+  // not rehearsed: only where it is asked for.
+  TokenSplit MakeTokenSplit(const ExecutorOptions& options) {
     TokenSplitMode mode = options.token_split;
     if (mode == TokenSplitMode::kAuto && (options.layout.tp == 1 || options.layout.sp > 1)) {
       mode = TokenSplitMode::kOff;
     }
-    SplitRates rates;
+    std::vector<SplitTimes> times;
     if (mode == TokenSplitMode::kAuto) {
-      ASSIGN_OR_RETURN(rates, MeasureSplitRates(model_, part_, weights_, backend_, *groups_.tp));
+      times =
+          RehearseSplit(model_, part_, *decoder_, *cache_, *groups_.tp, limits_.step_tokens_max);
     }
-    return std::make_unique<TokenSplit>(model_, part_, mode, rates);
+    return TokenSplit(model_, part_, mode, std::move(times));
   }
 
   static std::vector<StepRows> Parts(const BatchLayout& all, int64_t cut) {
@@ -262,7 +265,7 @@ class Executor::Impl {
   SequenceTable table_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SequenceParallel> sharing_;  // sp > 1
-  std::unique_ptr<TokenSplit> token_split_;
+  std::optional<TokenSplit> token_split_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<OutputStage> output_;  // last stage
 };
