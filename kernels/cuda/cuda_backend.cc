@@ -71,7 +71,7 @@ CacheView ViewOf(const KvCache& cache, int layer) {
 }  // namespace
 
 CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
-    : device_(std::move(device)), pool_(threads), staging_(*device_) {}
+    : device_(std::move(device)), pool_(threads), staging_(*device_), draws_(*device_, staging_) {}
 
 CudaBackend::~CudaBackend() { device_->Wait(); }
 
@@ -150,7 +150,9 @@ Result<std::unique_ptr<KvCache>> CudaBackend::AllocateKv(const KvShape& shape) {
 
 void CudaBackend::Synchronize() {
   device_->CheckLaunch();
+  draws_.Download();
   device_->Wait();
+  draws_.Collect();
   staging_.Reset();
   batches_.clear();
   plans_.clear();
@@ -288,6 +290,11 @@ void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out
   for (const int32_t row : rows) CHECK(row >= 0 && row < x.rows);
   const int32_t* placed = staging_.Put(rows);
   if (!device_->failure()) LaunchGatherRows(device_->stream(), x, placed, out);
+}
+
+void CudaBackend::DrawTokens(Tensor logits, std::span<const DrawRow> rows,
+                             std::span<DrawnToken> drawn) {
+  draws_.Draw(logits, rows, drawn);
 }
 
 BatchView CudaBackend::Place(const BatchRows& rows) {

@@ -16,6 +16,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/cuda/token_draws.h"
 #include "kernels/thread_pool.h"
 
 namespace echelon::cuda {
@@ -53,6 +54,8 @@ class CudaBackend : public Backend {
   void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
                        const float* norm, float eps, Tensor out) override;
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+  void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
+                  std::span<DrawnToken> drawn) override;
 
  private:
   // A batch's arrays in device memory. Those of a step are asked for by every layer: what was put
@@ -86,6 +89,7 @@ class CudaBackend : public Backend {
   const std::unique_ptr<Device> device_;
   ThreadPool pool_;
   Staging staging_;
+  TokenDraws draws_;
   std::vector<PlacedBatch> batches_;
   std::vector<PlacedPlan> plans_;
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;

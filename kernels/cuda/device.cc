@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/strings.h"
 #include "kernels/cuda/probe.h"
 
 namespace echelon::cuda {
@@ -31,6 +32,13 @@ Result<DeviceMemory> Device::Allocate(size_t bytes, const char* what) {
     return StepError(number_, info_, got);
   }
   return DeviceMemory(*runtime_, memory, bytes);
+}
+
+bool Device::AllocatePinned(size_t bytes, void** memory) {
+  if (runtime_->AllocatePinned(bytes, memory).ok()) return true;
+  Fail(ResourceExhausted(
+      StrCat(name(), ": this host gives no page-locked memory for ", bytes, " bytes")));
+  return false;
 }
 
 void Device::CopyIn(void* to, const void* from, size_t bytes) {

@@ -20,6 +20,9 @@ class Device {
 
   // `what` completes "... needs N bytes" in the error.
   Result<DeviceMemory> Allocate(size_t bytes, const char* what);
+  // Page-locked host memory, to be freed through runtime(); false and a failure where there is
+  // none.
+  bool AllocatePinned(size_t bytes, void** memory);
   void CopyIn(void* to, const void* from, size_t bytes);   // host to device, on the stream
   void CopyOut(void* to, const void* from, size_t bytes);  // device to host, on the stream
   void Clear(void* memory, size_t bytes);

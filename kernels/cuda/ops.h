@@ -110,6 +110,23 @@ struct MergeParams {
 };
 void LaunchMerge(Stream stream, const MergeParams& params);
 
+// A token for each of `count` rows. `slices`: room for (count, slice_count).
+inline constexpr int64_t kDrawSlice = 4096;  // 32 blocks for a vocabulary of 131,072
+struct DrawSlice {
+  float max;
+  int32_t at;  // the first of the greatest logits
+  double score;
+  int32_t drawn;
+};
+struct DrawParams {
+  Rows logits;
+  const DrawRow* rows;
+  int64_t count, slice_count;
+  DrawSlice* slices;
+  DrawnToken* drawn;  // (count)
+};
+void LaunchDraw(Stream stream, const DrawParams& params);
+
 // Sums `bytes` (a multiple of 16) of memory into *sink: how fast it can be read.
 void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,
                    float* sink);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/strings.h"
-
 namespace echelon::cuda {
 
 namespace {
@@ -28,11 +26,7 @@ bool Staging::AddBlock(size_t bytes) {
     return false;
   }
   void* pinned = nullptr;
-  if (!device_.runtime().AllocatePinned(wanted, &pinned).ok()) {
-    device_.Fail(ResourceExhausted(
-        StrCat(device_.name(), ": this host gives no page-locked memory for ", wanted, " bytes")));
-    return false;
-  }
+  if (!device_.AllocatePinned(wanted, &pinned)) return false;
   blocks_.push_back({static_cast<char*>(pinned), std::move(memory).value()});
   return true;
 }
