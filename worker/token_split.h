@@ -27,7 +27,7 @@ struct SplitTimes {
 };
 
 // What must be gained, at least: what is measured in some milliseconds is that uncertain.
-inline constexpr double kSplitGainMin = 0.03;
+inline constexpr double kSplitGainMin = 0.05;
 // Multiply-adds of attention take about as long as so many of a product with weights: float32
 // against integers, short loops, exponentials (kernels_bench: Profile).
 inline constexpr double kAttentionMacCost = 3.0;
