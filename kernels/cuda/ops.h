@@ -78,7 +78,7 @@ void LaunchRopeAppend(Stream stream, const RopeParams& params);
 
 // One row's positions within one split of its pages.
 struct SplitUnit {
-  int32_t row;         // of q
+  int32_t row;         // of q; -1: no unit
   int32_t first, end;  // places, all in one split
   int32_t partial;     // row of partials
 };
@@ -101,7 +101,7 @@ struct MergeParams {
   Rows partials;             // (P, H * (D + 2))
   const int32_t* begin;      // (T + 1)
   const int32_t* list;       // or null
-  const int32_t* row_of;     // (T) or null: row t's place in out or states
+  const int32_t* row_of;     // (T) or null: row t's place in out or states; -1: no row
   const int32_t* continued;  // (T) or null: none is
   int64_t rows;
   int heads, head_dim;
