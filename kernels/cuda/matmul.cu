@@ -197,7 +197,7 @@ __device__ void AddSegment(const MatMulParams& p, const int64_t (&rows)[kM], int
   const int64_t begin = segment * each;
   const int64_t end = begin + each < p.part.groups ? begin + each : p.part.groups;
   // Loads of four groups in flight where they are few, of two where registers are.
-  constexpr int kUnroll = kM * kN == 1 ? 4 : 2;
+  [[maybe_unused]] constexpr int kUnroll = kM * kN == 1 ? 4 : 2;
 #pragma unroll kUnroll
   for (int64_t group = begin; group < end; ++group) {
     AddGroup<kPacking, kM, kN>(p, rows, token_tile, group, lane, sums);
