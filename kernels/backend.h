@@ -253,6 +253,14 @@ class Backend {
   // stands for 4 bytes a token of the vocabulary. The same draw as the host's, bit for bit.
   virtual void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                           std::span<DrawnToken> drawn);
+
+  // Steps that repeat. `ops` calls ops of this backend alone, for `rows` rows; it may be called
+  // twice and then does the same both times. A device keeps what it enqueues and launches it as one
+  // when it comes again with the same tensors and sizes, whatever is in the host arrays. It has few
+  // sizes when rows are filled up to PaddedRows(rows), by rows of position 0 of a sequence whose
+  // page is -1: they store and attend nothing, and their results mean nothing.
+  virtual int64_t PaddedRows(int64_t rows) const { return rows; }
+  virtual void Repeat(int64_t /*rows*/, const std::function<void()>& ops) { ops(); }
 };
 
 struct BackendOptions {

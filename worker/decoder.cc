@@ -88,6 +88,7 @@ void Decoder::BeginStep(std::span<const StepRows> parts) {
     rows += count;
   }
   stream_ = &streams_[steps_begun_++ % streams_.size()];
+  outputs_begun_ = 0;  // a step that repeats finds its outputs where they were
   if (stream_->sent_over != nullptr) stream_->sent_over->Wait(stream_->sent);
   stream_->sent_over = nullptr;
   residual_ = stream_->residual.Rows(0, rows);

@@ -90,6 +90,7 @@ class Executor::Impl {
       : model_(model),
         part_(PartOf(model, options.layout, options.rank)),
         result_rank_(ResultRank(options.layout)),
+        alone_(world.size() == 1),
         weights_(std::move(weights)),
         backend_(backend),
         clock_(clock),
@@ -158,6 +159,10 @@ class Executor::Impl {
     ResolveTokens(plan, batch);
     if (output_) output_->Begin(plan, batch);
 
+    if (alone_) {
+      const int64_t rows = backend_.PaddedRows(batch.rows());
+      if (rows <= limits_.step_tokens_max) FillUp(batch, rows);
+    }
     if (batch.rows() > 0) RunStage(batch);
 
     std::optional<StepResult> result;
@@ -224,6 +229,12 @@ class Executor::Impl {
     const int stage = part_.at.pp;
     const int64_t cut = token_split_->CutOf(all);
     const std::vector<StepRows> parts = sharing_ ? sharing_->Begin(all, cut) : Parts(all, cut);
+    if (alone_) {
+      return backend_.Repeat(all.rows(), [&] {
+        decoder_->Embed(parts);
+        decoder_->Forward();
+      });
+    }
     if (part_.first_stage) {
       decoder_->Embed(parts);
     } else {
@@ -265,6 +276,7 @@ class Executor::Impl {
   const ModelConfig model_;
   const RankPart part_;
   const int result_rank_;
+  const bool alone_;  // one rank: its steps are the backend's ops and nothing else
   const Weights weights_;
   Backend& backend_;
   const Clock& clock_;

@@ -68,28 +68,40 @@ std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const Batc
   return results;
 }
 
-std::span<const float> OutputStage::Fetch(Tensor logits, std::span<const Wanted> tile,
-                                          const StepPlan& plan, std::vector<DrawnToken>& drawn) {
-  const auto vocab = static_cast<size_t>(logits.cols);
-  drawn.assign(static_cast<size_t>(logits.rows), {});
-  if (backend_.host_memory()) return {logits.data, drawn.size() * vocab};
-  logits_.resize(drawn.size() * vocab);
+std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
+                                          std::span<const Wanted> tile, const StepPlan& plan,
+                                          std::vector<DrawnToken>& drawn) {
+  drawn.assign(rows.size(), {});
   std::vector<DrawRow> draws;
-  int32_t row = 0;
+  std::vector<size_t> fetched;  // the rows that the host draws from or keeps
+  size_t row = 0;
   for (const Wanted& w : tile) {
     if (w.row < 0) continue;
     std::optional<DrawRow> draw;
-    if (w.sample) draw = sampler_.DrawnByBackend(plan.sequences[w.sequence].id, w.position);
+    if (w.sample && !backend_.host_memory()) {
+      draw = sampler_.DrawnByBackend(plan.sequences[w.sequence].id, w.position);
+    }
     if (draw) {
       draws.push_back(*draw);
-      draws.back().row = row;
+      draws.back().row = static_cast<int32_t>(row);
     } else {
-      backend_.Download(logits.row(row), &logits_[row * vocab], vocab * sizeof(float));
+      fetched.push_back(row);
     }
     ++row;
   }
+  Tensor logits;
   std::vector<DrawnToken> tokens(draws.size());
-  backend_.DrawTokens(logits, draws, tokens);
+  backend_.Repeat(static_cast<int64_t>(rows.size()), [&] {
+    logits = decoder_.Logits(rows);
+    if (!draws.empty()) backend_.DrawTokens(logits, draws, tokens);
+  });
+  const auto vocab = static_cast<size_t>(logits.cols);
+  if (backend_.host_memory()) return {logits.data, rows.size() * vocab};
+  logits_.resize(rows.size() * vocab);
+  for (const size_t r : fetched) {
+    backend_.Download(logits.row(static_cast<int64_t>(r)), &logits_[r * vocab],
+                      vocab * sizeof(float));
+  }
   backend_.Synchronize();
   for (size_t i = 0; i < draws.size(); ++i) drawn[draws[i].row] = tokens[i];
   return logits_;
@@ -105,9 +117,8 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   std::span<const float> of_tile;
   std::vector<DrawnToken> drawn;
   if (!rows.empty()) {
-    const Tensor logits = decoder_.Logits(rows);
-    vocab = static_cast<size_t>(logits.cols);
-    of_tile = Fetch(logits, tile, plan, drawn);
+    of_tile = Fetch(rows, tile, plan, drawn);
+    vocab = of_tile.size() / rows.size();
   }
   std::vector<SampleRow> asked;
   std::vector<const Wanted*> asked_for;

@@ -53,6 +53,19 @@ void Device::Clear(void* memory, size_t bytes) {
   if (bytes > 0 && !failure_) Note(runtime_->Clear(memory, bytes, stream_));
 }
 
+bool Device::Capture(const std::function<void()>& ops, Graph* graph) {
+  if (failure_) return false;
+  Note(runtime_->BeginCapture(stream_));
+  if (failure_) return false;
+  ops();
+  Note(runtime_->EndCapture(stream_, graph));
+  return !failure_;
+}
+
+void Device::LaunchGraph(Graph graph) {
+  if (!failure_) Note(runtime_->LaunchGraph(graph, stream_));
+}
+
 void Device::Wait() {
   if (!failure_) Note(runtime_->Wait(stream_));
 }

@@ -2,30 +2,30 @@
 
 #include <cstring>
 
-#include "kernels/cuda/ops.h"
-
 namespace echelon::cuda {
 
 TokenDraws::~TokenDraws() {
   if (pinned_ != nullptr) device_.runtime().FreePinned(pinned_);
 }
 
-void TokenDraws::Draw(Tensor logits, std::span<const DrawRow> rows, std::span<DrawnToken> drawn) {
-  CHECK(drawn_.empty() && drawn.size() == rows.size());
+DrawParams TokenDraws::Prepare(Tensor logits, std::span<const DrawRow> rows,
+                               std::span<DrawnToken> drawn) {
+  CHECK(drawn_.empty() || drawn_.data() == drawn.data());
+  CHECK(drawn.size() == rows.size());
   for (const DrawRow& row : rows) CHECK(row.row >= 0 && row.row < logits.rows);
-  if (rows.empty()) return;
   DrawParams params = {};
+  if (rows.empty()) return params;
   params.logits = logits;
   params.rows = staging_.Put(rows);
   params.count = static_cast<int64_t>(rows.size());
   params.slice_count = (logits.cols + kDrawSlice - 1) / kDrawSlice;
   const size_t token_bytes = (rows.size() * sizeof(DrawnToken) + 63) / 64 * 64;
   const auto slices = static_cast<size_t>(params.count * params.slice_count);
-  if (!Reserve(token_bytes + slices * sizeof(DrawSlice))) return;
+  if (!Reserve(token_bytes + slices * sizeof(DrawSlice))) return params;
   params.drawn = reinterpret_cast<DrawnToken*>(memory_.data());
   params.slices = reinterpret_cast<DrawSlice*>(memory_.data() + token_bytes);
   drawn_ = drawn;
-  if (!device_.failure()) LaunchDraw(device_.stream(), params);
+  return params;
 }
 
 void TokenDraws::Download() { device_.CopyOut(pinned_, memory_.data(), drawn_.size_bytes()); }

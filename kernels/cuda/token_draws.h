@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/ops.h"
 #include "kernels/cuda/staging.h"
 
 namespace echelon::cuda {
@@ -18,8 +19,8 @@ class TokenDraws {
   TokenDraws(const TokenDraws&) = delete;
   TokenDraws& operator=(const TokenDraws&) = delete;
 
-  // Enqueues the draw. `drawn` is written by Collect.
-  void Draw(Tensor logits, std::span<const DrawRow> rows, std::span<DrawnToken> drawn);
+  // What LaunchDraw takes; `drawn` is written by Collect. The same batch may be prepared twice.
+  DrawParams Prepare(Tensor logits, std::span<const DrawRow> rows, std::span<DrawnToken> drawn);
   // Enqueues the copy to page-locked memory; before the wait.
   void Download();
   // After the wait.
