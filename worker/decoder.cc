@@ -1,6 +1,7 @@
 #include "worker/decoder.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "common/check.h"
 
@@ -87,6 +88,7 @@ void Decoder::BeginStep(std::span<const StepRows> parts) {
     rows += count;
   }
   stream_ = &streams_[steps_begun_++ % streams_.size()];
+  outputs_begun_ = 0;  // a step that repeats finds its outputs where they were
   if (stream_->sent_over != nullptr) stream_->sent_over->Wait(stream_->sent);
   stream_->sent_over = nullptr;
   residual_ = stream_->residual.Rows(0, rows);
@@ -137,7 +139,41 @@ void Decoder::Send(Communicator& link, int to) {
 }
 
 void Decoder::Forward() {
-  for (size_t i = 0; i < steps_.size(); ++i) {
+  RunSteps(0, steps_.size());
+  for (Part& part : parts_) MergeDownTo(leaving_, part);
+}
+
+double Decoder::Rehearse(std::span<const StepRows> parts, int layer, int layers) {
+  const auto first_of = [&](int64_t of) {
+    const auto at = std::find_if(steps_.begin(), steps_.end(), [&](const SubBlockStep& step) {
+      return step.layer >= part_.layers.begin + of;
+    });
+    return static_cast<size_t>(at - steps_.begin());
+  };
+  const size_t begin = first_of(layer - 1), middle = first_of(layer),
+               end = first_of(layer + layers);
+  // When the first part could begin with the next layer: what the others still have to do lies
+  // before and behind alike, so that what is timed are layers in the midst of many.
+  const auto ready = [&] {
+    MergeDownTo(steps_[middle].in_flight_max, parts_.front());
+    backend_.Synchronize();
+    return std::chrono::steady_clock::now();
+  };
+  BeginStep(parts);
+  const std::vector<float> zeros(static_cast<size_t>(residual_.rows * residual_.cols));
+  backend_.Upload(zeros.data(), residual_.data, zeros.size() * sizeof(float));
+  backend_.Synchronize();
+  RunSteps(begin, middle);
+  const auto from = ready();
+  RunSteps(middle, end);
+  const auto until = ready();
+  for (Part& part : parts_) MergeDownTo(0, part);
+  backend_.Synchronize();
+  return std::chrono::duration<double>(until - from).count();
+}
+
+void Decoder::RunSteps(size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
     const Tensor output = NextOutput();
     for (Part& part : parts_) {
       const Tensor x = MergeAndNorm(steps_[i], part);
@@ -145,7 +181,6 @@ void Decoder::Forward() {
     }
     AnnounceStep(i + 1);
   }
-  for (Part& part : parts_) MergeDownTo(leaving_, part);
 }
 
 void Decoder::AnnounceStep(size_t next) {

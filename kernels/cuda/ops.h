@@ -44,8 +44,25 @@ struct EmbedParams {
 };
 void LaunchEmbed(Stream stream, const EmbedParams& params);
 
+// Rows of x as products take them (activations.cu), by tiles of 8: for a tile and group, first the
+// larger then the smaller bfloat16 parts, a lane's chunk of 8 (weight_layout.h) after the other.
+inline constexpr int kTokenTile = 8;
+inline constexpr int64_t kSplitTileBytes = 2 * kTokenTile * kGroup * 2;
+struct SplitRows {
+  char* pairs = nullptr;    // (tiles, groups, kSplitTileBytes)
+  float* totals = nullptr;  // (tiles, groups, 8): sums of a group
+  int64_t rows = 0, groups = 0;
+  ECHELON_HD int64_t Tiles() const { return (rows + kTokenTile - 1) / kTokenTile; }
+  int64_t PairBytes() const { return Tiles() * groups * kSplitTileBytes; }
+  int64_t Bytes() const {
+    return PairBytes() + Tiles() * groups * kTokenTile * static_cast<int64_t>(sizeof(float));
+  }
+};
+// x's first column stands `lead` elements into the first group.
+void LaunchSplitRows(Stream stream, Rows x, int32_t lead, const SplitRows& to);
+
 // out (T, part.rows) = x (T, K) . part^T + bias (part.rows) or null.
-void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, Rows x,
+void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, const SplitRows& x,
                   const float* bias, Rows out);
 
 // Where a batch's rows are, in device memory: BatchRows and the cache they are in.
@@ -78,7 +95,7 @@ void LaunchRopeAppend(Stream stream, const RopeParams& params);
 
 // One row's positions within one split of its pages.
 struct SplitUnit {
-  int32_t row;         // of q
+  int32_t row;         // of q; -1: no unit
   int32_t first, end;  // places, all in one split
   int32_t partial;     // row of partials
 };
@@ -101,7 +118,7 @@ struct MergeParams {
   Rows partials;             // (P, H * (D + 2))
   const int32_t* begin;      // (T + 1)
   const int32_t* list;       // or null
-  const int32_t* row_of;     // (T) or null: row t's place in out or states
+  const int32_t* row_of;     // (T) or null: row t's place in out or states; -1: no row
   const int32_t* continued;  // (T) or null: none is
   int64_t rows;
   int heads, head_dim;
@@ -109,6 +126,23 @@ struct MergeParams {
   Rows states;  // (T, H * (D + 2))
 };
 void LaunchMerge(Stream stream, const MergeParams& params);
+
+// A token for each of `count` rows. `slices`: room for (count, slice_count).
+inline constexpr int64_t kDrawSlice = 4096;  // 32 blocks for a vocabulary of 131,072
+struct DrawSlice {
+  float max;
+  int32_t at;  // the first of the greatest logits
+  double score;
+  int32_t drawn;
+};
+struct DrawParams {
+  Rows logits;
+  const DrawRow* rows;
+  int64_t count, slice_count;
+  DrawSlice* slices;
+  DrawnToken* drawn;  // (count)
+};
+void LaunchDraw(Stream stream, const DrawParams& params);
 
 // Sums `bytes` (a multiple of 16) of memory into *sink: how fast it can be read.
 void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,

@@ -10,7 +10,9 @@
 // One thread at a time launches; a mutex sees to it.
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace echelon::emulation {
 
@@ -26,11 +28,21 @@ const Fiber& Current();
 
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
 
+// A launch: run at once, or kept where a graph is being captured.
+using Launches = std::vector<std::function<void()>>;
+void Enqueue(std::function<void()> launch);
+void BeginCapture();
+Launches EndCapture();
+size_t GraphsCaptured();  // since the program began
+
 // Inside a kernel.
 void WaitForBlock();
 void WaitForWarp();
 float ExchangeWithLane(float value, int distance);
+// A warp's mma.m16n8k16 (kernels/cuda/device.cuh): products added in ascending order, in double.
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1);
 char* DynamicShared();
+void Fail(const char* why);  // ends the program
 void CheckAligned(const void* p, size_t bytes);
 
 // Device memory: an arena that only kernels and copies may touch.
