@@ -180,6 +180,7 @@ class Executor::Impl {
   uint64_t kv_position_bytes() const {
     return cache_->shape().PageBytes() / cache_->shape().page_tokens;
   }
+  void Poll() const { groups_.Poll(); }
   bool is_result_rank() const { return part_.rank == result_rank_; }
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
 
@@ -205,11 +206,11 @@ class Executor::Impl {
     }
   }
 
-  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which is
-  // not rehearsed: only where it is asked for.
+  // Ranks of one host copy in their own time: nothing travels meanwhile. With sp ranks a split
+  // passes keys and values twice, which is not rehearsed. There only where it is asked for.
   TokenSplit MakeTokenSplit(const ExecutorOptions& options) {
     TokenSplitMode mode = options.token_split;
-    if (mode == TokenSplitMode::kAuto && (options.layout.tp == 1 || options.layout.sp > 1)) {
+    if (mode == TokenSplitMode::kAuto && (groups_.tp->hosts() == 1 || options.layout.sp > 1)) {
       mode = TokenSplitMode::kOff;
     }
     std::vector<SplitTimes> times;
@@ -306,6 +307,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& model,
 }
 
 Result<std::optional<StepResult>> Executor::Run(const StepPlan& plan) { return impl_->Run(plan); }
+void Executor::Poll() const { impl_->Poll(); }
 int Executor::pages() const { return impl_->limits().pages; }
 int Executor::context_max() const { return impl_->limits().context_max; }
 uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }
