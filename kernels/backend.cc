@@ -1,5 +1,6 @@
 #include "kernels/backend.h"
 
+#include "common/check.h"
 #include "common/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/make_backend.h"
@@ -41,6 +42,11 @@ Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options,
   return InvalidArgument(
       StrCat("backend \"", options.name, "\" is unknown: use auto, cpu, reference or cuda"),
       "backend");
+}
+
+// Host memory: whoever holds the logits draws.
+void Backend::DrawTokens(Tensor, std::span<const DrawRow>, std::span<DrawnToken>) {
+  CHECK_MSG(false, "this backend's logits lie in host memory");
 }
 
 }  // namespace echelon

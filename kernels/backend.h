@@ -157,6 +157,19 @@ struct MergeArgs {
   Tensor out;  // (T, H * D)
 };
 
+// One row of logits over a whole vocabulary and how its token is drawn, as worker/sampler.h has it.
+struct DrawRow {
+  int32_t row = 0;                   // of the logits
+  uint32_t position = 0;             // absolute, of the token that is drawn
+  double inverse_temperature = 0.0;  // 0: greedy, the first of the greatest logits
+  double log_min = -1e300;           // (logit - max) / temperature must be at least this (min_p)
+  uint64_t seed = 0;
+};
+struct DrawnToken {
+  int32_t id = -1;
+  float logit = 0.0f;  // raw
+};
+
 // Attention sums positions in splits of this many, aligned at place 0 of the list of pages, and
 // merges the splits in ascending order: the unit of work that may be handed to another thread.
 inline constexpr int kAttentionSplit = 256;
@@ -204,8 +217,9 @@ class Backend {
   // now on by each thread of the backend that has nothing else to do. Call it as soon as the MatMul
   // before has been called.
   virtual void Announce(const Weight& next) { static_cast<void>(next); }
-  // For a driving thread that waits for something else, an all-reduce: brings 1 KiB of its own share
-  // of the announced weight nearer, in some 100 ns. False when nothing is left to bring: pause.
+  // For a driving thread that waits for something else, an all-reduce: brings 1 KiB of its own
+  // share of the announced weight nearer, in some 100 ns. False when nothing is left to bring:
+  // pause.
   virtual bool ReadAhead() { return false; }
 
   // out (T, D) = table row ids[t] - row_begin, times scale; zeros where it is not in the table
@@ -225,8 +239,28 @@ class Backend {
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
   virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                            float eps) = 0;
+  // AddResidual, then out = RmsNorm(residual, norm, eps): what the next sub-block reads. A device
+  // does both in one pass, with the bits of two.
+  virtual void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                               const float* norm, float eps, Tensor out) {
+    AddResidual(residual, delta, keep, post_norm, eps);
+    RmsNorm(residual, norm, eps, out);
+  }
   // out row i = x row rows[i].
   virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
+  // Of each row of logits (R, V) the token drawn, in host memory when Synchronize() has returned;
+  // one call until then. For backends whose memory is not the host's: downloading 8 bytes a row
+  // stands for 4 bytes a token of the vocabulary. The same draw as the host's, bit for bit.
+  virtual void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
+                          std::span<DrawnToken> drawn);
+
+  // Steps that repeat. `ops` calls ops of this backend alone, for `rows` rows; it may be called
+  // twice and then does the same both times. A device keeps what it enqueues and launches it as one
+  // when it comes again with the same tensors and sizes, whatever is in the host arrays. It has few
+  // sizes when rows are filled up to PaddedRows(rows), by rows of position 0 of a sequence whose
+  // page is -1: they store and attend nothing, and their results mean nothing.
+  virtual int64_t PaddedRows(int64_t rows) const { return rows; }
+  virtual void Repeat(int64_t /*rows*/, const std::function<void()>& ops) { ops(); }
 };
 
 struct BackendOptions {

@@ -75,6 +75,11 @@ class TimedBackend : public Backend {
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
     Time({"gather_rows", nullptr, -1, out.rows}, [&] { inner_->GatherRows(x, rows, out); });
   }
+  void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
+                  std::span<DrawnToken> drawn) override {
+    Time({"draw_tokens", nullptr, -1, logits.rows},
+         [&] { inner_->DrawTokens(logits, rows, drawn); });
+  }
 
  private:
   template <typename Op>

@@ -239,4 +239,14 @@ BatchLayout CutBatch(const BatchLayout& batch, int64_t begin, int64_t end) {
   return cut;
 }
 
+void FillUp(BatchLayout& batch, int64_t rows) {
+  if (batch.rows() == 0 || batch.rows() >= rows) return;
+  const auto sequence = static_cast<int32_t>(batch.page_begin.size()) - 1;
+  batch.pages.push_back(-1);
+  batch.page_begin.push_back(static_cast<int32_t>(batch.pages.size()));
+  batch.ids.resize(static_cast<size_t>(rows), 0);
+  batch.positions.resize(static_cast<size_t>(rows), 0);
+  batch.sequences.resize(static_cast<size_t>(rows), sequence);
+}
+
 }  // namespace echelon

@@ -64,6 +64,9 @@ struct BatchLayout {
 // `table` after ApplyPlan. Only the pages that the rows can read are listed.
 BatchLayout MakeBatch(const StepPlan& plan, const SequenceTable& table, int page_tokens);
 
+// Appends rows that store and attend nothing until there are `rows` (Backend::Repeat).
+void FillUp(BatchLayout& batch, int64_t rows);
+
 // Rows [begin, end) as a batch of its own, of the sequences that have any of them.
 BatchLayout CutBatch(const BatchLayout& batch, int64_t begin, int64_t end);
 

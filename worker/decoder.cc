@@ -1,6 +1,7 @@
 #include "worker/decoder.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "common/check.h"
 
@@ -87,6 +88,7 @@ void Decoder::BeginStep(std::span<const StepRows> parts) {
     rows += count;
   }
   stream_ = &streams_[steps_begun_++ % streams_.size()];
+  outputs_begun_ = 0;  // a step that repeats finds its outputs where they were
   if (stream_->sent_over != nullptr) stream_->sent_over->Wait(stream_->sent);
   stream_->sent_over = nullptr;
   residual_ = stream_->residual.Rows(0, rows);
@@ -137,15 +139,48 @@ void Decoder::Send(Communicator& link, int to) {
 }
 
 void Decoder::Forward() {
-  for (size_t i = 0; i < steps_.size(); ++i) {
+  RunSteps(0, steps_.size());
+  for (Part& part : parts_) MergeDownTo(leaving_, part);
+}
+
+double Decoder::Rehearse(std::span<const StepRows> parts, int layer, int layers) {
+  const auto first_of = [&](int64_t of) {
+    const auto at = std::find_if(steps_.begin(), steps_.end(), [&](const SubBlockStep& step) {
+      return step.layer >= part_.layers.begin + of;
+    });
+    return static_cast<size_t>(at - steps_.begin());
+  };
+  const size_t begin = first_of(layer - 1), middle = first_of(layer),
+               end = first_of(layer + layers);
+  // When the first part could begin with the next layer: what the others still have to do lies
+  // before and behind alike, so that what is timed are layers in the midst of many.
+  const auto ready = [&] {
+    MergeDownTo(steps_[middle].in_flight_max, parts_.front());
+    backend_.Synchronize();
+    return std::chrono::steady_clock::now();
+  };
+  BeginStep(parts);
+  const std::vector<float> zeros(static_cast<size_t>(residual_.rows * residual_.cols));
+  backend_.Upload(zeros.data(), residual_.data, zeros.size() * sizeof(float));
+  backend_.Synchronize();
+  RunSteps(begin, middle);
+  const auto from = ready();
+  RunSteps(middle, end);
+  const auto until = ready();
+  for (Part& part : parts_) MergeDownTo(0, part);
+  backend_.Synchronize();
+  return std::chrono::duration<double>(until - from).count();
+}
+
+void Decoder::RunSteps(size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
     const Tensor output = NextOutput();
     for (Part& part : parts_) {
-      MergeDownTo(steps_[i].in_flight_max, part);
-      Run(steps_[i], part, output);
+      const Tensor x = MergeAndNorm(steps_[i], part);
+      Run(steps_[i], part, x, output);
     }
     AnnounceStep(i + 1);
   }
-  for (Part& part : parts_) MergeDownTo(leaving_, part);
 }
 
 void Decoder::AnnounceStep(size_t next) {
@@ -160,11 +195,31 @@ void Decoder::AnnounceStep(size_t next) {
   if (weight != nullptr) backend_.Announce(*weight);
 }
 
-void Decoder::Run(const SubBlockStep& step, Part& part, Tensor output) {
+Tensor Decoder::MergeAndNorm(const SubBlockStep& step, Part& part) {
   tp_.Wait(part.embedded);
+  const auto in_flight = static_cast<size_t>(step.in_flight_max);
+  const LayerWeights& w = weights_.layers[step.layer - part_.layers.begin];
+  const float* norm = (step.kind == BlockKind::kMlp ? w.mlp_norm : w.attention_norm).get();
+  const Tensor stream = part.Of(residual_), x = normed_.Rows(0, stream.rows);
+  MergeDownTo(in_flight + 1, part);
+  const bool last_is_due = part.pending.size() > in_flight;
+  if (last_is_due && part.pending.front().step.reduce != ReduceKind::kResidual) {
+    const Pending& last = part.pending.front();
+    if (last.handle) tp_.Wait(*last.handle);
+    backend_.AddResidualNorm(stream, part.Of(last.output), 1.0f, PostNorm(last.step), norm,
+                             model_.norm_eps, x);
+    part.pending.pop_front();
+  } else {
+    MergeDownTo(in_flight, part);
+    backend_.RmsNorm(stream, norm, model_.norm_eps, x);
+  }
+  return x;
+}
+
+void Decoder::Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output) {
   const Tensor out = part.Of(output), stream = part.Of(residual_);
   const int64_t count = out.rows * out.cols;
-  RunBlock(step, part, out);
+  RunBlock(step, part, x, out);
   Pending pending{step, output, std::nullopt};
   if (step.reduce == ReduceKind::kResidual) {
     // This rank's term: output + residual / tp. Summed over tp it is the next residual.
@@ -178,23 +233,19 @@ void Decoder::Run(const SubBlockStep& step, Part& part, Tensor output) {
   part.pending.push_back(pending);
 }
 
-void Decoder::RunBlock(const SubBlockStep& step, const Part& part, Tensor out) {
+void Decoder::RunBlock(const SubBlockStep& step, const Part& part, Tensor x, Tensor out) {
   const int layer = step.layer - static_cast<int>(part_.layers.begin);
   const LayerWeights& w = weights_.layers[layer];
-  const Tensor stream = part.Of(residual_), x = normed_.Rows(0, stream.rows);
-  const float eps = model_.norm_eps;
   const auto attend = [&] {
-    backend_.RmsNorm(stream, w.attention_norm.get(), eps, x);
     attention_.Run(layer, w, x, part.rows, part.index, attention_scratch_, out);
   };
   switch (step.kind) {
     case BlockKind::kAttention:
       return attend();
     case BlockKind::kMlp:
-      backend_.RmsNorm(stream, w.mlp_norm.get(), eps, x);
       return RunMlpInto(w, x, out);
     case BlockKind::kBoth: {
-      const Tensor mlp = second_output_.Rows(0, stream.rows);
+      const Tensor mlp = second_output_.Rows(0, x.rows);
       attend();
       RunMlpInto(w, x, mlp);
       return backend_.AddResidual(out, mlp, 1.0f, nullptr, 0.0f);

@@ -53,6 +53,10 @@ class Decoder {
   void Receive(std::span<const StepRows> parts, Communicator& link, int from);
   // Runs the stage's sub-blocks; on the last stage nothing is pending afterwards.
   void Forward();
+  // Seconds of the stage's layers [layer, layer + layers) in the midst of others, on a stream of
+  // zeros: runs them behind the layer before them, which is there: layer >= 1. Writes keys and
+  // values of the rows.
+  double Rehearse(std::span<const StepRows> parts, int layer, int layers);
   // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
   // buffers are free again when the step after the next begins.
   void Send(Communicator& link, int to);
@@ -92,10 +96,13 @@ class Decoder {
 
   void BeginStep(std::span<const StepRows> parts);
   Tensor NextOutput();
-  void Run(const SubBlockStep& step, Part& part, Tensor output);
+  void RunSteps(size_t begin, size_t end);
+  // What the step reads: outputs that are due are merged into the stream, and that is normed.
+  Tensor MergeAndNorm(const SubBlockStep& step, Part& part);
+  void Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output);
   // Tells the backend which weight is multiplied first in step `next` of the stage, or behind it.
   void AnnounceStep(size_t next);
-  void RunBlock(const SubBlockStep& step, const Part& part, Tensor out);
+  void RunBlock(const SubBlockStep& step, const Part& part, Tensor x, Tensor out);
   void RunMlpInto(const LayerWeights& w, Tensor x, Tensor out);
   void MergeDownTo(size_t in_flight, Part& part);
   void Merge(const Pending& pending, const Part& part);

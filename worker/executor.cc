@@ -11,6 +11,7 @@
 #include "worker/kv_cache.h"
 #include "worker/output_stage.h"
 #include "worker/sequence_parallel.h"
+#include "worker/split_rehearsal.h"
 #include "worker/timing_report.h"
 #include "worker/token_ring.h"
 
@@ -89,6 +90,7 @@ class Executor::Impl {
       : model_(model),
         part_(PartOf(model, options.layout, options.rank)),
         result_rank_(ResultRank(options.layout)),
+        alone_(world.size() == 1),
         weights_(std::move(weights)),
         backend_(backend),
         clock_(clock),
@@ -108,8 +110,8 @@ class Executor::Impl {
       // Other programs need a host's memory too. A device is ours: what is left over is for partial
       // results and what a step uploads.
       const uint64_t free = backend_.FreeMemoryBytes();
-      kv.memory_bytes = backend_.host_memory() ? free / 4 / std::max(options.ranks_on_host, 1)
-                                               : free / 10 * 9;
+      kv.memory_bytes =
+          backend_.host_memory() ? free / 4 / std::max(options.ranks_on_host, 1) : free / 10 * 9;
     }
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
@@ -132,7 +134,6 @@ class Executor::Impl {
     }
     ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
                                                *cache_, sharing_.get(), options.step_tokens_max));
-    ASSIGN_OR_RETURN(token_split_, MakeTokenSplit(options));
     if (part_.last_stage) {
       output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
     }
@@ -143,6 +144,8 @@ class Executor::Impl {
     limits_.page_tokens = shape.page_tokens;
     limits_.context_max = kv.context_max;
     limits_.vocab_size = model_.vocab_size;
+    token_split_.emplace(MakeTokenSplit(options));
+    groups_.TakeStats();  // the first step's begin with it
     return {};
   }
 
@@ -154,6 +157,10 @@ class Executor::Impl {
     ResolveTokens(plan, batch);
     if (output_) output_->Begin(plan, batch);
 
+    if (alone_) {
+      const int64_t rows = backend_.PaddedRows(batch.rows());
+      if (rows <= limits_.step_tokens_max) FillUp(batch, rows);
+    }
     if (batch.rows() > 0) RunStage(batch);
 
     std::optional<StepResult> result;
@@ -188,18 +195,19 @@ class Executor::Impl {
     }
   }
 
-  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which the
-  // rates do not know: only where it is asked for.
-  Result<std::unique_ptr<TokenSplit>> MakeTokenSplit(const ExecutorOptions& options) {
+  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which is
+  // not rehearsed: only where it is asked for.
+  TokenSplit MakeTokenSplit(const ExecutorOptions& options) {
     TokenSplitMode mode = options.token_split;
     if (mode == TokenSplitMode::kAuto && (options.layout.tp == 1 || options.layout.sp > 1)) {
       mode = TokenSplitMode::kOff;
     }
-    SplitRates rates;
+    std::vector<SplitTimes> times;
     if (mode == TokenSplitMode::kAuto) {
-      ASSIGN_OR_RETURN(rates, MeasureSplitRates(model_, part_, weights_, backend_, *groups_.tp));
+      times =
+          RehearseSplit(model_, part_, *decoder_, *cache_, *groups_.tp, limits_.step_tokens_max);
     }
-    return std::make_unique<TokenSplit>(model_, part_, mode, rates);
+    return TokenSplit(model_, part_, mode, std::move(times));
   }
 
   static std::vector<StepRows> Parts(const BatchLayout& all, int64_t cut) {
@@ -211,6 +219,12 @@ class Executor::Impl {
     const int stage = part_.at.pp;
     const int64_t cut = token_split_->CutOf(all);
     const std::vector<StepRows> parts = sharing_ ? sharing_->Begin(all, cut) : Parts(all, cut);
+    if (alone_) {
+      return backend_.Repeat(all.rows(), [&] {
+        decoder_->Embed(parts);
+        decoder_->Forward();
+      });
+    }
     if (part_.first_stage) {
       decoder_->Embed(parts);
     } else {
@@ -252,6 +266,7 @@ class Executor::Impl {
   const ModelConfig model_;
   const RankPart part_;
   const int result_rank_;
+  const bool alone_;  // one rank: its steps are the backend's ops and nothing else
   const Weights weights_;
   Backend& backend_;
   const Clock& clock_;
@@ -262,7 +277,7 @@ class Executor::Impl {
   SequenceTable table_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SequenceParallel> sharing_;  // sp > 1
-  std::unique_ptr<TokenSplit> token_split_;
+  std::optional<TokenSplit> token_split_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<OutputStage> output_;  // last stage
 };

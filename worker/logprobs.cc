@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "worker/exact_math.h"
+#include "kernels/exact_math.h"
 #include "worker/logit_scan.h"
 
 namespace echelon {

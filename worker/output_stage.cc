@@ -68,6 +68,45 @@ std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const Batc
   return results;
 }
 
+std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
+                                          std::span<const Wanted> tile, const StepPlan& plan,
+                                          std::vector<DrawnToken>& drawn) {
+  drawn.assign(rows.size(), {});
+  std::vector<DrawRow> draws;
+  std::vector<size_t> fetched;  // the rows that the host draws from or keeps
+  size_t row = 0;
+  for (const Wanted& w : tile) {
+    if (w.row < 0) continue;
+    std::optional<DrawRow> draw;
+    if (w.sample && !backend_.host_memory()) {
+      draw = sampler_.DrawnByBackend(plan.sequences[w.sequence].id, w.position);
+    }
+    if (draw) {
+      draws.push_back(*draw);
+      draws.back().row = static_cast<int32_t>(row);
+    } else {
+      fetched.push_back(row);
+    }
+    ++row;
+  }
+  Tensor logits;
+  std::vector<DrawnToken> tokens(draws.size());
+  backend_.Repeat(static_cast<int64_t>(rows.size()), [&] {
+    logits = decoder_.Logits(rows);
+    if (!draws.empty()) backend_.DrawTokens(logits, draws, tokens);
+  });
+  const auto vocab = static_cast<size_t>(logits.cols);
+  if (backend_.host_memory()) return {logits.data, rows.size() * vocab};
+  logits_.resize(rows.size() * vocab);
+  for (const size_t r : fetched) {
+    backend_.Download(logits.row(static_cast<int64_t>(r)), &logits_[r * vocab],
+                      vocab * sizeof(float));
+  }
+  backend_.Synchronize();
+  for (size_t i = 0; i < draws.size(); ++i) drawn[draws[i].row] = tokens[i];
+  return logits_;
+}
+
 void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
                           const BatchLayout& batch, std::vector<SequenceResult>& results) {
   std::vector<int32_t> rows;
@@ -76,16 +115,10 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   }
   size_t vocab = 0;
   std::span<const float> of_tile;
+  std::vector<DrawnToken> drawn;
   if (!rows.empty()) {
-    const Tensor logits = decoder_.Logits(rows);
-    vocab = static_cast<size_t>(logits.cols);
-    of_tile = {logits.data, rows.size() * vocab};
-    if (!backend_.host_memory()) {
-      logits_.resize(of_tile.size());
-      backend_.Download(logits.data, logits_.data(), of_tile.size_bytes());
-      backend_.Synchronize();
-      of_tile = logits_;
-    }
+    of_tile = Fetch(rows, tile, plan, drawn);
+    vocab = of_tile.size() / rows.size();
   }
   std::vector<SampleRow> asked;
   std::vector<const Wanted*> asked_for;
@@ -93,13 +126,17 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   size_t next = 0;
   for (const Wanted& w : tile) {
     const SequenceId id = plan.sequences[w.sequence].id;
-    const std::span<const float> logits =
-        w.row < 0 ? std::span<const float>(sampler_.StateOf(id).held_logits)
-                  : of_tile.subspan(vocab * next++, vocab);
+    std::span<const float> logits = sampler_.StateOf(id).held_logits;
+    const DrawnToken* by_backend = nullptr;
+    if (w.row >= 0) {
+      logits = of_tile.subspan(vocab * next, vocab);
+      if (drawn[next].id >= 0) by_backend = &drawn[next];
+      ++next;
+    }
     if (w.hold) {
       held.emplace_back(id, logits);
     } else {
-      asked.push_back({id, logits, w.position, w.known_next});
+      asked.push_back({id, logits, w.position, w.known_next, by_backend});
       asked_for.push_back(&w);
     }
   }

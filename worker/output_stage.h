@@ -40,6 +40,10 @@ class OutputStage {
                  std::vector<Wanted>& wanted);
   void AddAnswer(const Wanted& wanted, const SequenceStep& step, const BatchLayout& batch,
                  SampledToken answer, SequenceResult& result);
+  // The tile's logits on the host, where it needs them: (rows, vocabulary part). What the backend
+  // draws by itself is in `drawn`, a row each, id -1 for the others.
+  std::span<const float> Fetch(std::span<const int32_t> rows, std::span<const Wanted> tile,
+                               const StepPlan& plan, std::vector<DrawnToken>& drawn);
   void RunTile(std::span<const Wanted> tile, const StepPlan& plan, const BatchLayout& batch,
                std::vector<SequenceResult>& results);
 

@@ -3,13 +3,20 @@
 #include <algorithm>
 
 #include "common/check.h"
-#include "worker/exact_math.h"
+#include "kernels/exact_math.h"
 #include "worker/gumbel.h"
 #include "worker/logit_scan.h"
 #include "worker/logprobs.h"
 #include "worker/vocab_threshold.h"
 
 namespace echelon {
+
+namespace {
+// min_p: probability at least min_p times the greatest, that is e^relative >= min_p.
+double LogMin(const SamplingParams& params) {
+  return params.min_p > 0.0f ? std::min(0.0, ExactLog(params.min_p)) : GumbelRow().log_min;
+}
+}  // namespace
 
 void Sampler::Start(SequenceId id, const SamplingParams& params, int32_t prompt_tokens) {
   states_.insert_or_assign(id, SamplingState(params, prompt_tokens));
@@ -21,10 +28,29 @@ SamplingState& Sampler::StateOf(SequenceId id) {
   return it->second;
 }
 
+std::optional<DrawRow> Sampler::DrawnByBackend(SequenceId id, int32_t position) {
+  const SamplingState& state = StateOf(id);
+  const SamplingParams& params = state.params();
+  const bool cut = !state.greedy() && (params.top_k > 0 || params.top_p < 1.0f);
+  if (exchange_.ranks() > 1 || state.adjusts() || cut || params.logprobs >= 0) return {};
+  DrawRow row;
+  row.position = static_cast<uint32_t>(position) + 1;
+  row.seed = params.seed;
+  if (state.greedy()) return row;
+  row.inverse_temperature = 1.0 / params.temperature;
+  row.log_min = LogMin(params);
+  return row;
+}
+
 std::vector<SampledToken> Sampler::Run(std::span<const SampleRow> rows) {
   std::vector<SampledToken> results(rows.size());
   std::vector<Draw> draws;
   for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].drawn != nullptr) {
+      results[r].token = rows[r].drawn->id;
+      results[r].logit = rows[r].drawn->logit;
+      continue;
+    }
     CHECK(static_cast<int64_t>(rows[r].logits.size()) == vocab_.size());
     results[r].token = rows[r].known_next;
     if (rows[r].known_next < 0) draws.push_back(Prepare(rows[r], results[r]));
@@ -128,8 +154,7 @@ void Sampler::TakeGumbelMax(std::vector<Draw>& draws) {
     row.max = draw.max;
     row.inverse_temperature = 1.0 / params.temperature;
     row.key_min = draw.key_min;
-    // min_p: probability at least min_p times the greatest, that is e^relative >= min_p.
-    if (params.min_p > 0.0f) row.log_min = std::min(0.0, ExactLog(params.min_p));
+    row.log_min = LogMin(params);
     row.seed = params.seed;
     row.position = static_cast<uint32_t>(draw.row->position) + 1;
     const GumbelDraw best = DrawFrom(row);

@@ -10,12 +10,14 @@
 // Log-probabilities are the model's own: of the logits before any of that.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "common/parallel_layout.h"
 #include "common/step.h"
+#include "kernels/backend.h"
 #include "worker/sampling_state.h"
 #include "worker/vocab_exchange.h"
 
@@ -28,6 +30,7 @@ struct SampleRow {
   int32_t position = 0;           // of the row: the token drawn stands at position + 1
   // -1: draw the next token. Otherwise the prompt token that follows is known: score it only.
   int32_t known_next = -1;
+  const DrawnToken* drawn = nullptr;  // of a row that the backend drew: its logits are not read
 };
 
 class Sampler {
@@ -39,6 +42,11 @@ class Sampler {
   void Forget(SequenceId id) { states_.erase(id); }
   // The sequence must have been started.
   SamplingState& StateOf(SequenceId id);
+
+  // How a backend may draw the sequence's token by itself; none where more is asked for than it
+  // knows: penalties, biases, top_k, top_p, log-probabilities, other ranks' parts. The row is the
+  // caller's to set.
+  std::optional<DrawRow> DrawnByBackend(SequenceId id, int32_t position);
 
   // Of each row the token drawn, or the known one.
   std::vector<SampledToken> Run(std::span<const SampleRow> rows);

@@ -1,56 +1,56 @@
 #pragma once
 // TokenSplit: whether a step is computed in two parts, whose all-reduces travel while the other
-// part computes, and at which row it is cut. A pure function of the step's rows and of numbers that
+// part computes, and at which row it is cut. A pure function of the step's rows and of times that
 // all ranks of the group agreed on, so that they decide alike without a message. One thread.
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
-#include "common/block_schedule.h"
 #include "common/model_config.h"
-#include "common/parallel_layout.h"
 #include "common/rank_part.h"
 #include "worker/batch_layout.h"
-#include "worker/split_rates.h"
 
 namespace echelon {
 
 enum class TokenSplitMode : uint8_t {
-  kAuto,  // where the rates say that it is faster
+  kAuto,  // where it was measured to be faster
   kOn,    // every step of two rows or more
   kOff,
 };
 
+// Of the same few sub-blocks with so many rows, in one part and in two.
+struct SplitTimes {
+  int rows = 0;
+  double whole_s = 0.0, parts_s = 0.0;
+  double gain() const { return 1.0 - parts_s / whole_s; }
+};
+
+// What must be gained, at least: what is measured in some milliseconds is that uncertain.
+inline constexpr double kSplitGainMin = 0.03;
+// Multiply-adds of attention take about as long as so many of a product with weights: float32
+// against integers, short loops, exponentials (kernels_bench: Profile).
+inline constexpr double kAttentionMacCost = 3.0;
+
 class TokenSplit {
  public:
-  // `rates`: read under kAuto alone. The model outlives the object.
+  // `times`: read under kAuto alone, ascending rows.
   TokenSplit(const ModelConfig& model, const RankPart& part, TokenSplitMode mode,
-             const SplitRates& rates);
+             std::vector<SplitTimes> times);
 
   // The row where the second part begins; 0: the step is not split. The parts cost about the same,
   // attention counted; a sequence may be cut.
   int64_t CutOf(const BatchLayout& batch) const;
-  // What was measured and from how many rows of a prompt on a step is split; "" unless kAuto.
+  // What was measured; "" unless kAuto.
   std::string Describe() const;
 
  private:
-  struct Load {
-    double rows = 0.0;
-    std::vector<double> seen;  // positions that the rows see, all together, by windows_
-  };
   int64_t EvenCut(const BatchLayout& batch) const;
-  Load LoadOf(const BatchLayout& batch, Range rows) const;
-  double Seconds(std::span<const Load> parts) const;
-  bool Pays(const BatchLayout& batch, int64_t cut) const;
-  size_t WindowOf(const SubBlockStep& step) const;
+  double GainOf(int64_t rows) const;
 
-  const ModelConfig& model_;
   const TokenSplitMode mode_;
-  const SplitRates rates_;
-  std::vector<SubBlockStep> steps_;              // of this stage
-  std::vector<int> windows_;                     // of its layers, each once
+  const std::vector<SplitTimes> times_;
+  std::vector<int> windows_;                     // of this stage's layers
   double row_macs_ = 0.0, position_macs_ = 0.0;  // of a layer of the whole model, as products count
 };
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "worker/exact_math.h"
+#include "kernels/exact_math.h"
 
 namespace echelon {
 

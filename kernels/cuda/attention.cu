@@ -149,6 +149,7 @@ __device__ void SumRun(const Places& places, const float* weights, int dim, floa
 template <bool kHalf, int kHeads>
 __global__ void __launch_bounds__(kThreads) AttendSplitKernel(SplitParams p) {
   const SplitUnit unit = p.units[blockIdx.x];
+  if (unit.row < 0) return;  // the whole block: it fills up
   const int kv_head = static_cast<int>(blockIdx.y), dim = p.head_dim;
   const HeadRange heads = HeadsOf(p, kv_head, static_cast<int>(blockIdx.z), kHeads);
   if (heads.begin >= heads.end) return;                       // the whole block

@@ -1,6 +1,7 @@
 #include "kernels/cuda/attention_plan.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace echelon::cuda {
 
@@ -15,6 +16,10 @@ struct Seen {
 Seen SeenBy(const AttentionArgs& args, int64_t t) {
   if (args.begin.empty()) {
     const int32_t position = args.rows.positions[t];
+    // A row that fills up a step.
+    if (position == 0 && args.rows.pages[args.rows.page_begin[args.rows.sequences[t]]] < 0) {
+      return {};
+    }
     const int32_t first = args.window > 0 ? std::max(0, position - args.window + 1) : 0;
     return {first, position + 1, false};
   }
@@ -22,6 +27,13 @@ Seen SeenBy(const AttentionArgs& args, int64_t t) {
 }
 
 }  // namespace
+
+void AttentionPass::FillUp(int64_t rows) {
+  units.resize(std::bit_ceil(std::max<size_t>(units.size(), 16)), {-1, 0, 0, -1});
+  merge_begin.resize(static_cast<size_t>(rows + 1), merge_begin.back());
+  row_of.resize(static_cast<size_t>(rows), -1);
+  continued.resize(static_cast<size_t>(rows), 0);
+}
 
 std::vector<AttentionPass> PlanAttention(const AttentionArgs& args, int64_t partial_rows_max) {
   std::vector<AttentionPass> passes;

@@ -18,6 +18,9 @@ struct AttentionPass {
   std::vector<int32_t> merge_begin;  // (rows + 1) into the pass's partial rows, row after row
   std::vector<int32_t> row_of;       // (rows) of q
   std::vector<int32_t> continued;    // (rows) 1: behind what is stored
+  // Rounds its sizes up, for steps that repeat: units to a power of two, rows to `rows`; what is
+  // added does nothing.
+  void FillUp(int64_t rows);
 };
 
 // `partial_rows_max`: of the scratch memory; a row with more splits gets a pass of its own.

@@ -16,6 +16,20 @@ constexpr int kHeadDimMax = 256;  // a merge has a thread a dimension
 // Partial results of attention at once: 4,096 splits of 32 heads of 128 dimensions.
 constexpr int64_t kPartialBytes = int64_t{64} << 20;
 
+// Begins each op's facts for the recorder.
+enum class Op : uint8_t {
+  kEmbed,
+  kRmsNorm,
+  kMatMul,
+  kRopeAppend,
+  kAttention,
+  kMerge,
+  kGated,
+  kAddResidual,
+  kGatherRows,
+  kDraw
+};
+
 class CudaBuffer : public DeviceBuffer {
  public:
   explicit CudaBuffer(DeviceMemory memory) : memory_(std::move(memory)) {}
@@ -71,7 +85,11 @@ CacheView ViewOf(const KvCache& cache, int layer) {
 }  // namespace
 
 CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
-    : device_(std::move(device)), pool_(threads), staging_(*device_) {}
+    : device_(std::move(device)),
+      pool_(threads),
+      staging_(*device_),
+      draws_(*device_, staging_),
+      recorder_(*device_) {}
 
 CudaBackend::~CudaBackend() { device_->Wait(); }
 
@@ -149,8 +167,11 @@ Result<std::unique_ptr<KvCache>> CudaBackend::AllocateKv(const KvShape& shape) {
 }
 
 void CudaBackend::Synchronize() {
+  CHECK(!recorder_.recording());
   device_->CheckLaunch();
+  draws_.Download();
   device_->Wait();
+  draws_.Collect();
   staging_.Reset();
   batches_.clear();
   plans_.clear();
@@ -173,12 +194,16 @@ void CudaBackend::Embed(std::span<const int32_t> ids, const Weight& table, int32
   params.row_begin = row_begin;
   params.scale = scale;
   params.out = out;
-  if (!device_->failure()) LaunchEmbed(device_->stream(), params);
+  if (recorder_.Enqueue(Op::kEmbed, params.ids, params.parts, row_begin, scale, params.out)) {
+    LaunchEmbed(device_->stream(), params);
+  }
 }
 
 void CudaBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) {
   ExpectShape(out, x.rows, x.cols);
-  if (!device_->failure()) LaunchRmsNorm(device_->stream(), x, weight, eps, out);
+  if (recorder_.Enqueue(Op::kRmsNorm, Rows(x), weight, eps, Rows(out))) {
+    LaunchRmsNorm(device_->stream(), x, weight, eps, out);
+  }
 }
 
 void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor out) {
@@ -187,9 +212,11 @@ void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor ou
   ExpectShape(out, x.rows, w.rows());
   int64_t row = 0;
   for (const PartView& part : weight.parts()) {
-    if (device_->failure()) return;
-    LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, x,
-                 bias != nullptr ? bias + row : nullptr, out.Cols(row, row + part.rows));
+    const float* of_part = bias != nullptr ? bias + row : nullptr;
+    const Tensor to = out.Cols(row, row + part.rows);
+    if (recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), of_part, Rows(to))) {
+      LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, x, of_part, to);
+    }
     row += part.rows;
   }
 }
@@ -208,7 +235,12 @@ void CudaBackend::RopeAppend(const QkvArgs& args) {
   params.interleaved = args.rope.interleaved;
   params.batch = Place(args.rows);
   params.cache = ViewOf(*args.cache, args.layer);
-  if (!device_->failure()) LaunchRopeAppend(device_->stream(), params);
+  if (recorder_.Enqueue(Op::kRopeAppend, params.qkv, params.heads, params.kv_heads, params.head_dim,
+                        params.query_norm, params.key_norm, params.norm_eps,
+                        params.inverse_frequency, params.interleaved, params.batch,
+                        params.cache.data, params.cache.type)) {
+    LaunchRopeAppend(device_->stream(), params);
+  }
 }
 
 void CudaBackend::Attention(const AttentionArgs& args) {
@@ -237,15 +269,20 @@ void CudaBackend::Attention(const AttentionArgs& args) {
   split.batch = Place(args.rows);
   for (const PlacedPass& pass : plan.passes) {
     split.partials = merge.partials = Partials(pass.unit_count, cols);
-    if (device_->failure()) return;
     split.units = pass.units;
     split.unit_count = pass.unit_count;
-    LaunchAttendSplits(device_->stream(), split);
     merge.begin = pass.merge_begin;
     merge.row_of = pass.row_of;
     merge.continued = pass.continued;
     merge.rows = pass.rows;
-    LaunchMerge(device_->stream(), merge);
+    if (recorder_.Enqueue(Op::kAttention, split.q, split.heads, split.head_dim, split.head_begin,
+                          split.group, split.kv_begin, split.scale, split.units, split.unit_count,
+                          split.batch, split.cache.data, split.cache.type, split.partials,
+                          merge.begin, merge.row_of, merge.continued, merge.rows, merge.out,
+                          merge.states)) {
+      LaunchAttendSplits(device_->stream(), split);
+      LaunchMerge(device_->stream(), merge);
+    }
   }
 }
 
@@ -260,26 +297,74 @@ void CudaBackend::MergeAttention(const MergeArgs& args) {
   params.heads = args.heads;
   params.head_dim = args.head_dim;
   params.out = args.out;
-  if (!device_->failure()) LaunchMerge(device_->stream(), params);
+  if (recorder_.Enqueue(Op::kMerge, params.partials, params.begin, params.list, params.heads,
+                        params.head_dim, params.out)) {
+    LaunchMerge(device_->stream(), params);
+  }
 }
 
 void CudaBackend::GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) {
   CheckGated(gate_up, out);
-  if (!device_->failure()) LaunchGated(device_->stream(), gate_up, kind, out);
+  if (recorder_.Enqueue(Op::kGated, Rows(gate_up), kind, Rows(out))) {
+    LaunchGated(device_->stream(), gate_up, kind, out);
+  }
 }
 
 void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                               float eps) {
-  ExpectShape(delta, residual.rows, residual.cols);
-  if (device_->failure()) return;
-  LaunchAddResidual(device_->stream(), residual, delta, keep, post_norm, eps);
+  Add({residual, delta, keep, post_norm, eps, nullptr, {}});
+}
+
+void CudaBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                                  const float* norm, float eps, Tensor out) {
+  ExpectShape(out, residual.rows, residual.cols);
+  Add({residual, delta, keep, post_norm, eps, norm, out});
+}
+
+void CudaBackend::Add(const ResidualParams& p) {
+  CHECK(p.delta.rows == p.residual.rows && p.delta.cols == p.residual.cols);
+  if (recorder_.Enqueue(Op::kAddResidual, p.residual, p.delta, p.keep, p.post_norm, p.eps, p.norm,
+                        p.out)) {
+    LaunchAddResidual(device_->stream(), p);
+  }
 }
 
 void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {
   ExpectShape(out, static_cast<int64_t>(rows.size()), x.cols);
   for (const int32_t row : rows) CHECK(row >= 0 && row < x.rows);
   const int32_t* placed = staging_.Put(rows);
-  if (!device_->failure()) LaunchGatherRows(device_->stream(), x, placed, out);
+  if (recorder_.Enqueue(Op::kGatherRows, Rows(x), placed, Rows(out))) {
+    LaunchGatherRows(device_->stream(), x, placed, out);
+  }
+}
+
+void CudaBackend::DrawTokens(Tensor logits, std::span<const DrawRow> rows,
+                             std::span<DrawnToken> drawn) {
+  const DrawParams params = draws_.Prepare(logits, rows, drawn);
+  if (params.count > 0 && recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count,
+                                            params.slices, params.drawn)) {
+    LaunchDraw(device_->stream(), params);
+  }
+}
+
+void CudaBackend::Repeat(int64_t rows, const std::function<void()>& ops) {
+  if (rows > kRepeatRowsMax || device_->failure()) return ops();
+  // Arrays that were placed before lie elsewhere.
+  const auto begin = [&] {
+    batches_.clear();
+    plans_.clear();
+  };
+  begin();
+  staging_.BeginRegion();
+  recorder_.BeginNotes();
+  ops();
+  const auto again = [&] {
+    begin();
+    staging_.RewindRegion();
+    ops();
+  };
+  recorder_.Launch(again, [&] { staging_.SendRegion(); });
+  begin();
 }
 
 BatchView CudaBackend::Place(const BatchRows& rows) {
@@ -319,14 +404,15 @@ const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& 
     }
   }
   PlacedPlan placed = {args.rows, args.begin, args.end, args.window, partial_rows_max, {}};
-  for (const AttentionPass& pass : PlanAttention(args, partial_rows_max)) {
+  for (AttentionPass& pass : PlanAttention(args, partial_rows_max)) {
+    if (recorder_.recording()) pass.FillUp(args.q.rows);
     const auto put = [&](const std::vector<int32_t>& values) {
       return staging_.Put(std::span(values));
     };
-    placed.passes.push_back({static_cast<int64_t>(pass.units.size()),
-                             static_cast<int64_t>(pass.row_of.size()),
-                             staging_.Put(std::span(pass.units)), put(pass.merge_begin),
-                             put(pass.row_of), args.begin.empty() ? nullptr : put(pass.continued)});
+    placed.passes.push_back(
+        {static_cast<int64_t>(pass.units.size()), static_cast<int64_t>(pass.row_of.size()),
+         staging_.Put(std::span<const SplitUnit>(pass.units)), put(pass.merge_begin),
+         put(pass.row_of), args.begin.empty() ? nullptr : put(pass.continued)});
   }
   plans_.push_back(std::move(placed));
   return plans_.back();

@@ -15,7 +15,9 @@
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/recorder.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/cuda/token_draws.h"
 #include "kernels/thread_pool.h"
 
 namespace echelon::cuda {
@@ -50,7 +52,13 @@ class CudaBackend : public Backend {
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
+  void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                       const float* norm, float eps, Tensor out) override;
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+  void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
+                  std::span<DrawnToken> drawn) override;
+  int64_t PaddedRows(int64_t rows) const override { return RepeatRows(rows); }
+  void Repeat(int64_t rows, const std::function<void()>& ops) override;
 
  private:
   // A batch's arrays in device memory. Those of a step are asked for by every layer: what was put
@@ -74,6 +82,7 @@ class CudaBackend : public Backend {
     std::vector<PlacedPass> passes;
   };
 
+  void Add(const ResidualParams& params);
   BatchView Place(const BatchRows& rows);
   const PlacedPlan& PlaceAttention(const AttentionArgs& args, int64_t partial_rows_max);
   // A rope table, kept: the layers of a model share one or two, equal in value if not in place.
@@ -84,6 +93,8 @@ class CudaBackend : public Backend {
   const std::unique_ptr<Device> device_;
   ThreadPool pool_;
   Staging staging_;
+  TokenDraws draws_;
+  Recorder recorder_;
   std::vector<PlacedBatch> batches_;
   std::vector<PlacedPlan> plans_;
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/strings.h"
 #include "kernels/cuda/probe.h"
 
 namespace echelon::cuda {
@@ -33,6 +34,13 @@ Result<DeviceMemory> Device::Allocate(size_t bytes, const char* what) {
   return DeviceMemory(*runtime_, memory, bytes);
 }
 
+bool Device::AllocatePinned(size_t bytes, void** memory) {
+  if (runtime_->AllocatePinned(bytes, memory).ok()) return true;
+  Fail(ResourceExhausted(
+      StrCat(name(), ": this host gives no page-locked memory for ", bytes, " bytes")));
+  return false;
+}
+
 void Device::CopyIn(void* to, const void* from, size_t bytes) {
   if (bytes > 0 && !failure_) Note(runtime_->CopyToDevice(to, from, bytes, stream_));
 }
@@ -43,6 +51,19 @@ void Device::CopyOut(void* to, const void* from, size_t bytes) {
 
 void Device::Clear(void* memory, size_t bytes) {
   if (bytes > 0 && !failure_) Note(runtime_->Clear(memory, bytes, stream_));
+}
+
+bool Device::Capture(const std::function<void()>& ops, Graph* graph) {
+  if (failure_) return false;
+  Note(runtime_->BeginCapture(stream_));
+  if (failure_) return false;
+  ops();
+  Note(runtime_->EndCapture(stream_, graph));
+  return !failure_;
+}
+
+void Device::LaunchGraph(Graph graph) {
+  if (!failure_) Note(runtime_->LaunchGraph(graph, stream_));
 }
 
 void Device::Wait() {

@@ -3,6 +3,7 @@
 // any of them met. After an error everything enqueued is dropped, so that the host comes to the
 // place where it asks (failure()). One thread. Outlives all memory taken from it.
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,10 +21,16 @@ class Device {
 
   // `what` completes "... needs N bytes" in the error.
   Result<DeviceMemory> Allocate(size_t bytes, const char* what);
+  // Page-locked host memory, to be freed through runtime(); false and a failure where there is
+  // none.
+  bool AllocatePinned(size_t bytes, void** memory);
   void CopyIn(void* to, const void* from, size_t bytes);   // host to device, on the stream
   void CopyOut(void* to, const void* from, size_t bytes);  // device to host, on the stream
   void Clear(void* memory, size_t bytes);
   void Wait();
+  // What `ops` enqueues, as a graph; false and a failure where that cannot be.
+  bool Capture(const std::function<void()>& ops, Graph* graph);
+  void LaunchGraph(Graph graph);
   // To be called after launches; their errors are found here or in Wait.
   void CheckLaunch();
   // The first error of any of these, or of Fail.

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(MergeParams p) {
   const int64_t t = blockIdx.x, h = blockIdx.y;
   const int i = static_cast<int>(threadIdx.x), dim = p.head_dim;
   const int64_t place = p.row_of != nullptr ? p.row_of[t] : t;
+  if (place < 0) return;  // the whole block: it fills up
   const int64_t of_head = h * (dim + 2);
   const bool continued = p.continued != nullptr && p.continued[t] != 0;
   float* state =

@@ -18,8 +18,17 @@ struct Rows {  // a Tensor's data, as kernels take it
 };
 
 void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out);
-void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
-                       float eps);
+// residual = residual * keep + (post_norm ? RmsNorm(delta) : delta); where there is a norm,
+// out = RmsNorm(residual, norm).
+struct ResidualParams {
+  Rows residual, delta;
+  float keep;
+  const float* post_norm;  // or null
+  float eps;
+  const float* norm;  // or null
+  Rows out;
+};
+void LaunchAddResidual(Stream stream, const ResidualParams& params);
 void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out);
 void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 
@@ -69,7 +78,7 @@ void LaunchRopeAppend(Stream stream, const RopeParams& params);
 
 // One row's positions within one split of its pages.
 struct SplitUnit {
-  int32_t row;         // of q
+  int32_t row;         // of q; -1: no unit
   int32_t first, end;  // places, all in one split
   int32_t partial;     // row of partials
 };
@@ -92,7 +101,7 @@ struct MergeParams {
   Rows partials;             // (P, H * (D + 2))
   const int32_t* begin;      // (T + 1)
   const int32_t* list;       // or null
-  const int32_t* row_of;     // (T) or null: row t's place in out or states
+  const int32_t* row_of;     // (T) or null: row t's place in out or states; -1: no row
   const int32_t* continued;  // (T) or null: none is
   int64_t rows;
   int heads, head_dim;
@@ -100,6 +109,23 @@ struct MergeParams {
   Rows states;  // (T, H * (D + 2))
 };
 void LaunchMerge(Stream stream, const MergeParams& params);
+
+// A token for each of `count` rows. `slices`: room for (count, slice_count).
+inline constexpr int64_t kDrawSlice = 4096;  // 32 blocks for a vocabulary of 131,072
+struct DrawSlice {
+  float max;
+  int32_t at;  // the first of the greatest logits
+  double score;
+  int32_t drawn;
+};
+struct DrawParams {
+  Rows logits;
+  const DrawRow* rows;
+  int64_t count, slice_count;
+  DrawSlice* slices;
+  DrawnToken* drawn;  // (count)
+};
+void LaunchDraw(Stream stream, const DrawParams& params);
 
 // Sums `bytes` (a multiple of 16) of memory into *sink: how fast it can be read.
 void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,

@@ -26,15 +26,21 @@ __global__ void RmsNormKernel(Rows x, const float* weight, float eps, Rows out) 
   for (int64_t i = threadIdx.x; i < x.cols; i += kThreads) to[i] = row[i] * factor * weight[i];
 }
 
-__global__ void AddResidualKernel(Rows residual, Rows delta, float keep, const float* post_norm,
-                                  float eps) {
-  float* to = residual.data + blockIdx.x * residual.stride;
-  const float* from = delta.data + blockIdx.x * delta.stride;
-  const float factor = post_norm != nullptr ? InverseRoot(from, eps, delta.cols) : 1.0f;
-  for (int64_t i = threadIdx.x; i < delta.cols; i += kThreads) {
-    const float change = post_norm != nullptr ? from[i] * factor * post_norm[i] : from[i];
-    to[i] = fmaf(to[i], keep, change);
+// A thread reads only what it wrote itself, in the order of RmsNormKernel: fused or not, the same
+// bits.
+__global__ void AddResidualKernel(ResidualParams p) {
+  float* to = p.residual.data + blockIdx.x * p.residual.stride;
+  const float* from = p.delta.data + blockIdx.x * p.delta.stride;
+  const int64_t n = p.delta.cols;
+  const float of_delta = p.post_norm != nullptr ? InverseRoot(from, p.eps, n) : 1.0f;
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) {
+    const float change = p.post_norm != nullptr ? from[i] * of_delta * p.post_norm[i] : from[i];
+    to[i] = fmaf(to[i], p.keep, change);
   }
+  if (p.norm == nullptr) return;  // the whole grid
+  float* normed = p.out.data + blockIdx.x * p.out.stride;
+  const float factor = InverseRoot(to, p.eps, n);
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) normed[i] = to[i] * factor * p.norm[i];
 }
 
 __global__ void GatedKernel(Rows gate_up, bool silu, Rows out) {
@@ -83,10 +89,8 @@ void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows o
   Launch(stream, {Count(x.rows)}, kThreads, 0, RmsNormKernel, x, weight, eps, out);
 }
 
-void LaunchAddResidual(Stream stream, Rows residual, Rows delta, float keep, const float* post_norm,
-                       float eps) {
-  Launch(stream, {Count(residual.rows)}, kThreads, 0, AddResidualKernel, residual, delta, keep,
-         post_norm, eps);
+void LaunchAddResidual(Stream stream, const ResidualParams& params) {
+  Launch(stream, {Count(params.residual.rows)}, kThreads, 0, AddResidualKernel, params);
 }
 
 void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out) {

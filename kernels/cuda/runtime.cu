@@ -101,6 +101,27 @@ class CudaRuntime : public Runtime {
   Outcome Wait(Stream stream) override { return OutcomeOf(cudaStreamSynchronize(Of(stream))); }
   Outcome LastError() override { return OutcomeOf(cudaGetLastError()); }
 
+  // Relaxed to this thread: others may allocate meanwhile.
+  Outcome BeginCapture(Stream stream) override {
+    return OutcomeOf(cudaStreamBeginCapture(Of(stream), cudaStreamCaptureModeThreadLocal));
+  }
+  Outcome EndCapture(Stream stream, Graph* graph) override {
+    *graph = nullptr;
+    cudaGraph_t captured = nullptr;
+    cudaError_t error = cudaStreamEndCapture(Of(stream), &captured);
+    cudaGraphExec_t runnable = nullptr;
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&runnable, captured, 0);
+    if (captured != nullptr) cudaGraphDestroy(captured);
+    if (error == cudaSuccess) *graph = runnable;
+    return OutcomeOf(error);
+  }
+  Outcome LaunchGraph(Graph graph, Stream stream) override {
+    return OutcomeOf(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Of(stream)));
+  }
+  void FreeGraph(Graph graph) override {
+    cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+  }
+
   Outcome NewEvent(Event* event) override {
     cudaEvent_t made = nullptr;
     const cudaError_t error = cudaEventCreate(&made);

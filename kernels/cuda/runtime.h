@@ -12,6 +12,7 @@ namespace echelon::cuda {
 
 using Stream = void*;  // a cudaStream_t
 using Event = void*;   // a cudaEvent_t
+using Graph = void*;   // a cudaGraphExec_t
 
 enum class Failure : uint8_t {
   kNone,
@@ -66,6 +67,12 @@ class Runtime {
   virtual Outcome Wait(Stream stream) = 0;
   // Of the launches since the last call; forgets it unless the device is lost.
   virtual Outcome LastError() = 0;
+
+  // What is enqueued between these is not run but becomes a graph, which LaunchGraph runs.
+  virtual Outcome BeginCapture(Stream stream) = 0;
+  virtual Outcome EndCapture(Stream stream, Graph* graph) = 0;  // null after an error
+  virtual Outcome LaunchGraph(Graph graph, Stream stream) = 0;
+  virtual void FreeGraph(Graph graph) = 0;
 
   virtual Outcome NewEvent(Event* event) = 0;
   virtual void FreeEvent(Event event) = 0;

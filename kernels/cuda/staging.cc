@@ -1,9 +1,8 @@
 #include "kernels/cuda/staging.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
-
-#include "common/strings.h"
 
 namespace echelon::cuda {
 
@@ -12,13 +11,36 @@ namespace {
 // again in units of attention.
 constexpr size_t kBlockBytes = size_t{1} << 20;
 constexpr size_t kAlignment = 64;
+constexpr size_t kRegionBytesMin = 256;  // 64 numbers: most arrays of a step of at most 64 rows
 }  // namespace
 
 Staging::~Staging() {
   for (const Block& block : blocks_) device_.runtime().FreePinned(block.pinned);
 }
 
-void Staging::Reset() { block_ = used_ = 0; }
+void Staging::Reset() {
+  for (Block& block : blocks_) block.used = 0;
+  block_ = 0;
+}
+
+// At a block of its own: what was put before does not move it.
+void Staging::BeginRegion() {
+  if (block_ < blocks_.size() && blocks_[block_].used > 0) ++block_;
+  region_ = block_;
+  in_region_ = true;
+}
+
+void Staging::RewindRegion() {
+  for (size_t i = region_; i < blocks_.size(); ++i) blocks_[i].used = 0;
+  block_ = region_;
+}
+
+void Staging::SendRegion() {
+  for (size_t i = region_; i < blocks_.size(); ++i) {
+    device_.CopyIn(blocks_[i].memory.data(), blocks_[i].pinned, blocks_[i].used);
+  }
+  in_region_ = false;
+}
 
 bool Staging::AddBlock(size_t bytes) {
   const size_t wanted = std::max(bytes, kBlockBytes);
@@ -28,28 +50,25 @@ bool Staging::AddBlock(size_t bytes) {
     return false;
   }
   void* pinned = nullptr;
-  if (!device_.runtime().AllocatePinned(wanted, &pinned).ok()) {
-    device_.Fail(ResourceExhausted(
-        StrCat(device_.name(), ": this host gives no page-locked memory for ", wanted, " bytes")));
-    return false;
-  }
-  blocks_.push_back({static_cast<char*>(pinned), std::move(memory).value()});
+  if (!device_.AllocatePinned(wanted, &pinned)) return false;
+  blocks_.push_back({static_cast<char*>(pinned), std::move(memory).value(), 0});
   return true;
 }
 
 const void* Staging::PutBytes(const void* values, size_t bytes) {
   if (bytes == 0 || device_.failure()) return nullptr;
-  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  while (block_ < blocks_.size() && rounded > blocks_[block_].memory.bytes() - used_) {
+  const size_t rounded = in_region_ ? std::bit_ceil(std::max(bytes, kRegionBytesMin))
+                                    : (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  while (block_ < blocks_.size() &&
+         rounded > blocks_[block_].memory.bytes() - blocks_[block_].used) {
     ++block_;
-    used_ = 0;
   }
   if (block_ == blocks_.size() && !AddBlock(rounded)) return nullptr;
-  const Block& block = blocks_[block_];
-  char* to = block.memory.data() + used_;
-  std::memcpy(block.pinned + used_, values, bytes);
-  device_.CopyIn(to, block.pinned + used_, bytes);
-  used_ += rounded;
+  Block& block = blocks_[block_];
+  char* to = block.memory.data() + block.used;
+  std::memcpy(block.pinned + block.used, values, bytes);
+  if (!in_region_) device_.CopyIn(to, block.pinned + block.used, bytes);
+  block.used += rounded;
   return to;
 }
 

@@ -28,10 +28,17 @@ class Staging {
   }
   void Reset();
 
+  // A region: what is put into it lies where it lay when the same sizes, rounded up to powers of
+  // two, were put into the region of the same number since Reset(); it is sent together.
+  void BeginRegion();
+  void RewindRegion();  // the same values will be put again
+  void SendRegion();
+
  private:
   struct Block {
     char* pinned = nullptr;
     DeviceMemory memory;
+    size_t used = 0;
   };
   const void* PutBytes(const void* values, size_t bytes);
   bool AddBlock(size_t bytes);
@@ -39,7 +46,8 @@ class Staging {
   Device& device_;
   std::vector<Block> blocks_;
   size_t block_ = 0;  // the one in use
-  size_t used_ = 0;   // of it
+  bool in_region_ = false;
+  size_t region_ = 0;  // its first block
 };
 
 }  // namespace echelon::cuda

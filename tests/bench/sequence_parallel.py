@@ -10,8 +10,8 @@ usage: sequence_parallel.py [--parts memory,ring,speed] [--quick] [--json FILE]
           time over the link; hidden = (C + M - T) / M, where M <= C. Needs root; left out without.
   speed   a prompt on one rank of one core, and on two ranks of one core each, sp = 2 and tp = 2: asked in turn, medians.
 
---quick: small sizes, and fails where less than a quarter of the passing is hidden; every run fails where the context grows less than 3.0 times or a
-rank keeps more than its share and a page.
+--quick: small sizes, and fails where less than a quarter of the passing is hidden: of the least times seen, since other programs only ever add to
+a time, in at most so many rounds. Every run fails where the context grows less than 3.0 times or a rank keeps more than its share and a page.
 """
 import argparse
 import contextlib
@@ -83,6 +83,8 @@ def memory(flags):
 
 RING_MODEL = {"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8, "intermediate_size": 1024,
               "num_hidden_layers": 4, "vocab_size": 2048, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+QUICK_HIDDEN = 0.25  # 0.7 and more where it works, 0 or less where it does not
+QUICK_ROUNDS_MIN, QUICK_ROUNDS_MAX = 3, 8
 RING_POSITION_BYTES = 2 * 8 * 64 * 2  # of a layer
 
 
@@ -94,10 +96,20 @@ def ask_prefill(connection, name, tokens):
             "exposed_s": rank["comm_exposed_s"]}
 
 
+def passing_seconds(sent, rate):
+    return sent * 8 / (rate * 1e6)
+
+
+def hidden_of_least(seen, rate, sent):
+    passing = passing_seconds(sent, rate)
+    alone, over = (min(run["seconds"] for run in seen[r]) for r in (0, rate))
+    return (alone + passing - over) / min(alone, passing)
+
+
 def ring_inside(agent):
     flags = parse(json.loads(os.environ["ECHELON_BENCH_FLAGS"]))
-    link, tokens = hosts.Link.of_this_test(), 2048 if flags.quick else 4096
-    rates = [300] if flags.quick else [1000, 500, 250, 125]
+    link, tokens = hosts.Link.of_this_test(), 4096
+    rates = [250] if flags.quick else [1000, 500, 250, 125]
     # Sent by each rank: its half of the keys and values, once a layer.
     sent = tokens // 2 * RING_POSITION_BYTES * RING_MODEL["num_hidden_layers"]
     seen = {rate: [] for rate in [0, *rates]}
@@ -113,16 +125,18 @@ def ring_inside(agent):
                 for rate in seen:
                     link.set(rate_mbit=rate)
                     seen[rate].append(ask_prefill(connection, f"{rate}.{run}", tokens))
+                if flags.quick and run + 1 >= QUICK_ROUNDS_MIN and hidden_of_least(seen, rates[0], sent) >= QUICK_HIDDEN:
+                    break
             relay = link.stats()
             link.set(rate_mbit=0)
             connection.close()
     rows = []
     for rate in rates:
-        passing = sent * 8 / (rate * 1e6)
+        passing = passing_seconds(sent, rate)
         alone, over = ([run["seconds"] for run in seen[r]] for r in (0, rate))
         hidden = statistics.median((c + passing - t) / min(c, passing) for c, t in zip(alone, over))
         rows.append({"rate_mbit": rate, "tokens": tokens, "passing_s": passing, "alone_s": statistics.median(alone), "over_s": statistics.median(over),
-                     "hidden": hidden, "runs": {"alone": seen[0], "over": seen[rate]}})
+                     "hidden": hidden, "hidden_of_least": hidden_of_least(seen, rate, sent), "runs": {"alone": seen[0], "over": seen[rate]}})
     pathlib.Path(os.environ["ECHELON_BENCH_ANSWER"]).write_text(json.dumps({"rows": rows, "relay": relay}))
 
 
@@ -142,7 +156,8 @@ def ring(flags):
     for row in rows:
         print(f"| {row['rate_mbit']} | {row['alone_s']:.2f} | {row['passing_s']:.2f} | {row['over_s']:.2f} | {row['hidden']:.2f} |", flush=True)
     if flags.quick:
-        assert rows[0]["hidden"] >= 0.25, f"only {rows[0]['hidden']:.2f} of the passing is hidden: the overlap is lost"
+        hidden = rows[0]["hidden_of_least"]
+        assert hidden >= QUICK_HIDDEN, f"only {hidden:.2f} of the passing is hidden in {len(rows[0]['runs']['over'])} rounds: the overlap is lost"
     return found
 
 
@@ -191,7 +206,7 @@ def parse(words):
     parser.add_argument("--tokens", default=0, type=int, help="of the prompt of speed")
     parser.add_argument("--json", help="what was measured is added to this file")
     flags = parser.parse_args(words)
-    flags.words, flags.rounds = words, flags.rounds or (2 if flags.quick else 3)
+    flags.words, flags.rounds = words, flags.rounds or (QUICK_ROUNDS_MAX if flags.quick else 3)
     return flags
 
 

@@ -98,8 +98,8 @@ def inside(agent):
             hosts.Link.of_this_test().set(rate_mbit=float(rate), latency_us=float(latency or LATENCY_US))
         with Bench(agent, link, modes) as bench:
             if "auto" in bench.services:
-                said = [line for line in bench.services["auto"].log().splitlines() if "all-reduce takes" in line]
-                print(f"{link}: {said[0].split('all-reduce', 1)[1]}", file=sys.stderr)
+                said = [line for line in bench.services["auto"].log().splitlines() if "in two parts" in line]
+                print(f"{link}: {said[0]}", file=sys.stderr)
             for streams in map(int, flags.streams.split(",")):
                 row = bench.measure(link, streams, flags)
                 row["summary"] = summarize(row)

@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 class FakeRuntime : public Runtime {
  public:
   int driver = 13000, toolkit = 13000, devices = 1;
-  Outcome counted, opened, allocated, waited;
+  Outcome counted, opened, allocated, waited, captured;
   DeviceInfo device = {"NVIDIA H200", 9, 0, 132, 151'000'000'000, 60'000'000};
 
   int DriverVersion() override { return driver; }
@@ -52,6 +52,10 @@ class FakeRuntime : public Runtime {
   Outcome Clear(void*, size_t, Stream) override { return {}; }
   Outcome Wait(Stream) override { return waited; }
   Outcome LastError() override { return {}; }
+  Outcome BeginCapture(Stream) override { return captured; }
+  Outcome EndCapture(Stream, Graph*) override { return captured; }
+  Outcome LaunchGraph(Graph, Stream) override { return {}; }
+  void FreeGraph(Graph) override {}
   Outcome NewEvent(Event*) override { return {}; }
   void FreeEvent(Event) override {}
   Outcome Record(Event, Stream) override { return {}; }

@@ -167,8 +167,7 @@ class Hosts:
         words = [service.BIN.parent / "tests/link_relay", *(f"/run/netns/{self.name(host)}" for host in range(1, self.count + 1)),
                  *(f"{name}={value}" for name, value in self.link_settings.items())]
         with open(self.link.path / "answers", "w") as answers:
-            # It stands for a wire, which waits for nobody: ahead of the processes it connects.
-            self.relay = subprocess.Popen(words, stdin=commands, stdout=answers, preexec_fn=lambda: os.nice(-20))
+            self.relay = subprocess.Popen(words, stdin=commands, stdout=answers)
         os.close(commands)
         while not (self.link.path / "answers").read_text():
             assert self.relay.poll() is None, "the link relay did not start"

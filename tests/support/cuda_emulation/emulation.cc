@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "common/check.h"
@@ -117,7 +118,8 @@ class Machine {
  public:
   std::recursive_mutex mutex;
   Arena arena;
-  size_t launched = 0;
+  size_t launched = 0, captured = 0;
+  std::optional<Launches> capture;  // while a graph is made
 
   void Run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
     CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
@@ -137,6 +139,7 @@ class Machine {
   }
 
   void Copy(void* to, const void* from, size_t bytes) {
+    CHECK_MSG(!capture, "a copy while a graph is captured");
     const Open open(*this);
     std::memcpy(to, from, bytes);
   }
@@ -252,6 +255,25 @@ const Fiber& Current() { return TheMachine().current().fiber; }
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
   TheMachine().Run(grid, threads, shared_bytes, body);
 }
+
+void Enqueue(std::function<void()> launch) {
+  if (TheMachine().capture) {
+    TheMachine().capture->push_back(std::move(launch));
+  } else {
+    launch();
+  }
+}
+void BeginCapture() {
+  CHECK(!TheMachine().capture);
+  TheMachine().capture.emplace();
+}
+Launches EndCapture() {
+  ++TheMachine().captured;
+  Launches launches = std::move(*TheMachine().capture);
+  TheMachine().capture.reset();
+  return launches;
+}
+size_t GraphsCaptured() { return TheMachine().captured; }
 
 void WaitForBlock() { TheMachine().Pause(Wait::kBlock); }
 void WaitForWarp() { TheMachine().Pause(Wait::kWarp); }

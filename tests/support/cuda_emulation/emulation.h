@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <vector>
 
 namespace echelon::emulation {
 
@@ -25,6 +26,13 @@ struct Fiber {
 const Fiber& Current();
 
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
+
+// A launch: run at once, or kept where a graph is being captured.
+using Launches = std::vector<std::function<void()>>;
+void Enqueue(std::function<void()> launch);
+void BeginCapture();
+Launches EndCapture();
+size_t GraphsCaptured();  // since the program began
 
 // Inside a kernel.
 void WaitForBlock();

@@ -61,6 +61,19 @@ class EmulatedRuntime : public Runtime {
   }
   Outcome Wait(Stream) override { return {}; }
   Outcome LastError() override { return {}; }
+  Outcome BeginCapture(Stream) override {
+    emulation::BeginCapture();
+    return {};
+  }
+  Outcome EndCapture(Stream, Graph* graph) override {
+    *graph = new emulation::Launches(emulation::EndCapture());
+    return {};
+  }
+  Outcome LaunchGraph(Graph graph, Stream) override {
+    for (const auto& launch : *static_cast<emulation::Launches*>(graph)) launch();
+    return {};
+  }
+  void FreeGraph(Graph graph) override { delete static_cast<emulation::Launches*>(graph); }
   Outcome NewEvent(Event* event) override {
     *event = new Clock::time_point();
     return {};

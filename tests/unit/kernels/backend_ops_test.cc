@@ -117,6 +117,28 @@ TEST_P(BackendOps, AddResidual) {
   }
 }
 
+// One op for two, with the bits of two.
+TEST_P(BackendOps, AddResidualNormIsAddResidualThenRmsNorm) {
+  for (const int64_t n : kWidths) {
+    const auto norm = RandomFloats(n, 5), start = RandomFloats(kTokens * n, 6);
+    FloatBuffer w(*backend_, 1, n, norm),
+        delta(*backend_, kTokens, n, RandomFloats(kTokens * n, 7));
+    for (const bool post_norm : {false, true}) {
+      const float* post = post_norm ? w.data() : nullptr;
+      FloatBuffer two(*backend_, kTokens, n, start), one(*backend_, kTokens, n, start);
+      FloatBuffer normed_two(*backend_, kTokens, n), normed_one(*backend_, kTokens, n, n + 2, 1);
+      backend_->AddResidual(two.tensor(), delta.tensor(), 0.5f, post, 1e-6f);
+      backend_->RmsNorm(two.tensor(), w.data(), 1e-6f, normed_two.tensor());
+      backend_->AddResidualNorm(one.tensor(), delta.tensor(), 0.5f, post, w.data(), 1e-6f,
+                                normed_one.tensor());
+      backend_->Synchronize();
+      EXPECT_TRUE(normed_one.GuardsIntact());
+      EXPECT_TRUE(test::SameBits(one.Read(), two.Read())) << n;
+      EXPECT_TRUE(test::SameBits(normed_one.Read(), normed_two.Read())) << n;
+    }
+  }
+}
+
 TEST_P(BackendOps, GatherRows) {
   const auto x = RandomFloats(9 * 17, 8);
   const int32_t rows[] = {8, 0, 0, 3};

@@ -1,4 +1,4 @@
-#include "worker/exact_math.h"
+#include "kernels/exact_math.h"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "tests/unit/worker/vocab_ranks.h"
-#include "worker/exact_math.h"
+#include "kernels/exact_math.h"
 
 namespace echelon {
 namespace {

@@ -7,7 +7,7 @@
 #include <mutex>
 
 #include "tests/unit/worker/vocab_ranks.h"
-#include "worker/exact_math.h"
+#include "kernels/exact_math.h"
 
 namespace echelon {
 namespace {

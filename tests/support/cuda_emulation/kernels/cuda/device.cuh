@@ -38,7 +38,9 @@ inline float __shfl_xor_sync(unsigned, float value, int distance) {
 template <typename... Parameters, typename... Arguments>
 void Launch(Stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
             const Arguments&... args) {
-  emulation::RunGrid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(args...); });
+  emulation::Enqueue([=] {
+    emulation::RunGrid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(args...); });
+  });
 }
 
 inline char* DynamicShared() { return emulation::DynamicShared(); }

@@ -1,7 +1,7 @@
 #pragma once
 // exp and log of our own, in double, from additions, multiplications and one division in a fixed
 // order: the same bits on every machine and libm, so that a replayed draw is the draw it was. Pure
-// functions, any thread.
+// functions, any thread; constexpr, so that kernels of a device may call them.
 
 #include <bit>
 #include <cstdint>
@@ -15,7 +15,7 @@ inline constexpr int kMassBits = 39;
 
 // 2^39 * e^x rounded to nearest, x <= 0: a logit minus the maximum. 0 below about -27.7, and for
 // NaN. Without branches, so that loops over a vocabulary become vector code.
-inline uint64_t MassOf(double x) {
+constexpr uint64_t MassOf(double x) {
   constexpr double kLog2E = 1.4426950408889634;
   constexpr double kLn2High = 0x1.62e42fefa3800p-1;  // 42 bits of ln 2: exact times |k| < 2^11
   constexpr double kLn2Low = 0x1.ef35793c76730p-45;
@@ -38,7 +38,7 @@ inline uint64_t MassOf(double x) {
 }
 
 // Natural logarithm of a normal x > 0, to 2 ulp.
-inline double ExactLog(double x) {
+constexpr double ExactLog(double x) {
   constexpr double kLn2High = 0x1.62e42fefa3800p-1;
   constexpr double kLn2Low = 0x1.ef35793c76730p-45;
   const auto bits = std::bit_cast<uint64_t>(x);

@@ -1,0 +1,58 @@
+#include "kernels/cuda/token_draws.h"
+
+#include <cstring>
+
+namespace echelon::cuda {
+
+TokenDraws::~TokenDraws() {
+  if (pinned_ != nullptr) device_.runtime().FreePinned(pinned_);
+}
+
+DrawParams TokenDraws::Prepare(Tensor logits, std::span<const DrawRow> rows,
+                               std::span<DrawnToken> drawn) {
+  CHECK(drawn_.empty() || drawn_.data() == drawn.data());
+  CHECK(drawn.size() == rows.size());
+  for (const DrawRow& row : rows) CHECK(row.row >= 0 && row.row < logits.rows);
+  DrawParams params = {};
+  if (rows.empty()) return params;
+  params.logits = logits;
+  params.rows = staging_.Put(rows);
+  params.count = static_cast<int64_t>(rows.size());
+  params.slice_count = (logits.cols + kDrawSlice - 1) / kDrawSlice;
+  const size_t token_bytes = (rows.size() * sizeof(DrawnToken) + 63) / 64 * 64;
+  const auto slices = static_cast<size_t>(params.count * params.slice_count);
+  if (!Reserve(token_bytes + slices * sizeof(DrawSlice))) return params;
+  params.drawn = reinterpret_cast<DrawnToken*>(memory_.data());
+  params.slices = reinterpret_cast<DrawSlice*>(memory_.data() + token_bytes);
+  drawn_ = drawn;
+  return params;
+}
+
+void TokenDraws::Download() { device_.CopyOut(pinned_, memory_.data(), drawn_.size_bytes()); }
+
+void TokenDraws::Collect() {
+  if (!drawn_.empty() && !device_.failure()) {
+    std::memcpy(drawn_.data(), pinned_, drawn_.size_bytes());
+  }
+  drawn_ = {};
+}
+
+bool TokenDraws::Reserve(size_t bytes) {
+  if (bytes <= memory_.bytes()) return true;
+  device_.Wait();  // kernels that use the old memory
+  if (pinned_ != nullptr) device_.runtime().FreePinned(pinned_);
+  pinned_ = nullptr;
+  memory_ = DeviceMemory();
+  auto memory = device_.Allocate(bytes, "drawn tokens");
+  if (!memory.ok()) {
+    device_.Fail(memory.error());
+    return false;
+  }
+  memory_ = std::move(memory).value();
+  void* pinned = nullptr;
+  if (!device_.AllocatePinned(bytes, &pinned)) return false;
+  pinned_ = static_cast<char*>(pinned);
+  return true;
+}
+
+}  // namespace echelon::cuda

@@ -1,0 +1,123 @@
+// Steps that repeat: a graph is captured once for each bucket of sizes, launched again with other
+// host arrays, and gives the bits of ops enqueued one by one; an error in capturing is the
+// device's.
+
+#include "kernels/cuda/recorder.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/cuda_emulation/emulation.h"
+#include "tests/support/model_builder.h"
+#include "tests/support/worker/generate.h"
+#include "tests/unit/kernels/ops_kit.h"
+
+namespace echelon {
+namespace {
+
+TEST(CudaRecorder, BucketsOfRows) {
+  const std::pair<int64_t, int64_t> cases[] = {{1, 1},   {2, 2},   {3, 4},    {5, 8},
+                                               {8, 8},   {9, 16},  {17, 24},  {57, 64},
+                                               {64, 64}, {65, 65}, {512, 512}};
+  for (const auto& [rows, want] : cases) EXPECT_EQ(cuda::RepeatRows(rows), want);
+}
+
+class CudaRepeat : public ::testing::Test {
+ protected:
+  // Gathers rows of a table by way of Repeat; they are what is in the host array each time.
+  std::vector<float> Gather(const std::vector<int32_t>& rows) {
+    const auto count = static_cast<int64_t>(rows.size());
+    const Tensor to = out_.tensor().Rows(0, count);
+    backend_->Repeat(count, [&] {
+      backend_->GatherRows(table_.tensor(), rows, to);
+      backend_->AddResidual(to, to, 1.0f, nullptr, 0.0f);
+    });
+    backend_->Synchronize();
+    auto got = out_.Read();
+    got.resize(static_cast<size_t>(count * 3));
+    return got;
+  }
+  std::vector<float> Twice(const std::vector<int32_t>& rows) {
+    std::vector<float> want;
+    for (const int32_t row : rows) {
+      for (int i = 0; i < 3; ++i) want.push_back(2.0f * values_[row * 3 + i]);
+    }
+    return want;
+  }
+
+  std::unique_ptr<Backend> backend_ = test::MustMake("cuda", 1);
+  const std::vector<float> values_ = test::RandomFloats(100 * 3, 1);
+  test::FloatBuffer table_{*backend_, 100, 3, values_}, out_{*backend_, 100, 3};
+};
+
+TEST_F(CudaRepeat, OneGraphServesOtherArraysOfTheSameSizes) {
+  const size_t before = emulation::GraphsCaptured();
+  EXPECT_EQ(Gather({5, 7}), Twice({5, 7}));
+  EXPECT_EQ(emulation::GraphsCaptured(), before + 1);
+  EXPECT_EQ(Gather({99, 0}), Twice({99, 0}));
+  EXPECT_EQ(emulation::GraphsCaptured(), before + 1);
+  EXPECT_EQ(Gather({1, 2, 3}), Twice({1, 2, 3}));
+  EXPECT_EQ(emulation::GraphsCaptured(), before + 2);
+  EXPECT_EQ(Gather({3, 4}), Twice({3, 4}));
+  EXPECT_EQ(emulation::GraphsCaptured(), before + 2);
+}
+
+TEST_F(CudaRepeat, ManyRowsAreNotRecorded) {
+  const size_t before = emulation::GraphsCaptured();
+  const std::vector<int32_t> rows(65, 8);
+  EXPECT_EQ(Gather(rows), Twice(rows));
+  EXPECT_EQ(emulation::GraphsCaptured(), before);
+}
+
+// More kinds of steps than graphs are kept: the oldest goes, and comes again.
+TEST_F(CudaRepeat, TheOldestGraphIsDropped) {
+  const size_t before = emulation::GraphsCaptured();
+  for (int i = 0; i < 140; ++i) {
+    const Tensor to = out_.tensor().Rows(i % 100, i % 100 + 1);
+    const float keep = i < 100 ? 1.0f : 2.0f;
+    backend_->Repeat(1, [&] { backend_->AddResidual(to, to, keep, nullptr, 0.0f); });
+  }
+  backend_->Synchronize();
+  EXPECT_EQ(emulation::GraphsCaptured(), before + 140);
+  backend_->Repeat(1, [&] {
+    const Tensor to = out_.tensor().Rows(39, 40);
+    backend_->AddResidual(to, to, 2.0f, nullptr, 0.0f);
+  });
+  EXPECT_EQ(emulation::GraphsCaptured(), before + 140);
+  backend_->Synchronize();
+}
+
+// Whole steps: while tokens are decoded a graph serves until a size doubles. All four schedules.
+TEST(CudaSteps, DecodeRepeatsItsGraphs) {
+  ScratchFolder folder;
+  const auto checkpoint = TinyDummy({}, folder.path());
+  for (const ScheduleKind schedule : {ScheduleKind::kStandard, ScheduleKind::kLadder,
+                                      ScheduleKind::kParallel, ScheduleKind::kDesync}) {
+    ModelConfig config = checkpoint->config();
+    config.schedule = schedule;
+    config.desync_pattern.assign(2 * config.layers.size(), '0');
+    for (LayerConfig& layer : config.layers) layer.ladder = schedule == ScheduleKind::kLadder;
+    LocalGroupOptions options;
+    options.backend.name = "cuda";
+    options.executor.page_tokens = 16;
+    options.executor.context_max = 96;
+    options.executor.kv_memory_bytes = 16 << 20;
+    const auto group = LocalGroup::Start(*checkpoint, config, options).value();
+    std::vector<testing::Wish> wishes(3);
+    for (size_t w = 0; w < wishes.size(); ++w) {
+      wishes[w].prompt.assign(70, static_cast<int32_t>(w + 3));  // more than is recorded
+      wishes[w].max_tokens = 20;
+      wishes[w].params = testing::Greedy();
+    }
+    const size_t before = emulation::GraphsCaptured();
+    testing::Pace pace;
+    pace.chunk = 70;
+    testing::Generate(*group, wishes, 16, pace);
+    // Three streams, padded to four, for 19 steps: one graph of the layers, one of the head (and
+    // one of the head behind the prefill's last rows).
+    EXPECT_LE(emulation::GraphsCaptured() - before, 4u) << ScheduleName(schedule);
+    EXPECT_GE(emulation::GraphsCaptured() - before, 2u) << ScheduleName(schedule);
+  }
+}
+
+}  // namespace
+}  // namespace echelon
