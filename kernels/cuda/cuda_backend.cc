@@ -100,8 +100,11 @@ std::string CudaBackend::Describe() const {
                 pool_.threads() == 1 ? " thread" : " threads", " for loading");
 }
 
-// Kernels use no instruction whose bits differ between architectures.
-std::string CudaBackend::NumericsFingerprint() const { return "cuda/float/v1"; }
+// What the tensor cores add inside one instruction is not documented and may differ between
+// architectures.
+std::string CudaBackend::NumericsFingerprint() const {
+  return StrCat("cuda/mma-sm", device_->info().major, device_->info().minor, "/v1");
+}
 
 Result<std::unique_ptr<DeviceBuffer>> CudaBackend::Allocate(size_t bytes) {
   ASSIGN_OR_RETURN(DeviceMemory memory, device_->Allocate(bytes, "a buffer"));
@@ -210,13 +213,22 @@ void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor ou
   const auto& weight = static_cast<const CudaWeight&>(w);
   ExpectShape(x, x.rows, w.cols());
   ExpectShape(out, x.rows, w.rows());
+  if (x.rows == 0) return;
   int64_t row = 0;
+  SplitRows split;
+  int32_t lead = 0;
   for (const PartView& part : weight.parts()) {
     const float* of_part = bias != nullptr ? bias + row : nullptr;
     const Tensor to = out.Cols(row, row + part.rows);
-    if (recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), of_part, Rows(to))) {
-      LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, x, of_part, to);
-    }
+    // Parts of one weight read the same rows, mostly at the same place.
+    const bool again = split.groups == part.groups && lead == part.lead;
+    if (!again) split = PlaceSplit(x.rows, part.groups);
+    lead = part.lead;
+    if (split.pairs == nullptr) return;
+    if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to)))
+      continue;
+    if (!again) LaunchSplitRows(device_->stream(), x, part.lead, split);
+    LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, split, of_part, to);
     row += part.rows;
   }
 }
@@ -418,19 +430,31 @@ const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& 
   return plans_.back();
 }
 
+SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups) {
+  SplitRows split = {nullptr, nullptr, rows, groups};
+  if (!Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) return split;
+  split.pairs = split_.data();
+  split.totals = reinterpret_cast<float*>(split_.data() + split.PairBytes());
+  return split;
+}
+
 Tensor CudaBackend::Partials(int64_t rows, int64_t cols) {
   const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(float);
-  if (bytes > partials_.bytes()) {
-    device_->Wait();  // kernels that use the old memory
-    partials_ = DeviceMemory();
-    auto memory = device_->Allocate(bytes, "partial results of attention");
-    if (!memory.ok()) {
-      device_->Fail(memory.error());
-      return Tensor(nullptr, rows, cols);
-    }
-    partials_ = std::move(memory).value();
-  }
+  if (!Reserve(bytes, "partial results of attention", partials_)) return {nullptr, rows, cols};
   return Tensor(reinterpret_cast<float*>(partials_.data()), rows, cols);
+}
+
+bool CudaBackend::Reserve(size_t bytes, const char* what, DeviceMemory& memory) {
+  if (bytes <= memory.bytes()) return true;
+  device_->Wait();  // kernels that use the old memory
+  memory = DeviceMemory();
+  auto made = device_->Allocate(bytes, what);
+  if (!made.ok()) {
+    device_->Fail(made.error());
+    return false;
+  }
+  memory = std::move(made).value();
+  return true;
 }
 
 }  // namespace echelon::cuda

@@ -87,8 +87,10 @@ class CudaBackend : public Backend {
   const PlacedPlan& PlaceAttention(const AttentionArgs& args, int64_t partial_rows_max);
   // A rope table, kept: the layers of a model share one or two, equal in value if not in place.
   const double* PlaceFrequencies(std::span<const double> frequencies);
-  // Scratch memory of partial results.
+  // Scratch memory, which the next op of the kind overwrites: rows of a product, partial results.
+  SplitRows PlaceSplit(int64_t rows, int64_t groups);
   Tensor Partials(int64_t rows, int64_t cols);
+  bool Reserve(size_t bytes, const char* what, DeviceMemory& memory);
 
   const std::unique_ptr<Device> device_;
   ThreadPool pool_;
@@ -98,7 +100,7 @@ class CudaBackend : public Backend {
   std::vector<PlacedBatch> batches_;
   std::vector<PlacedPlan> plans_;
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;
-  DeviceMemory partials_;
+  DeviceMemory split_, partials_;
 };
 
 }  // namespace echelon::cuda

@@ -37,7 +37,7 @@ __device__ inline char* DynamicShared() {
 }
 
 // 16, 8 and 4 bytes of memory that no thread of the kernel writes.
-struct Bytes16 {
+struct alignas(16) Bytes16 {
   uint32_t word[4];
 };
 struct Bytes8 {
@@ -60,6 +60,24 @@ __device__ inline float HalfBitsToFloat(uint16_t bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
+}
+
+// sums (16 x 8) += a (16 x 16) . b (16 x 8) by the whole warp, bfloat16 pairs in, on the tensor
+// cores. Lane 4 g + t gives a rows g, g + 8 (of pairs 0, 2 and 1, 3) and columns 2t, 2t + 8; b the
+// same of its column g; it has sums of rows g (0, 1) and g + 8 (2, 3), columns 2t and 2t + 1.
+__device__ inline void MmaBf16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Both sums of two pairs of bfloat16 numbers, for sums that are exact.
+__device__ inline uint32_t AddBf16Pairs(uint32_t a, uint32_t b) {
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
 }
 
 }  // namespace echelon::cuda

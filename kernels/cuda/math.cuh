@@ -41,6 +41,17 @@ ECHELON_HD inline float GeluTanh(float x) {
   return x / (1.0f + Exp(-2.0f * 0.797884560802865f * inner));
 }
 
+// The nearest bfloat16 number, ties to even, as a float; not for NaN, which may become infinite.
+ECHELON_HD inline float Bf16Of(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  return std::bit_cast<float>((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+}
+// A number exact in bfloat16, twice.
+ECHELON_HD inline uint32_t Bf16Pair(float x) {
+  const uint32_t high = std::bit_cast<uint32_t>(x) >> 16;
+  return high << 16 | high;
+}
+
 // Over the 32 lanes of a warp, the same answer in all of them: pairs at distance 16, 8, 4, 2, 1.
 __device__ inline float WarpSum(float value) {
   for (int distance = 16; distance > 0; distance /= 2) {

@@ -44,8 +44,25 @@ struct EmbedParams {
 };
 void LaunchEmbed(Stream stream, const EmbedParams& params);
 
+// Rows of x as products take them (activations.cu), by tiles of 8: for a tile and group, first the
+// larger then the smaller bfloat16 parts, a lane's chunk of 8 (weight_layout.h) after the other.
+inline constexpr int kTokenTile = 8;
+inline constexpr int64_t kSplitTileBytes = 2 * kTokenTile * kGroup * 2;
+struct SplitRows {
+  char* pairs = nullptr;    // (tiles, groups, kSplitTileBytes)
+  float* totals = nullptr;  // (tiles, groups, 8): sums of a group
+  int64_t rows = 0, groups = 0;
+  ECHELON_HD int64_t Tiles() const { return (rows + kTokenTile - 1) / kTokenTile; }
+  int64_t PairBytes() const { return Tiles() * groups * kSplitTileBytes; }
+  int64_t Bytes() const {
+    return PairBytes() + Tiles() * groups * kTokenTile * static_cast<int64_t>(sizeof(float));
+  }
+};
+// x's first column stands `lead` elements into the first group.
+void LaunchSplitRows(Stream stream, Rows x, int32_t lead, const SplitRows& to);
+
 // out (T, part.rows) = x (T, K) . part^T + bias (part.rows) or null.
-void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, Rows x,
+void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, const SplitRows& x,
                   const float* bias, Rows out);
 
 // Where a batch's rows are, in device memory: BatchRows and the cache they are in.

@@ -40,24 +40,40 @@ Packing PackingOf(TensorFormat format) {
   }
 }
 
-// Word `word` of a group, from its codes.
-uint32_t WordFromCodes(Packing packing, const uint8_t* codes, int word) {
-  uint32_t bits = 0;
-  if (packing == Packing::k8) {
-    for (int i = 0; i < 4; ++i) bits |= uint32_t{codes[4 * word + i]} << (8 * i);
-  } else if (word < 4) {
-    for (int i = 0; i < 8; ++i) bits |= (codes[8 * word + i] & 0xfu) << (4 * i);
-  } else if (packing == Packing::k5) {
-    for (int e = 0; e < kGroup; ++e) bits |= (uint32_t{codes[e]} >> 4) << e;
-  } else {
-    for (int i = 0; i < 16; ++i) bits |= (uint32_t{codes[16 * (word - 4) + i]} >> 4) << (2 * i);
+// Elements of a group, codes or bits as they are, into their chunks of the row.
+void StoreGroup(const PartView& part, int64_t row, int64_t group, const uint32_t* elements) {
+  char* tile = const_cast<char*>(part.Tile(row, group));
+  const int r = static_cast<int>(row % kTileRows);
+  for (int t = 0; t < kGroup / kChunk; ++t) {
+    Chunk chunk = {};
+    for (int j = 0; j < kChunk; ++j) {
+      const uint32_t bits = elements[ElementAt(t, j)];
+      const int i = j / 2, second = j % 2;
+      switch (part.packing) {
+        case Packing::k8:
+          chunk.word[j / 4] |= bits << (j % 4 * 8);
+          break;
+        case Packing::kF16:
+        case Packing::kBF16:
+          chunk.word[i] |= bits << (16 * second);
+          break;
+        case Packing::kF32:
+          chunk.word[j] = bits;
+          break;
+        default:
+          chunk.word[0] |= (bits & 0xfu) << (4 * i + 16 * second);
+          if (part.packing == Packing::k5) chunk.high |= (bits >> 4) << (i + 4 * second);
+          if (part.packing == Packing::k6) chunk.high |= (bits >> 4) << (2 * i + 8 * second);
+      }
+    }
+    char* to = tile + ChunkOffset(part.packing, r, t);
+    const int words = WordsOf(part.packing) / 4;
+    for (int w = 0; w < words; ++w)
+      std::memcpy(to + (w < 4 ? 4 * w : 512 + 4 * (w - 4)), &chunk.word[w], 4);
+    char* high = tile + HighOffset(part.packing, r, t);
+    if (part.packing == Packing::k5) std::memcpy(high, &chunk.high, 1);
+    if (part.packing == Packing::k6) std::memcpy(high, &chunk.high, 2);
   }
-  return bits;
-}
-
-void StoreWord(const PartView& part, int64_t row, int64_t group, int word, uint32_t bits) {
-  char* to = const_cast<char*>(part.Row(row)) + WordOffset(part.packing, part.groups, group, word);
-  std::memcpy(to, &bits, sizeof(bits));
 }
 
 void StoreHalf(float value, const char* to) {
@@ -108,14 +124,13 @@ void PackRow(const HostMatrix& matrix, const std::byte* stored, const PartView& 
   const int64_t begin = matrix.col_begin - part.lead;
   if (quant == nullptr) {  // elements as they are, zeros behind the end
     const std::byte* from = stored + begin * info.block_bytes;
-    const int64_t bytes = (matrix.cols - begin) * info.block_bytes;
+    const int64_t count = matrix.cols - begin;
     for (int64_t g = 0; g < part.groups; ++g) {
-      for (int w = 0; w < WordsOf(part.packing); ++w) {
-        const int64_t at = (g * WordsOf(part.packing) + w) * 4;
-        uint32_t bits = 0;
-        if (at < bytes) std::memcpy(&bits, from + at, std::min<int64_t>(4, bytes - at));
-        StoreWord(part, row, g, w, bits);
+      uint32_t elements[kGroup] = {};
+      for (int64_t e = 0; e < kGroup && g * kGroup + e < count; ++e) {
+        std::memcpy(&elements[e], from + (g * kGroup + e) * info.block_bytes, info.block_bytes);
       }
+      StoreGroup(part, row, g, elements);
     }
     return;
   }
@@ -128,9 +143,9 @@ void PackRow(const HostMatrix& matrix, const std::byte* stored, const PartView& 
       block += info.block_bytes;
     }
     const CodeGroup& group = groups[g % groups_of_block];
-    for (int w = 0; w < WordsOf(part.packing); ++w) {
-      StoreWord(part, row, g, w, WordFromCodes(part.packing, group.codes, w));
-    }
+    uint32_t elements[kGroup];
+    std::copy(std::begin(group.codes), std::end(group.codes), elements);
+    StoreGroup(part, row, g, elements);
     PackScale(group, part, row, g);
   }
 }
@@ -144,7 +159,11 @@ class WeightPacker {
     auto weight = std::make_unique<CudaWeight>();
     for (size_t at = 0; at < matrices.size();) {
       size_t end = at + 1;
-      while (end < matrices.size() && SameShape(matrices[at], matrices[end])) ++end;
+      int64_t rows = matrices[at].rows;  // whole tiles where another matrix follows
+      while (end < matrices.size() && SameShape(matrices[at], matrices[end]) &&
+             rows % kTileRows == 0) {
+        rows += matrices[end++].rows;
+      }
       RETURN_IF_ERROR(PackPart(matrices.subspan(at, end - at), *weight));
       at = end;
     }
@@ -161,16 +180,13 @@ class WeightPacker {
     PartView part = ShapeOf(matrices[0]);
     part.rows = 0;
     for (const HostMatrix& matrix : matrices) part.rows += matrix.rows;
-    const int64_t code_bytes = part.rows * part.RowBytes();
-    const int64_t scale_bytes =
-        IsQuantised(part.packing) ? part.rows * part.groups * part.ScaleBytes() : 0;
-    const int64_t super_bytes = part.super_scales ? part.rows * part.SuperBlocks() * 4 : 0;
-    ASSIGN_OR_RETURN(part.codes, NewPlane(code_bytes, weight));
-    ASSIGN_OR_RETURN(part.scales, NewPlane(scale_bytes, weight));
-    ASSIGN_OR_RETURN(part.supers, NewPlane(super_bytes, weight));
+    ASSIGN_OR_RETURN(part.codes, NewPlane(part.CodeBytes(), weight));
+    ASSIGN_OR_RETURN(part.scales, NewPlane(part.ScalePlaneBytes(), weight));
+    ASSIGN_OR_RETURN(part.supers, NewPlane(part.SuperPlaneBytes(), weight));
     int64_t row = 0;
     for (const HostMatrix& matrix : matrices) {
-      const int64_t step = std::max<int64_t>(1, kChunkBytes / matrix.row_bytes);
+      const int64_t tiles = std::max<int64_t>(1, kChunkBytes / (kTileRows * matrix.row_bytes));
+      const int64_t step = tiles * kTileRows;
       for (int64_t begin = 0; begin < matrix.rows; begin += step) {
         const int64_t end = std::min(matrix.rows, begin + step);
         RETURN_IF_ERROR(PackRows(matrix, begin, end, part, row + begin));
@@ -196,15 +212,14 @@ class WeightPacker {
                   int64_t row) {
     PartView host = part;
     host.rows = end - begin;
-    const std::vector<char>* planes[] = {
-        Plane(0, host.rows * part.RowBytes()),
-        Plane(1, part.scales ? host.rows * part.groups * part.ScaleBytes() : 0),
-        Plane(2, part.supers ? host.rows * part.SuperBlocks() * 4 : 0)};
+    const std::vector<char>* planes[] = {Plane(0, host.CodeBytes()),
+                                         Plane(1, host.ScalePlaneBytes()),
+                                         Plane(2, host.SuperPlaneBytes())};
     host.codes = planes[0]->data();
     host.scales = planes[1]->data();
     host.supers = planes[2]->data();
     RETURN_IF_ERROR(PackHost(matrix, begin, end, host));
-    const char* to[] = {part.Row(row), part.scales ? part.ScaleOf(row, 0) : nullptr,
+    const char* to[] = {part.Tile(row, 0), part.scales ? part.ScaleOf(row, 0) : nullptr,
                         part.supers ? part.SuperOf(row, 0) : nullptr};
     for (int i = 0; i < 3; ++i) {
       device_.CopyIn(const_cast<char*>(to[i]), planes[i]->data(), planes[i]->size());
@@ -215,7 +230,7 @@ class WeightPacker {
   }
 
   const std::vector<char>* Plane(int which, int64_t bytes) {
-    planes_[which].resize(static_cast<size_t>(bytes));
+    planes_[which].assign(static_cast<size_t>(bytes), 0);  // rows that fill up the last tile
     return &planes_[which];
   }
 

@@ -22,9 +22,9 @@ struct HostPlanes {
   PartView view;
 
   explicit HostPlanes(const HostMatrix& matrix) : view(ShapeOf(matrix)) {
-    codes.resize(static_cast<size_t>(view.rows * view.RowBytes() / 8));
-    scales.resize(static_cast<size_t>(view.rows * view.groups * view.ScaleBytes() / 8 + 1));
-    supers.resize(static_cast<size_t>(view.rows * view.SuperBlocks() / 2 + 1));
+    codes.resize(static_cast<size_t>(view.CodeBytes() / 8));
+    scales.resize(static_cast<size_t>(view.ScalePlaneBytes() / 8 + 1));
+    supers.resize(static_cast<size_t>(view.SuperPlaneBytes() / 8 + 1));
     view.codes = reinterpret_cast<const char*>(codes.data());
     view.scales = reinterpret_cast<const char*>(scales.data());
     view.supers = reinterpret_cast<const char*>(supers.data());
@@ -41,10 +41,10 @@ TEST(CudaLayout, PackedRowsGiveBackEveryValueExactly) {
     for (const int64_t groups : {1, 9, 35}) {
       const int64_t block = std::max(info.block_elements, 32);
       const int64_t cols = (groups * 32 + block - 1) / block * block;
-      const auto matrix = test::RandomMatrix(info.format, 3, cols, 5);
+      const auto matrix = test::RandomMatrix(info.format, 19, cols, 5);
       for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cols}, {7, cols - 13}}) {
         const HostPlanes planes(matrix.Cut(begin, end));
-        for (int64_t r = 0; r < 3; ++r) {
+        for (int64_t r = 0; r < 19; r += 3) {
           const auto want = matrix.Row(r);
           for (int64_t c = 0; c < end - begin; ++c) {
             ASSERT_EQ(ValueAt(planes.view, r, c), want[begin + c]) << r << " " << c;
@@ -55,33 +55,36 @@ TEST(CudaLayout, PackedRowsGiveBackEveryValueExactly) {
   }
 }
 
-TEST(CudaLayout, WordsOfARowAreDistinctAndWithinIt) {
+TEST(CudaLayout, ChunksOfATileFillIt) {
   for (int p = 0; p <= static_cast<int>(Packing::kF32); ++p) {
     PartView part;
     part.packing = static_cast<Packing>(p);
-    for (const int64_t groups : {1, 31, 32, 33, 70}) {
-      part.groups = groups;
-      std::set<int64_t> seen;
-      for (int64_t g = 0; g < groups; ++g) {
-        for (int w = 0; w < WordsOf(part.packing); ++w) {
-          const int64_t at = WordOffset(part.packing, groups, g, w);
-          ASSERT_TRUE(at >= 0 && at + 4 <= part.RowBytes() && at % 4 == 0);
-          ASSERT_TRUE(seen.insert(at).second);
+    std::vector<int> used(static_cast<size_t>(part.TileBytes()));
+    for (int r = 0; r < kTileRows; ++r) {
+      for (int t = 0; t < 4; ++t) {
+        const int64_t at = ChunkOffset(part.packing, r, t);
+        for (int w = 0; w < WordsOf(part.packing) / 4 * 4; ++w) {
+          ++used.at(static_cast<size_t>(at + (w < 16 ? w : 512 + w - 16)));
+        }
+        const int high = part.packing == Packing::k5 ? 1 : part.packing == Packing::k6 ? 2 : 0;
+        for (int b = 0; b < high; ++b) {
+          ++used.at(static_cast<size_t>(HighOffset(part.packing, r, t) + b));
         }
       }
     }
+    EXPECT_EQ(std::count(used.begin(), used.end(), 1), static_cast<int64_t>(used.size())) << p;
   }
+  for (int e = 0; e < kGroup; ++e) EXPECT_EQ(ElementAt(ChunkOf(e), PlaceOf(e)), e);
 }
 
 TEST(CudaLayout, PackedWeightsGrowByNoMoreThanTheirTails) {
   for (const TensorFormatInfo& info : TensorFormats()) {
-    const auto matrix = test::RandomMatrix(info.format, 1, 4096, 5);
+    const auto matrix = test::RandomMatrix(info.format, 16, 4096, 5);
     const PartView part = ShapeOf(matrix.view);
-    const int64_t scales = IsQuantised(part.packing) ? part.groups * part.ScaleBytes() : 0;
-    const int64_t supers = part.super_scales ? part.SuperBlocks() * 4 : 0;
+    const int64_t bytes = part.CodeBytes() + part.ScalePlaneBytes() + part.SuperPlaneBytes();
     // K-quants store their six-bit numbers as bytes: 4 of 144 bytes more (Q4_K), Q6_K's missing
     // minimum 2 of 210.
-    EXPECT_LE(part.RowBytes() + scales + supers, matrix.view.row_bytes * 103 / 100) << info.name;
+    EXPECT_LE(bytes, 16 * matrix.view.row_bytes * 103 / 100) << info.name;
   }
 }
 

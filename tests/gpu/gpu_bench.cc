@@ -234,61 +234,85 @@ void BenchAttention(Backend& backend, const Settings& settings, double bandwidth
          uneven.Bytes());
   report(StrCat("decode attention, 16 x ", 143 * k / 16), equal_seconds, even.Bytes());
   Print("decode attention, ragged over equal", ragged_seconds / equal_seconds, "ratio");
-  Cached prompt(backend, {8 * k});
-  const int64_t rows = std::min<int64_t>(512, 8 * k);
+  Cached prompt(backend, {32 * k});
+  const int64_t rows = std::min<int64_t>(512, 32 * k);
   const double seconds = prompt.Prefill(backend, rows);
-  const double flops = 4.0 * static_cast<double>(rows) * (8 * k - rows / 2.0) * 32 * 128;
-  Print(StrCat("prefill attention, ", rows, " rows behind ", 8 * k - rows), seconds * 1e6, "us",
+  const double flops = 4.0 * static_cast<double>(rows) * (32 * k - rows / 2.0) * 32 * 128;
+  Print(StrCat("prefill attention, ", rows, " rows behind ", 32 * k - rows), seconds * 1e6, "us",
         StrCat(", \"tflop_per_s\": ", flops / seconds * 1e-12));
 }
 
-// A Llama of the 1.2B class (16 layers of 2,048, 32 heads of 64, 8 KV heads, 8,192, 128,256
-// tokens), bfloat16, random: tokens a second of decode, whole steps with host and sampler.
-void BenchModel(const Settings& settings) {
-  TinyModel model;
+// Llamas of random bfloat16 weights, in the shapes of known ones.
+struct ModelShape {
+  const char* name;
+  int d_model, layers, heads, kv_heads, d_ff, vocab;
+};
+constexpr ModelShape kShapes[] = {{"1.2B dummy", 2048, 16, 32, 8, 8192, 128256},
+                                  {"SmolLM2-135M's shape", 576, 30, 9, 3, 1536, 49152}};
+
+TinyModel Scaled(const ModelShape& shape, const Settings& settings) {
   const auto part = [&](int value, int unit) {
     return std::max(unit, value / static_cast<int>(settings.scale) / unit * unit);
   };
-  model.d_model = part(2048, 256);
-  model.n_layers = part(16, 2);
-  model.n_heads = part(32, 4);
-  model.n_kv_heads = std::max(1, model.n_heads / 4);
+  TinyModel model;
   model.head_dim = 64;
-  model.d_ff = part(8192, 256);
-  model.vocab = part(128256, 512);
+  model.d_model = part(shape.d_model, 64);
+  model.n_layers = part(shape.layers, 2);
+  model.n_kv_heads = part(shape.kv_heads, 1);
+  model.n_heads = model.n_kv_heads * (shape.heads / shape.kv_heads);
+  model.d_ff = part(shape.d_ff, 256);
+  model.vocab = part(shape.vocab, 512);
   model.context = 4096;
   model.format = TensorFormat::kBF16;
+  return model;
+}
+
+// What a decode step reads whatever the batch: every matrix once, the tied embedding as the head.
+double WeightBytes(const TinyModel& model) {
+  const double heads = model.head_dim * (2.0 * model.n_heads + 2.0 * model.n_kv_heads);
+  return 2.0 * model.d_model *
+         (model.n_layers * (heads + 3.0 * model.d_ff) + static_cast<double>(model.vocab));
+}
+
+// Seconds of a step that decodes `streams` streams, host and sampler included.
+double DecodeStep(LocalGroup& group, int streams, int tokens) {
+  std::vector<testing::Wish> wishes(streams);
+  for (testing::Wish& wish : wishes) {
+    wish.prompt.assign(4, 7);  // 64 of them fit the 512 rows of a step
+    wish.max_tokens = 4;
+    wish.params = testing::Greedy();
+  }
+  testing::Pace pace;
+  pace.plans_ahead = 2;
+  const auto seconds_of = [&](int more) {
+    for (testing::Wish& wish : wishes) wish.max_tokens = 4 + more;
+    const double begin = Seconds();
+    testing::Generate(group, wishes, 16, pace);
+    return Seconds() - begin;
+  };
+  seconds_of(tokens);  // warms up: graphs for every size that follows
+  const double few = seconds_of(0);
+  return (seconds_of(tokens) - few) / tokens;
+}
+
+// Whole models: tokens a second of decode, and the step beside what reading the weights takes.
+void BenchModel(const Settings& settings, const ModelShape& shape, double bandwidth) {
+  const TinyModel model = Scaled(shape, settings);
   const ScratchFolder folder;
   const auto checkpoint = TinyDummy(model, folder.path());
   LocalGroupOptions options;
   options.backend = {.name = settings.backend, .threads = settings.threads};
   options.executor.context_max = 2048;
-  options.executor.kv_memory_bytes = uint64_t{4} << 30;
-  if (settings.scale > 1) options.executor.kv_memory_bytes = uint64_t{64} << 20;
+  options.executor.kv_memory_bytes = uint64_t{settings.scale > 1 ? 64u : 4096u} << 20;
   const double begin = Seconds();
   const auto group = Must(LocalGroup::Start(*checkpoint, checkpoint->config(), options));
-  Print("1.2B dummy, weights in place", Seconds() - begin, "s");
+  Print(StrCat(shape.name, ", weights in place"), Seconds() - begin, "s");
   for (const int streams : {1, 64}) {
-    const int tokens = settings.scale > 1 ? 4 : 128;
-    std::vector<testing::Wish> wishes(streams);
-    for (testing::Wish& wish : wishes) {
-      wish.prompt.assign(4, 7);  // 64 of them fit the 512 rows of a step
-      wish.max_tokens = 4;
-      wish.params = testing::Greedy();
-    }
-    testing::Pace pace;
-    pace.plans_ahead = 2;
-    testing::Generate(*group, wishes, 16, pace);  // warms up
-    const double short_begin = Seconds();
-    testing::Generate(*group, wishes, 16, pace);
-    const double short_seconds = Seconds() - short_begin;
-    for (testing::Wish& wish : wishes) wish.max_tokens += tokens;
-    const double long_begin = Seconds();
-    testing::Generate(*group, wishes, 16, pace);
-    const double seconds = Seconds() - long_begin - short_seconds;  // of `tokens` more steps
-    Print(StrCat("1.2B dummy, decode of ", streams, streams == 1 ? " stream" : " streams"),
-          streams * tokens / seconds, "tokens/s",
-          StrCat(", \"step_ms\": ", seconds / tokens * 1e3));
+    const double step = DecodeStep(*group, streams, settings.scale > 1 ? 4 : 128);
+    Print(StrCat(shape.name, ", decode of ", streams, streams == 1 ? " stream" : " streams"),
+          streams / step, "tokens/s",
+          StrCat(", \"step_ms\": ", step * 1e3,
+                 ", \"of_weights_read\": ", WeightBytes(model) / bandwidth / step));
   }
 }
 
@@ -300,7 +324,7 @@ int Main(const Settings& settings) {
   Print("memory read", bandwidth * 1e-9, "GB/s");
   BenchMatMul(*backend, settings, bandwidth);
   BenchAttention(*backend, settings, bandwidth);
-  BenchModel(settings);
+  for (const ModelShape& shape : kShapes) BenchModel(settings, shape, bandwidth);
   return 0;
 }
 

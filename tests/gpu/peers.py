@@ -3,6 +3,7 @@
 import json
 import statistics
 import sys
+import time
 
 try:
     import torch
@@ -70,12 +71,63 @@ def decode_attention(batch, positions):
     report(f"torch SDPA decode, heads as rows, {batch} x {positions}", seconds, gb_per_s=gigabytes / seconds)
 
 
+def prefill_attention(rows, positions):
+    heads, kv_heads, dim = 32, 8, 128
+    key = torch.randn(1, kv_heads, positions, dim, dtype=torch.bfloat16, device="cuda")
+    value = torch.randn_like(key)
+    query = torch.randn(1, heads, rows, dim, dtype=torch.bfloat16, device="cuda")
+    attend = torch.nn.functional.scaled_dot_product_attention
+    # Without the mask of the last `rows` positions, which would take the slow way: 1 % more work.
+    seconds = median_seconds(lambda: attend(query, key, value, enable_gqa=True))
+    report(f"torch SDPA prefill, {rows} rows behind {positions - rows}", seconds,
+           tflop_per_s=4 * rows * positions * heads * dim / seconds * 1e-12)
+
+
+def transformers_decode():
+    """Hugging Face transformers, static cache and torch.compile, the 1.2B shape of gpu_bench: tokens a second of one stream."""
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+    except ImportError as error:
+        print(f"skipped: transformers' decode ({error})", file=sys.stderr)
+        return
+    config = LlamaConfig(hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, head_dim=64,
+                         intermediate_size=8192, vocab_size=128256, max_position_embeddings=4096, tie_word_embeddings=True)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    cache = StaticCache(config=config, max_batch_size=1, max_cache_len=2048, device="cuda", dtype=torch.bfloat16)
+    forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
+    token = torch.full((1, 1), 7, device="cuda")
+    place = torch.zeros(1, dtype=torch.long, device="cuda")
+
+    def step():
+        logits = forward(token, past_key_values=cache, cache_position=place, use_cache=True, return_dict=True).logits
+        token.copy_(logits[:, -1].argmax(-1, keepdim=True))
+        place.add_(1)
+
+    with torch.no_grad():
+        for _ in range(8):
+            step()
+        torch.cuda.synchronize()
+        begin, steps = time.monotonic(), 128
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    seconds = (time.monotonic() - begin) / steps
+    print(json.dumps({"name": "transformers 1.2B decode of 1 stream", "value": 1 / seconds, "unit": "tokens/s",
+                      "step_ms": seconds * 1e3}), flush=True)
+
+
 def main():
     copy()
     for rows in (1, 16, 64, 2048):
         products(rows)
     decode_attention(1, 128 * 1024)
     decode_attention(16, 143 * 1024 // 16)
+    prefill_attention(512, 32 * 1024)
+    try:
+        transformers_decode()
+    except Exception as error:  # of a version that names things otherwise: a peer less, not a failure
+        print(f"skipped: transformers' decode ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 main()

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -111,7 +112,8 @@ struct Thread {
   std::unique_ptr<char[]> stack;
   Fiber fiber;
   Wait wait = Wait::kNone;
-  float value = 0.0f;  // of a shuffle
+  float value = 0.0f;   // of a shuffle
+  uint32_t a[4], b[2];  // of a matrix product
 };
 
 class Machine {
@@ -159,6 +161,9 @@ class Machine {
     thread.wait = wait;
     echelon_switch_stack(&thread.context, scheduler_);
   }
+  // Lane `lane` of the running thread's warp.
+  const Thread& Lane(int lane) const { return *threads_[current_ / 32 * 32 + lane]; }
+  int lane() const { return static_cast<int>(current_ % 32); }
   float OfLane(int distance) { return threads_[current_ ^ static_cast<size_t>(distance)]->value; }
 
  private:
@@ -286,6 +291,29 @@ float ExchangeWithLane(float value, int distance) {
   machine.Pause(Wait::kWarp);  // all lanes have taken one
   return theirs;
 }
+
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  Machine& machine = TheMachine();
+  std::copy(a, a + 4, machine.current().a);
+  machine.current().b[0] = b0;
+  machine.current().b[1] = b1;
+  machine.Pause(Wait::kWarp);  // all lanes have put theirs there
+  const int g = machine.lane() / 4, t = machine.lane() % 4;
+  const auto half = [](uint32_t pair, int k) {
+    return static_cast<double>(std::bit_cast<float>((pair >> (k % 2 * 16)) << 16));
+  };
+  for (int i = 0; i < 4; ++i) {
+    double sum = 0.0;
+    for (int k = 0; k < 16; ++k) {
+      const int of = k % 8 / 2, second = k / 8;
+      sum += half(machine.Lane(g * 4 + of).a[2 * second + i / 2], k) *
+             half(machine.Lane((2 * t + i % 2) * 4 + of).b[second], k);
+    }
+    sums[i] = static_cast<float>(sums[i] + sum);
+  }
+  machine.Pause(Wait::kWarp);  // all lanes have read
+}
+void Fail(const char* why) { CHECK_MSG(false, why); }
 
 char* DynamicShared() { return TheMachine().shared(); }
 

@@ -10,6 +10,7 @@
 // One thread at a time launches; a mutex sees to it.
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <vector>
 
@@ -38,7 +39,10 @@ size_t GraphsCaptured();  // since the program began
 void WaitForBlock();
 void WaitForWarp();
 float ExchangeWithLane(float value, int distance);
+// A warp's mma.m16n8k16 (kernels/cuda/device.cuh): products added in ascending order, in double.
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1);
 char* DynamicShared();
+void Fail(const char* why);  // ends the program
 void CheckAligned(const void* p, size_t bytes);
 
 // Device memory: an arena that only kernels and copies may touch.

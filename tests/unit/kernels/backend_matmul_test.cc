@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <string>
 
@@ -47,6 +48,20 @@ std::vector<double> RoundActivations(const float* x, int64_t cols, int64_t begin
   return rounded;
 }
 
+// x as a backend with tensor cores sees it: the sum of two bfloat16 numbers.
+std::vector<double> RoundToPairs(const float* x, int64_t cols) {
+  const auto to_bf16 = [](float value) {
+    const auto bits = std::bit_cast<uint32_t>(value);
+    return std::bit_cast<float>((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+  };
+  std::vector<double> rounded;
+  for (int64_t k = 0; k < cols; ++k) {
+    const float high = to_bf16(x[k]);
+    rounded.push_back(static_cast<double>(high) + to_bf16(x[k] - high));
+  }
+  return rounded;
+}
+
 struct Expected {
   double value;
   double tolerance;
@@ -54,9 +69,10 @@ struct Expected {
 
 // The exact product, and by how much a backend that sums in float may miss it: each of the K / 8
 // (or fewer) additions of a lane, its scaling and its conversion round by 2^-24 of the sum of
-// magnitudes so far; a minimum is summed apart from its codes, so both count in full.
+// magnitudes so far (tensor cores cut off, each time 8 products more); a minimum is summed apart
+// from its codes, so both count in full.
 Expected Product(const StoredMatrix& matrix, int64_t row, const double* x, int64_t begin,
-                 int64_t end, float bias, bool exact) {
+                 int64_t end, float bias, double roundings) {
   const std::vector<float> w = matrix.Row(row);
   const TensorFormatInfo& info = InfoOf(matrix.view.format);
   const QuantFormat* quant = FindQuantFormat(matrix.view.format);
@@ -75,7 +91,6 @@ Expected Product(const StoredMatrix& matrix, int64_t row, const double* x, int64
     sum += static_cast<double>(w[k]) * x[k - begin];
     size += weight_size * std::fabs(x[k - begin]);
   }
-  const double roundings = exact ? 1e-6 : static_cast<double>(end - begin) / 8 + 8;
   return {sum, std::fabs(sum) * 0x1p-24 + roundings * size * 0x1p-24 + 1e-30};
 }
 
@@ -101,12 +116,16 @@ TEST_P(BackendMatMul, EveryFormatAndShape) {
       const auto bias = RandomFloats(shape.rows, 13);
       const auto got = Run(*backend_, *weight, x, shape.tokens, bias.data(), shape.tokens % 2);
       const bool rounds = GetParam().rounds_activations && FindQuantFormat(info.format) != nullptr;
+      const bool pairs = GetParam().name == "cuda";
+      const double roundings = static_cast<double>(cols) / (pairs ? 2 : 8) + 8;
       for (int64_t t = 0; t < shape.tokens; ++t) {
-        const std::vector<double> row =
-            rounds ? RoundActivations(x.data() + t * cols, cols, shape.begin)
-                   : std::vector<double>(x.begin() + t * cols, x.begin() + (t + 1) * cols);
+        const float* from = x.data() + t * cols;
+        const std::vector<double> row = rounds  ? RoundActivations(from, cols, shape.begin)
+                                        : pairs ? RoundToPairs(from, cols)
+                                                : std::vector<double>(from, from + cols);
         for (int64_t n = 0; n < shape.rows; ++n) {
-          const Expected want = Product(matrix, n, row.data(), shape.begin, end, bias[n], exact());
+          const Expected want =
+              Product(matrix, n, row.data(), shape.begin, end, bias[n], exact() ? 1e-6 : roundings);
           ASSERT_NEAR(got[t * shape.rows + n], want.value, want.tolerance) << t << " " << n;
         }
       }

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -45,7 +46,7 @@ void Launch(Stream, Grid grid, unsigned threads, size_t shared_bytes, void (*ker
 
 inline char* DynamicShared() { return emulation::DynamicShared(); }
 
-struct Bytes16 {
+struct alignas(16) Bytes16 {
   uint32_t word[4];
 };
 struct Bytes8 {
@@ -63,5 +64,21 @@ inline Bytes16 Load16(const void* p) { return LoadAligned<Bytes16>(p); }
 inline Bytes8 Load8(const void* p) { return LoadAligned<Bytes8>(p); }
 inline uint32_t Load4(const void* p) { return LoadAligned<uint32_t>(p); }
 inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
+
+inline void MmaBf16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::MultiplyAdd(sums, a, b0, b1);
+}
+inline uint32_t AddBf16Pairs(uint32_t a, uint32_t b) {
+  uint32_t sums = 0;
+  for (int half = 0; half < 2; ++half) {
+    const auto value = [&](uint32_t pair) {
+      return std::bit_cast<float>((pair >> (16 * half)) << 16);
+    };
+    const auto bits = std::bit_cast<uint32_t>(value(a) + value(b));
+    if ((bits & 0xffffu) != 0) emulation::Fail("a sum of bfloat16 numbers that is not exact");
+    sums |= (bits >> 16) << (16 * half);
+  }
+  return sums;
+}
 
 }  // namespace echelon::cuda
