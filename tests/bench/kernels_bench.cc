@@ -94,8 +94,9 @@ void Multiply(benchmark::State& state, TensorFormat format, int64_t rows, int64_
 
 constexpr const char* kIsas[] = {"avx512", "avx2"};
 
-// Arguments: format, threads, instruction set (0: AVX-512, 1: AVX2). One token: a weight of the model's size comes from
-// memory. of_loads: beside plain loads of the same bytes by as many threads, in turn.
+// Arguments: format, threads, instruction set (0: AVX-512, 1: AVX2). One token: a weight of the
+// model's size comes from memory. of_loads: beside plain loads of the same bytes by as many
+// threads, in turn.
 void Gemv(benchmark::State& state) {
   const TensorFormatInfo& info = TensorFormats()[state.range(0)];
   const int64_t cols = 1536, row_bytes = cols / info.block_elements * info.block_bytes;
