@@ -1,6 +1,7 @@
 #include "worker/local_group.h"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 
 #include "common/rank_part.h"
@@ -10,6 +11,8 @@
 namespace echelon {
 
 namespace {
+
+constexpr std::chrono::microseconds kPollEvery{200};
 
 // The same answer on every rank: this rank's error, else another's, so that no rank goes on alone.
 Status Agree(Status mine, Communicator& world) {
@@ -108,7 +111,9 @@ void LocalGroup::RunPlans(Executor& executor, int rank) {
     StepPlan plan;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return stopping_ || !plans_[rank].empty(); });
+      // Awake often enough for what a long message has left to send.
+      const auto plan_is_there = [&] { return stopping_ || !plans_[rank].empty(); };
+      while (!changed_.wait_for(lock, kPollEvery, plan_is_there)) executor.Poll();
       if (plans_[rank].empty()) return;  // plans that were posted run to their end
       plan = std::move(plans_[rank].front());
       plans_[rank].pop_front();

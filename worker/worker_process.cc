@@ -34,7 +34,8 @@ namespace echelon {
 namespace {
 
 constexpr int64_t kProgressUs = 100'000;  // between two progress frames
-// The lead turns to MPI this often after a plan: what it sent to busy ranks may still have to move.
+// The lead turns to the transport this often after a plan, and while anything is under way: what it
+// sent to busy ranks may still have to move.
 constexpr int64_t kLeadTurnMs = 1;
 constexpr int64_t kLeadIdleTurnMs = 1000;
 constexpr int64_t kLeadBusyUs = 1'000'000;
@@ -234,11 +235,12 @@ Status WorkerProcess::Serve() { return identity_.rank == 0 ? ServeAsLead() : Ser
 
 Status WorkerProcess::ServeAsLead() {
   int64_t last_plan_us = clock_.NowUs();
+  bool under_way = false;
   for (;;) {
-    const bool busy = clock_.NowUs() - last_plan_us < kLeadBusyUs;
+    const bool busy = under_way || clock_.NowUs() - last_plan_us < kLeadBusyUs;
     LinkEvent event = link_.NextEvent(busy ? kLeadTurnMs : kLeadIdleTurnMs);
     if (event.kind == LinkEvent::kNone) {
-      mpi_->Progress();
+      under_way = mpi_->Progress();
       continue;
     }
     if (event.kind == LinkEvent::kShutdown) {

@@ -80,6 +80,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
   };
   CommHandle Issue(std::unique_ptr<GroupOperation> operation, size_t bytes);
   void Advance() override;
+  bool in_flight() const override { return !pending_.empty(); }
   bool awaits_other_hosts() const override;
   bool IsComplete(CommHandle handle) const {
     return pending_.empty() || pending_.front().ticket > handle.ticket;

@@ -154,10 +154,11 @@ MpiEnvironment::~MpiEnvironment() {
   MPI_Finalize();
 }
 
-void MpiEnvironment::Progress() const {
+bool MpiEnvironment::Progress() const {
   progress_->Advance();
   int found = 0;
   MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE);
+  return progress_->in_flight();
 }
 
 std::unique_ptr<Communicator> MpiEnvironment::World() const { return base_->Split(0, 0); }

@@ -34,7 +34,8 @@ class MpiEnvironment {
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
 
   std::unique_ptr<Communicator> World() const;  // collective over all ranks
-  void Progress() const;                        // for a rank that waits for something else
+  // For a rank that waits for something else; whether anything of its own is under way still.
+  bool Progress() const;
   int ranks_on_this_host() const { return ranks_on_this_host_; }
   // Why this host's ranks do not share memory though they should; "" = they do, or need not.
   const std::string& shared_memory_problem() const { return shared_memory_problem_; }

@@ -35,6 +35,11 @@ void Progress::Advance() {
   for (Progressing* communicator : all_) communicator->Advance();
 }
 
+bool Progress::in_flight() const {
+  return std::any_of(all_.begin(), all_.end(),
+                     [](const Progressing* one) { return one->in_flight(); });
+}
+
 bool Progress::AwaitsOtherHosts() const {
   return std::any_of(all_.begin(), all_.end(),
                      [](const Progressing* one) { return one->awaits_other_hosts(); });

@@ -33,6 +33,7 @@ class Progressing {
  public:
   virtual ~Progressing() = default;
   virtual void Advance() = 0;
+  virtual bool in_flight() const = 0;
   virtual bool awaits_other_hosts() const = 0;
 };
 
@@ -54,6 +55,7 @@ class Progress {
   void Add(Progressing* communicator) { all_.push_back(communicator); }
   void Remove(Progressing* communicator) { std::erase(all_, communicator); }
   void Advance();
+  bool in_flight() const;  // of any communicator
   void WaitUntil(const std::function<bool()>& done);
 
  private:

@@ -78,6 +78,23 @@ TEST_F(LocalGroupTest, EveryRankReportsItsTimings) {
   EXPECT_EQ(reports, (std::vector{2, 2, 3, 2}));
 }
 
+// 80 rows of 1024 floats: more than the stream between two stages holds, and no plan follows.
+TEST_F(LocalGroupTest, AStageThatWaitsForPlansSendsALongMessageToItsEnd) {
+  TinyModel model;
+  model.d_model = 1024;
+  checkpoint_ = TinyDummy(model, folder_.path());
+  options_.layout.tp = 1;
+  options_.executor.context_max = 128;
+  const auto group = Start().value();
+  testing::Wish wish;
+  wish.prompt.resize(80, 7);
+  wish.max_tokens = 2;
+  wish.params = testing::Greedy();
+  testing::Pace pace;
+  pace.chunk = 80;
+  EXPECT_EQ(testing::Generate(*group, {wish}, kPageTokens, pace)[0].tokens.size(), 2u);
+}
+
 TEST_F(LocalGroupTest, AModelThatDoesNotFitSaysWhichRankNeedsWhat) {
   options_.weight_memory_bytes = 1000;
   EXPECT_THAT(StartError(), HasSubstr("weights need"));
