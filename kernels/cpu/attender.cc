@@ -43,7 +43,7 @@ std::pair<int32_t, int32_t> AttentionJob::SplitsOf(int64_t row) const {
   return {begin, end > first ? (end - 1) / kAttentionSplit + 1 : begin};
 }
 
-void Attender::Run(const AttentionJob& job, const AttentionUnit& unit) {
+void Attender::Run(const AttentionJob& job, const AttentionUnit& unit, const AttentionUnit* next) {
   const AttentionArgs& args = job.args;
   // Local query heads h with (head_begin + h) / group - kv_begin == kv_head.
   const int lowest = (unit.kv_head + args.kv_begin) * args.group - args.head_begin;
@@ -67,6 +67,12 @@ void Attender::Run(const AttentionJob& job, const AttentionUnit& unit) {
   split_args.scale = args.scale;
   for (int32_t split = unit.split_begin; split < unit.split_end; ++split) {
     FindTiles(job, unit, split, split_args);
+    std::fill_n(split_args.ahead, kSplitTiles, nullptr);
+    if (vectors.count <= kFewQueries && split + 1 < unit.split_end) {
+      FindAhead(job, unit, split + 1, split_args);
+    } else if (vectors.count <= kFewQueries && next != nullptr) {
+      FindAhead(job, *next, next->split_begin, split_args);
+    }
     for (int first = 0; first < vectors.count; first += kQueriesAtOnce) {
       AttendTile(job, unit, vectors, split, first, split_args);
     }
@@ -129,16 +135,26 @@ void Attender::AttendTile(const AttentionJob& job, const AttentionUnit& unit,
   if (merges > 0) job.kernels.merge_splits(merged, later, merges, args.shape.stride());
 }
 
-void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int32_t split,
-                         SplitArgs& args) {
-  const BatchRows& rows = job.args.rows;
-  const int page_tokens = job.cache.shape().page_tokens;
+namespace {
+// The places of a split that any row of the unit sees.
+std::pair<int32_t, int32_t> SeenOf(const AttentionJob& job, const AttentionUnit& unit,
+                                   int32_t split) {
   const int32_t base = split * kAttentionSplit;
   int32_t begin = base + kAttentionSplit, end = base;
   for (int32_t row = unit.row_begin; row < unit.row_end; ++row) {
     begin = std::min(begin, std::max(base, job.FirstPosition(row)));
     end = std::max(end, std::min(base + kAttentionSplit, job.EndPosition(row)));
   }
+  return {begin, end};
+}
+}  // namespace
+
+void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int32_t split,
+                         SplitArgs& args) {
+  const BatchRows& rows = job.args.rows;
+  const int page_tokens = job.cache.shape().page_tokens;
+  const int32_t base = split * kAttentionSplit;
+  const auto [begin, end] = SeenOf(job, unit, split);
   for (int tile = (begin - base) / kTilePositions; base + tile * kTilePositions < end; ++tile) {
     const int32_t position = base + tile * kTilePositions;
     if (page_tokens % kTilePositions == 0) {
@@ -150,6 +166,21 @@ void Attender::FindTiles(const AttentionJob& job, const AttentionUnit& unit, int
       args.tiles[tile] =
           Gather(job, unit, position, tile, std::min(kTilePositions, end - position));
     }
+  }
+}
+
+void Attender::FindAhead(const AttentionJob& job, const AttentionUnit& unit, int32_t split,
+                         SplitArgs& args) {
+  const BatchRows& rows = job.args.rows;
+  const int page_tokens = job.cache.shape().page_tokens;
+  if (page_tokens % kTilePositions != 0) return;
+  const int32_t base = split * kAttentionSplit;
+  const auto [begin, end] = SeenOf(job, unit, split);
+  int at = 0;
+  for (int tile = (begin - base) / kTilePositions; base + tile * kTilePositions < end; ++tile) {
+    const int32_t position = base + tile * kTilePositions;
+    const int32_t page = job.cache.PageOf(rows, rows.sequences[unit.row_begin], position);
+    args.ahead[at++] = job.cache.Keys(job.args.layer, page, unit.kv_head, position % page_tokens);
   }
 }
 

@@ -50,7 +50,8 @@ struct AttentionJob {
 
 class Attender {
  public:
-  void Run(const AttentionJob& job, const AttentionUnit& unit);
+  // `next` is what this thread runs after it, or null.
+  void Run(const AttentionJob& job, const AttentionUnit& unit, const AttentionUnit* next);
   // Merges the partials of heads [head_begin, head_end) of a row, at most kHeadsAtOnce, splits
   // ascending, and writes the output.
   static constexpr int kHeadsAtOnce = 16;
@@ -64,6 +65,9 @@ class Attender {
   };
   void Pack(const AttentionJob& job, const AttentionUnit& unit, const Vectors& vectors);
   void FindTiles(const AttentionJob& job, const AttentionUnit& unit, int32_t split,
+                 SplitArgs& args);
+  // The keys of the split that comes after the one at hand, in the order in which they are read.
+  void FindAhead(const AttentionJob& job, const AttentionUnit& unit, int32_t split,
                  SplitArgs& args);
   KvTile Gather(const AttentionJob& job, const AttentionUnit& unit, int32_t position, int tile,
                 int count);

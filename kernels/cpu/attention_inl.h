@@ -64,9 +64,10 @@ void PackFloats(const float* const* queries, int count, int head_dim, float* pac
 }
 
 // Scores of kTiles * 16 positions: even and odd elements of q in two sums (their latency overlaps).
-// Two tiles go with few vectors, which wait for memory and not for arithmetic: the keys of the next
-// two, and the values that the second pass over the split will read, are asked for meanwhile, a
-// line each for a line of keys consumed.
+// Few vectors wait for memory and not for arithmetic: keys of some tiles later, and the values that
+// the second pass over the split will read, are asked for meanwhile, a line each for a line of keys
+// consumed.
+constexpr int kTilesAhead = 4;
 template <typename V, typename Kv, int kQueries, int kTiles>
 void ScoreTiles(const SplitArgs& args, const float* queries, int tile, int tile_end,
                 float (*scores)[kAttentionSplit]) {
@@ -74,7 +75,7 @@ void ScoreTiles(const SplitArgs& args, const float* queries, int tile, int tile_
   const typename Kv::Element *keys[kTiles], *next_keys[kTiles], *values[kTiles];
   F even[kTiles][kQueries], odd[kTiles][kQueries];
   for (int i = 0; i < kTiles; ++i) {
-    const int next = tile + i + kTiles < tile_end ? tile + i + kTiles : tile + i;
+    const int next = tile + i + kTilesAhead < tile_end ? tile + i + kTilesAhead : tile + i;
     keys[i] = static_cast<const typename Kv::Element*>(args.tiles[tile + i].keys);
     next_keys[i] = static_cast<const typename Kv::Element*>(args.tiles[next].keys);
     values[i] = static_cast<const typename Kv::Element*>(args.tiles[tile + i].values);
@@ -82,9 +83,9 @@ void ScoreTiles(const SplitArgs& args, const float* queries, int tile, int tile_
   }
 #pragma GCC unroll 1
   for (int d = 0; d < args.shape.head_dim; d += 2) {
-    for (int i = 0; i < kTiles && kTiles > 1; ++i) {
+    for (int i = 0; i < kTiles && kQueries <= kFewQueries; ++i) {
       __builtin_prefetch(next_keys[i] + 16 * d);
-      __builtin_prefetch(values[i] + 16 * d);
+      __builtin_prefetch(values[i] + 16 * d, 0, 2);
     }
     F first[kTiles], second[kTiles];
     for (int i = 0; i < kTiles; ++i) first[i] = Kv::Load(keys[i] + 16 * d);
@@ -149,8 +150,15 @@ void AddPieces(const SplitArgs& args, const float (*weights)[kAttentionSplit], i
     const auto* row = static_cast<const typename Kv::Element*>(args.tiles[p / 16].values) +
                       (p % 16) * stride + 16 * piece;
     const int stop = (p / 16 + 1) * 16 < end ? (p / 16 + 1) * 16 : end;
+    // As many lines of the next split's keys as of values here, while the first elements are added.
+    const bool asks = kQueries <= kFewQueries && piece == 0 && args.ahead[p / 16] != nullptr;
+    const std::byte* ahead = asks ? args.ahead[p / 16] : nullptr;
+    const int64_t ahead_bytes = asks ? args.shape.KeyBytes() / 16 : 0;
+    ahead += p % 16 * ahead_bytes;
 #pragma GCC unroll 1
     for (; p < stop; ++p, row += stride) {
+      for (int64_t byte = 0; byte < ahead_bytes; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
+      ahead += ahead_bytes;
       F values[kPieces];
       for (int c = 0; c < kPieces; ++c) values[c] = Kv::Load(row + 16 * c);
       for (int v = 0; v < kQueries; ++v) {
@@ -211,6 +219,17 @@ void ForKeyTiles(const SeenBy<kQueries>& seen, Score score) {
   for (; tile < seen.tile_end(); ++tile) score.template operator()<1>(tile);
 }
 
+// Those that ScoreTiles does not ask for in time.
+inline void AskForFirstKeys(const SplitArgs& args, int tile_begin, int tile_end) {
+  const int stop = tile_end < tile_begin + kTilesAhead ? tile_end : tile_begin + kTilesAhead;
+  for (int tile = tile_begin; tile < stop; ++tile) {
+    const auto* keys = static_cast<const std::byte*>(args.tiles[tile].keys);
+    for (int64_t byte = 0; byte < args.shape.KeyBytes(); byte += 64) {
+      __builtin_prefetch(keys + byte);
+    }
+  }
+}
+
 template <typename V, typename Kv, int kQueries>
 void AttendTile(const SplitArgs& args, int first) {
   alignas(64) float weights[kQueries][kAttentionSplit];
@@ -219,6 +238,7 @@ void AttendTile(const SplitArgs& args, int first) {
   float* const* slots = args.slots + first;
   const int stride = args.shape.stride();
   const SeenBy<kQueries> seen(args, first);
+  if constexpr (kQueries <= kFewQueries) AskForFirstKeys(args, seen.tile_begin(), seen.tile_end());
   ForKeyTiles<V>(seen, [&]<int kTiles>(int tile) {
     ScoreTiles<V, Kv, kQueries, kTiles>(args, queries, tile, seen.tile_end(), weights);
   });

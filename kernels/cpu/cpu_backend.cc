@@ -15,6 +15,9 @@ namespace {
 // element operations do (1-2 us).
 constexpr int64_t kElementsPerRange = 16384;
 
+// Steps of up to this many rows wait for memory.
+constexpr int64_t kFewRows = 8;
+
 int64_t RowsPerRange(int64_t cols) {
   return std::max<int64_t>(1, kElementsPerRange / std::max<int64_t>(1, cols));
 }
@@ -106,6 +109,21 @@ void CpuBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) {
   });
 }
 
+// A key is written into as many lines as it has pairs of elements, all of which a decode step finds
+// in memory: asked for before the row's heads are rotated.
+void CpuBackend::AskForTiles(const QkvArgs& args, int64_t row) const {
+  const auto& cache = static_cast<const CpuKvCache&>(*args.cache);
+  const int32_t sequence = args.rows.sequences[row], position = args.rows.positions[row];
+  if (!cache.Keeps(args.rows, sequence, position)) return;
+  const int32_t page = cache.PageOf(args.rows, sequence, position);
+  for (int h = 0; h < args.kv_heads; ++h) {
+    const std::byte* keys = cache.Keys(args.layer, page, h, position % cache.shape().page_tokens);
+    for (int64_t byte = 0; byte < cache.tile().KeyBytes(); byte += 64) {
+      __builtin_prefetch(keys + byte, 1);
+    }
+  }
+}
+
 void CpuBackend::RopeAppend(const QkvArgs& args) {
   CheckRopeAppend(args);
   auto& cache = static_cast<CpuKvCache&>(*args.cache);
@@ -113,6 +131,7 @@ void CpuBackend::RopeAppend(const QkvArgs& args) {
   const RopeAngles::View angles = angles_.For(args.rope.inverse_frequency, args.rows.positions);
   pool_.ParallelFor(args.qkv.rows, RowsPerRange(args.qkv.cols), [&](int64_t from, int64_t to, int) {
     for (int64_t t = from; t < to; ++t) {
+      if (args.qkv.rows <= kFewRows) AskForTiles(args, t);
       float* head = args.qkv.row(t);
       for (int h = 0; h < args.heads + args.kv_heads; ++h, head += dim) {
         const float* norm = h < args.heads ? args.query_norm : args.key_norm;

@@ -60,6 +60,7 @@ class CpuBackend : public Backend {
  private:
   // x (T, K) as codes, in scratch memory.
   QuantisedRows Quantise(const Tensor& x, int lead);
+  void AskForTiles(const QkvArgs& args, int64_t row) const;
   // Cuts an attention op into attention_units_, the longest first.
   void PlanAttention(const AttentionJob& job);
   // Panels [begin, end) of the stacked weight.

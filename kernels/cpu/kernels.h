@@ -70,6 +70,8 @@ inline constexpr int kSplitTiles = kAttentionSplit / 16;
 // Query vectors (a row's head each) that one call takes: four rows of a group of three heads, as
 // many as AVX-512 has registers for.
 inline constexpr int kQueriesAtOnce = 12;
+// Up to this many vectors wait for memory rather than for arithmetic.
+inline constexpr int kFewQueries = 6;
 
 // What a split leaves of a vector, and what all splits merge to: a slot of value_stride sums of
 // exp(score - best) * value, then best (the largest score) and total (the sum of exp(score -
@@ -83,6 +85,9 @@ inline constexpr int64_t PackedQueryBytes(int head_dim) { return int64_t{4} * he
 struct SplitArgs {
   KvTileShape shape;
   KvTile tiles[kSplitTiles];
+  // The keys of the split that the thread attends next, or null: brought nearer meanwhile, where
+  // vectors are few.
+  const std::byte* ahead[kSplitTiles] = {};
   float scale = 0.0f;
   int count = 0;                       // vectors, at most kQueriesAtOnce
   const std::byte* queries = nullptr;  // as pack_queries leaves them

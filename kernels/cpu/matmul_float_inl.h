@@ -9,6 +9,15 @@
 namespace echelon::cpu {
 namespace {
 
+// With few tokens the weights come from memory: lines are asked for twice, 8 KiB ahead into the
+// second-level cache (some 400 ns before their turn), 2 KiB ahead into the first.
+constexpr int kPrefetchFar = 8192, kPrefetchNear = 2048;
+template <int kBytes>
+[[gnu::always_inline]] inline void Prefetch(const std::byte* at) {
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(at + kPrefetchFar + i, 0, 2);
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(at + kPrefetchNear + i);
+}
+
 // Tokens [t, t + kTile) against panel p.
 template <typename V, typename Load, int kTile>
 void FloatTile(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t) {
@@ -19,7 +28,9 @@ void FloatTile(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t
     for (int j = 0; j < 4; ++j) sums[i][j] = V::Zero();
   }
   int64_t k = 0;
+  constexpr int kStepBytes = 4 * kPanelRows * Load::kBytes;
   for (; k + 4 <= part.cols; k += 4) {
+    Prefetch<kStepBytes>(panel + k / 4 * kStepBytes);
     for (int j = 0; j < 4; ++j) {
       const auto w = Load::At(panel, (k + j) * kPanelRows);
       for (int i = 0; i < kTile; ++i) {
@@ -59,18 +70,21 @@ void FloatPanels(const MatMulArgs& args, const PanelPart& part, const MatMulRang
 
 template <typename V>
 struct LoadF32 {
+  static constexpr int kBytes = 4;
   static typename V::F At(const std::byte* panel, int64_t element) {
     return V::Load(reinterpret_cast<const float*>(panel) + element);
   }
 };
 template <typename V>
 struct LoadF16 {
+  static constexpr int kBytes = 2;
   static typename V::F At(const std::byte* panel, int64_t element) {
     return V::LoadHalf(reinterpret_cast<const uint16_t*>(panel) + element);
   }
 };
 template <typename V>
 struct LoadBF16 {
+  static constexpr int kBytes = 2;
   static typename V::F At(const std::byte* panel, int64_t element) {
     return V::LoadBfloat16(reinterpret_cast<const uint16_t*>(panel) + element);
   }

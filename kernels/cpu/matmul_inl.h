@@ -21,15 +21,6 @@
 namespace echelon::cpu {
 namespace {
 
-// With few tokens the weights come from memory: lines are asked for twice, 8 KiB ahead into the
-// second-level cache (some 400 ns before their turn), 2 KiB ahead into the first.
-constexpr int kPrefetchFar = 8192, kPrefetchNear = 2048;
-template <int kGroupBytes>
-void Prefetch(const std::byte* group) {
-  for (int i = 0; i < kGroupBytes; i += 64) __builtin_prefetch(group + kPrefetchFar + i, 0, 2);
-  for (int i = 0; i < kGroupBytes; i += 64) __builtin_prefetch(group + kPrefetchNear + i);
-}
-
 template <typename V>
 void StoreSum(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t,
               typename V::F sum) {

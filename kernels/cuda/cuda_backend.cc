@@ -112,6 +112,7 @@ Result<std::unique_ptr<DeviceBuffer>> CudaBackend::Allocate(size_t bytes) {
 }
 
 void CudaBackend::Upload(const void* host, void* device, size_t bytes) {
+  split_of_ = {};
   device_->CopyIn(device, host, bytes);
 }
 void CudaBackend::Download(const void* device, void* host, size_t bytes) {
@@ -187,6 +188,7 @@ Status CudaBackend::Health() const {
 
 void CudaBackend::Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,
                         float scale, Tensor out) {
+  split_of_ = {};
   const auto& weight = static_cast<const CudaWeight&>(table);
   ExpectShape(out, static_cast<int64_t>(ids.size()), table.cols());
   EmbedParams params;
@@ -204,8 +206,9 @@ void CudaBackend::Embed(std::span<const int32_t> ids, const Weight& table, int32
 
 void CudaBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) {
   ExpectShape(out, x.rows, x.cols);
-  if (recorder_.Enqueue(Op::kRmsNorm, Rows(x), weight, eps, Rows(out))) {
-    LaunchRmsNorm(device_->stream(), x, weight, eps, out);
+  const SplitRows split = SplitOf(out);
+  if (recorder_.Enqueue(Op::kRmsNorm, Rows(x), weight, eps, Rows(out), split.pairs)) {
+    LaunchRmsNorm(device_->stream(), x, weight, eps, out, split);
   }
 }
 
@@ -215,25 +218,24 @@ void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor ou
   ExpectShape(out, x.rows, w.rows());
   if (x.rows == 0) return;
   int64_t row = 0;
-  SplitRows split;
-  int32_t lead = 0;
   for (const PartView& part : weight.parts()) {
     const float* of_part = bias != nullptr ? bias + row : nullptr;
     const Tensor to = out.Cols(row, row + part.rows);
-    // Parts of one weight read the same rows, mostly at the same place.
-    const bool again = split.groups == part.groups && lead == part.lead;
-    if (!again) split = PlaceSplit(x.rows, part.groups);
-    lead = part.lead;
-    if (split.pairs == nullptr) return;
-    if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to)))
-      continue;
-    if (!again) LaunchSplitRows(device_->stream(), x, part.lead, split);
-    LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, split, of_part, to);
     row += part.rows;
+    const bool there = part.lead == 0 && split_of_.data == x.data && split_of_.rows == x.rows &&
+                       split_of_.cols == x.cols && split_of_.stride == x.stride;
+    const SplitRows split = PlaceSplit(x.rows, part.groups);
+    split_of_ = part.lead == 0 ? x : Tensor();
+    if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to))) {
+      continue;
+    }
+    if (!there) LaunchSplitRows(device_->stream(), x, part.lead, split);
+    LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, split, of_part, to);
   }
 }
 
 void CudaBackend::RopeAppend(const QkvArgs& args) {
+  split_of_ = {};
   CheckRopeAppend(args);
   RopeParams params;
   params.qkv = args.qkv;
@@ -256,6 +258,7 @@ void CudaBackend::RopeAppend(const QkvArgs& args) {
 }
 
 void CudaBackend::Attention(const AttentionArgs& args) {
+  split_of_ = {};
   CheckAttention(args);
   if (args.heads == 0 || args.q.rows == 0) return;
   const int64_t cols = int64_t{args.heads} * (args.head_dim + 2);
@@ -274,6 +277,7 @@ void CudaBackend::Attention(const AttentionArgs& args) {
   merge.head_dim = args.head_dim;
   if (args.begin.empty()) {
     merge.out = args.out;
+    if (args.head_dim % kGroup == 0) merge.split = SplitOf(args.out);
   } else {
     merge.states = args.partials;
   }
@@ -291,7 +295,7 @@ void CudaBackend::Attention(const AttentionArgs& args) {
                           split.group, split.kv_begin, split.scale, split.units, split.unit_count,
                           split.batch, split.cache.data, split.cache.type, split.partials,
                           merge.begin, merge.row_of, merge.continued, merge.rows, merge.out,
-                          merge.states)) {
+                          merge.states, merge.split.pairs)) {
       LaunchAttendSplits(device_->stream(), split);
       LaunchMerge(device_->stream(), merge);
     }
@@ -299,6 +303,7 @@ void CudaBackend::Attention(const AttentionArgs& args) {
 }
 
 void CudaBackend::MergeAttention(const MergeArgs& args) {
+  split_of_ = {};
   CheckMerge(args);
   CHECK(args.head_dim <= kHeadDimMax);
   MergeParams params = {};
@@ -317,31 +322,34 @@ void CudaBackend::MergeAttention(const MergeArgs& args) {
 
 void CudaBackend::GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) {
   CheckGated(gate_up, out);
-  if (recorder_.Enqueue(Op::kGated, Rows(gate_up), kind, Rows(out))) {
-    LaunchGated(device_->stream(), gate_up, kind, out);
+  const SplitRows split = SplitOf(out);
+  if (recorder_.Enqueue(Op::kGated, Rows(gate_up), kind, Rows(out), split.pairs)) {
+    LaunchGated(device_->stream(), gate_up, kind, out, split);
   }
 }
 
 void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                               float eps) {
-  Add({residual, delta, keep, post_norm, eps, nullptr, {}});
+  split_of_ = {};
+  Add({residual, delta, keep, post_norm, eps, nullptr, {}, {}});
 }
 
 void CudaBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
                                   const float* norm, float eps, Tensor out) {
   ExpectShape(out, residual.rows, residual.cols);
-  Add({residual, delta, keep, post_norm, eps, norm, out});
+  Add({residual, delta, keep, post_norm, eps, norm, out, SplitOf(out)});
 }
 
 void CudaBackend::Add(const ResidualParams& p) {
   CHECK(p.delta.rows == p.residual.rows && p.delta.cols == p.residual.cols);
   if (recorder_.Enqueue(Op::kAddResidual, p.residual, p.delta, p.keep, p.post_norm, p.eps, p.norm,
-                        p.out)) {
+                        p.out, p.split.pairs)) {
     LaunchAddResidual(device_->stream(), p);
   }
 }
 
 void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {
+  split_of_ = {};
   ExpectShape(out, static_cast<int64_t>(rows.size()), x.cols);
   for (const int32_t row : rows) CHECK(row >= 0 && row < x.rows);
   const int32_t* placed = staging_.Put(rows);
@@ -365,6 +373,7 @@ void CudaBackend::Repeat(int64_t rows, const std::function<void()>& ops) {
   const auto begin = [&] {
     batches_.clear();
     plans_.clear();
+    split_of_ = {};
   };
   begin();
   staging_.BeginRegion();
@@ -430,9 +439,14 @@ const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& 
   return plans_.back();
 }
 
+SplitRows CudaBackend::SplitOf(const Tensor& out) {
+  split_of_ = out;
+  return PlaceSplit(out.rows, (out.cols + kGroup - 1) / kGroup);
+}
+
 SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups) {
   SplitRows split = {nullptr, nullptr, rows, groups};
-  if (!Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) return split;
+  if (!Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) return {};
   split.pairs = split_.data();
   split.totals = reinterpret_cast<float*>(split_.data() + split.PairBytes());
   return split;

@@ -88,6 +88,8 @@ class CudaBackend : public Backend {
   // A rope table, kept: the layers of a model share one or two, equal in value if not in place.
   const double* PlaceFrequencies(std::span<const double> frequencies);
   // Scratch memory, which the next op of the kind overwrites: rows of a product, partial results.
+  // SplitOf: for an op that is about to make `out`, most likely a product's rows.
+  SplitRows SplitOf(const Tensor& out);
   SplitRows PlaceSplit(int64_t rows, int64_t groups);
   Tensor Partials(int64_t rows, int64_t cols);
   bool Reserve(size_t bytes, const char* what, DeviceMemory& memory);
@@ -101,6 +103,7 @@ class CudaBackend : public Backend {
   std::vector<PlacedPlan> plans_;
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;
   DeviceMemory split_, partials_;
+  Tensor split_of_;  // the rows that split_ holds as they are now; none where that is not known
 };
 
 }  // namespace echelon::cuda

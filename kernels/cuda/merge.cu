@@ -6,8 +6,7 @@
 
 #include <math.h>
 
-#include "kernels/cuda/math.cuh"
-#include "kernels/cuda/ops.h"
+#include "kernels/cuda/split_rows.cuh"
 
 namespace echelon::cuda {
 
@@ -65,7 +64,10 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(MergeParams p) {
     __syncthreads();  // the arrays may be used again
   }
   if (p.out.data != nullptr) {
-    if (i < dim) p.out.data[place * p.out.stride + h * dim + i] = sum / total;
+    const float value = sum / total;
+    if (i < dim) p.out.data[place * p.out.stride + h * dim + i] = value;
+    // A head is whole groups: whole warps.
+    if (p.split.groups > 0 && i < dim) StoreSplit(p.split, place, (h * dim + i) / 32, value);
     return;
   }
   if (i < dim) state[i] = sum;

@@ -17,7 +17,24 @@ struct Rows {  // a Tensor's data, as kernels take it
   Rows(const Tensor& t) : data(t.data), rows(t.rows), cols(t.cols), stride(t.stride) {}  // NOLINT
 };
 
-void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out);
+// Rows as products take them (split_rows.cuh), by tiles of 8: for a tile and group, first the
+// larger then the smaller bfloat16 parts, a lane's chunk of 8 (weight_layout.h) after the other.
+inline constexpr int kTokenTile = 8;
+inline constexpr int64_t kSplitTileBytes = 2 * kTokenTile * kGroup * 2;
+struct SplitRows {
+  char* pairs = nullptr;    // (tiles, groups, kSplitTileBytes)
+  float* totals = nullptr;  // (tiles, groups, 8): sums of a group
+  int64_t rows = 0, groups = 0;
+  ECHELON_HD int64_t Tiles() const { return (rows + kTokenTile - 1) / kTokenTile; }
+  int64_t PairBytes() const { return Tiles() * groups * kSplitTileBytes; }
+  int64_t Bytes() const {
+    return PairBytes() + Tiles() * groups * kTokenTile * static_cast<int64_t>(sizeof(float));
+  }
+};
+
+// Ops that make a product's rows store them in this form too, where `split` is not empty.
+void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out,
+                   const SplitRows& split);
 // residual = residual * keep + (post_norm ? RmsNorm(delta) : delta); where there is a norm,
 // out = RmsNorm(residual, norm).
 struct ResidualParams {
@@ -27,9 +44,10 @@ struct ResidualParams {
   float eps;
   const float* norm;  // or null
   Rows out;
+  SplitRows split;
 };
 void LaunchAddResidual(Stream stream, const ResidualParams& params);
-void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out);
+void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out, const SplitRows& split);
 void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 
 // out row t = row ids[t] - row_begin of the table, times scale, where it is in [0, table_rows).
@@ -44,20 +62,6 @@ struct EmbedParams {
 };
 void LaunchEmbed(Stream stream, const EmbedParams& params);
 
-// Rows of x as products take them (activations.cu), by tiles of 8: for a tile and group, first the
-// larger then the smaller bfloat16 parts, a lane's chunk of 8 (weight_layout.h) after the other.
-inline constexpr int kTokenTile = 8;
-inline constexpr int64_t kSplitTileBytes = 2 * kTokenTile * kGroup * 2;
-struct SplitRows {
-  char* pairs = nullptr;    // (tiles, groups, kSplitTileBytes)
-  float* totals = nullptr;  // (tiles, groups, 8): sums of a group
-  int64_t rows = 0, groups = 0;
-  ECHELON_HD int64_t Tiles() const { return (rows + kTokenTile - 1) / kTokenTile; }
-  int64_t PairBytes() const { return Tiles() * groups * kSplitTileBytes; }
-  int64_t Bytes() const {
-    return PairBytes() + Tiles() * groups * kTokenTile * static_cast<int64_t>(sizeof(float));
-  }
-};
 // x's first column stands `lead` elements into the first group.
 void LaunchSplitRows(Stream stream, Rows x, int32_t lead, const SplitRows& to);
 
@@ -122,8 +126,9 @@ struct MergeParams {
   const int32_t* continued;  // (T) or null: none is
   int64_t rows;
   int heads, head_dim;
-  Rows out;     // (T, H * D), or no data: states are written
-  Rows states;  // (T, H * (D + 2))
+  Rows out;         // (T, H * D), or no data: states are written
+  Rows states;      // (T, H * (D + 2))
+  SplitRows split;  // of out, where a head is whole groups
 };
 void LaunchMerge(Stream stream, const MergeParams& params);
 

@@ -1,8 +1,7 @@
 // Row ops: one block a row, thread i takes columns i, i + kThreads, ... in ascending order, so that
 // a row's bits depend on its length alone.
 
-#include "kernels/cuda/math.cuh"
-#include "kernels/cuda/ops.h"
+#include "kernels/cuda/split_rows.cuh"
 
 namespace echelon::cuda {
 
@@ -19,11 +18,20 @@ __device__ float InverseRoot(const float* x, float eps, int64_t n) {
   return 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
 }
 
-__global__ void RmsNormKernel(Rows x, const float* weight, float eps, Rows out) {
+// out = row * factor * weight, and in the form of products where `split` is not empty.
+__device__ void StoreNormed(const float* row, float factor, const float* weight, int64_t n,
+                            float* out, const SplitRows& split) {
+  for (int64_t i = threadIdx.x; i < (n + 31) / 32 * 32; i += kThreads) {  // whole warps
+    const float value = i < n ? row[i] * factor * weight[i] : 0.0f;
+    if (i < n) out[i] = value;
+    StoreSplit(split, blockIdx.x, i / 32, value);
+  }
+}
+
+__global__ void RmsNormKernel(Rows x, const float* weight, float eps, Rows out, SplitRows split) {
   const float* row = x.data + blockIdx.x * x.stride;
-  float* to = out.data + blockIdx.x * out.stride;
   const float factor = InverseRoot(row, eps, x.cols);
-  for (int64_t i = threadIdx.x; i < x.cols; i += kThreads) to[i] = row[i] * factor * weight[i];
+  StoreNormed(row, factor, weight, x.cols, out.data + blockIdx.x * out.stride, split);
 }
 
 // A thread reads only what it wrote itself, in the order of RmsNormKernel: fused or not, the same
@@ -38,17 +46,20 @@ __global__ void AddResidualKernel(ResidualParams p) {
     to[i] = fmaf(to[i], p.keep, change);
   }
   if (p.norm == nullptr) return;  // the whole grid
-  float* normed = p.out.data + blockIdx.x * p.out.stride;
   const float factor = InverseRoot(to, p.eps, n);
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) normed[i] = to[i] * factor * p.norm[i];
+  StoreNormed(to, factor, p.norm, n, p.out.data + blockIdx.x * p.out.stride, p.split);
 }
 
-__global__ void GatedKernel(Rows gate_up, bool silu, Rows out) {
+__global__ void GatedKernel(Rows gate_up, bool silu, Rows out, SplitRows split) {
   const float* gate = gate_up.data + blockIdx.x * gate_up.stride;
   const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  if (i >= out.cols) return;
-  const float g = gate[i], up = gate[out.cols + i];
-  out.data[blockIdx.x * out.stride + i] = (silu ? Silu(g) : GeluTanh(g)) * up;
+  float value = 0.0f;
+  if (i < out.cols) {
+    const float g = gate[i], up = gate[out.cols + i];
+    value = (silu ? Silu(g) : GeluTanh(g)) * up;
+    out.data[blockIdx.x * out.stride + i] = value;
+  }
+  StoreSplit(split, blockIdx.x, i / 32, value);
 }
 
 __global__ void GatherKernel(Rows x, const int32_t* rows, Rows out) {
@@ -85,17 +96,18 @@ unsigned Count(int64_t n) { return static_cast<unsigned>(n); }
 
 }  // namespace
 
-void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out) {
-  Launch(stream, {Count(x.rows)}, kThreads, 0, RmsNormKernel, x, weight, eps, out);
+void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out,
+                   const SplitRows& split) {
+  Launch(stream, {Count(x.rows)}, kThreads, 0, RmsNormKernel, x, weight, eps, out, split);
 }
 
 void LaunchAddResidual(Stream stream, const ResidualParams& params) {
   Launch(stream, {Count(params.residual.rows)}, kThreads, 0, AddResidualKernel, params);
 }
 
-void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out) {
+void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out, const SplitRows& split) {
   const Grid grid = {Count(out.rows), Count((out.cols + kThreads - 1) / kThreads)};
-  Launch(stream, grid, kThreads, 0, GatedKernel, gate_up, kind == GatedKind::kSilu, out);
+  Launch(stream, grid, kThreads, 0, GatedKernel, gate_up, kind == GatedKind::kSilu, out, split);
 }
 
 void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out) {

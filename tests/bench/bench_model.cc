@@ -1,7 +1,6 @@
 #include "tests/bench/bench_model.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/quant/quant.h"
 #include "tests/bench/peak.h"
 
@@ -41,15 +41,20 @@ std::unique_ptr<Backend> MustMakeCpu(int threads) {
   return std::move(*backend);
 }
 
-const Peak& PeakOfThread() {
-  static const Peak peak = [] {
-    const bool avx512 = MustMakeCpu(1)->Describe().find("AVX-512") != std::string::npos;
-    const Peak found = avx512 ? MeasurePeakAvx512() : MeasurePeakAvx2();
-    std::printf("a thread's peak: %.0f GMAC/s of 16-bit codes, %.0f of floats\n", found.dots / 1e9,
-                found.fmas / 1e9);
-    return found;
-  }();
-  return peak;
+const Peak& PeakOfThread(std::string_view isa) {
+  static std::map<std::string, Peak, std::less<>> measured;
+  const auto [at, inserted] = measured.try_emplace(std::string(isa), Peak{});
+  if (inserted) {
+    at->second = isa == "avx512" ? MeasurePeakAvx512() : MeasurePeakAvx2();
+    std::printf("a thread's peak, %s: %.0f GMAC/s of 16-bit codes, %.0f of floats\n",
+                at->first.c_str(), at->second.dots / 1e9, at->second.fmas / 1e9);
+  }
+  return at->second;
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
 }
 
 double ReadBandwidth(int threads) {
@@ -226,6 +231,36 @@ void BenchModel::RunLayer(int layer, const BatchRows& rows) {
   add(0.5f);
 }
 
+std::vector<const Weight*> BenchModel::weights() const {
+  std::vector<const Weight*> all;
+  for (const Layer& layer : layers_) {
+    for (const auto* weight : {&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down}) {
+      all.push_back(weight->get());
+    }
+  }
+  all.push_back(head_.get());
+  return all;
+}
+
+void BenchModel::MultiplyAll() {
+  const auto multiply = [&](Slot x, const Weight& weight, Slot out) {
+    backend_.MatMul(View(x, 1), weight, nullptr, View(out, 1));
+  };
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    multiply(kNormed, *layer.qkv, kQkv);
+    backend_.Announce(*layer.attention_out);
+    multiply(kContext, *layer.attention_out, kDelta);
+    backend_.Announce(*layer.gate_up);
+    multiply(kNormed, *layer.gate_up, kGateUp);
+    backend_.Announce(*layer.down);
+    multiply(kGated, *layer.down, kDelta);
+    backend_.Announce(i + 1 < layers_.size() ? *layers_[i + 1].qkv : *head_);
+  }
+  multiply(kLast, *head_, kLogits);
+  backend_.Synchronize();
+}
+
 void BenchModel::PlaceRows(std::span<const Chunk> chunks) {
   positions_.clear();
   sequences_.clear();
@@ -247,6 +282,29 @@ void BenchModel::Step(std::span<const Chunk> chunks) {
   Timed(kOpHead, [&] {
     backend_.GatherRows(View(kResidual, tokens_), last_rows_, View(kLast, last));
     backend_.MatMul(View(kLast, last), *head_, nullptr, View(kLogits, last));
+  });
+}
+
+WeightReader::WeightReader(int threads, const std::vector<const Weight*>& weights)
+    : pool_(threads) {
+  const auto kernels = cpu::ChooseKernels("auto");
+  CHECK(kernels.ok());
+  sum_ = (*kernels)->sum_floats;
+  constexpr size_t kPiece = size_t{128} << 10;  // as MeasureReadBandwidth hands out
+  for (const Weight* weight : weights) {
+    const auto& packed = static_cast<const cpu::CpuWeight&>(*weight);
+    const auto bytes = packed.PanelBytes(0, packed.panels());
+    for (size_t at = 0; at + 256 <= bytes.size(); at += kPiece) {
+      const size_t floats = std::min(kPiece, bytes.size() - at) / 256 * 64;
+      pieces_.push_back({reinterpret_cast<const float*>(bytes.data() + at), floats});
+    }
+  }
+}
+
+void WeightReader::Read() {
+  pool_.ParallelFor(std::ssize(pieces_), 1, [&](int64_t piece, int64_t, int) {
+    const std::span<const float> floats = pieces_[static_cast<size_t>(piece)];
+    sink_.store(sum_(floats.data(), std::ssize(floats)), std::memory_order_relaxed);
   });
 }
 

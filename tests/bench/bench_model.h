@@ -2,6 +2,8 @@
 // SmolLM2-135M's shapes with random weights: what the kernel benchmarks run on. One thread.
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -9,6 +11,8 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/read_bandwidth.h"
+#include "kernels/thread_pool.h"
 
 namespace echelon::bench {
 
@@ -35,6 +39,14 @@ std::unique_ptr<Backend> MustMakeCpu(int threads);
 double ReadBandwidth(int threads);
 // What one token of the model reads: larger than second-level caches, as a decode step is.
 inline constexpr size_t kModelBytes = size_t{96} << 20;
+
+template <typename Body>
+double SecondsOf(Body body) {
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+double Median(std::vector<double> values);
 
 // A weight of the shape with random values; ends the program where there is no memory.
 std::unique_ptr<Weight> RandomWeight(Backend& backend, const MatrixShape& shape);
@@ -64,6 +76,9 @@ class BenchModel {
     const Chunk chunk = {0, begin, tokens};
     Step({&chunk, 1});
   }
+  // Every product of a step of one row (the head included), and nothing between them.
+  void MultiplyAll();
+  std::vector<const Weight*> weights() const;  // in the order in which a step reads them
   uint64_t weight_bytes() const { return weight_bytes_; }
   // Of one position, all layers.
   uint64_t kv_bytes_per_token() const { return cache_->shape().PageBytes() / kPageTokens; }
@@ -94,6 +109,20 @@ class BenchModel {
   uint64_t weight_bytes_ = 0;
   int tokens_ = 0;
   std::array<double, kOps> seconds_{};
+};
+
+// Reads weights with plain loads of the widest sort the machine has, cut among threads of its own.
+// The weights outlive it.
+class WeightReader {
+ public:
+  WeightReader(int threads, const std::vector<const Weight*>& weights);
+  void Read();
+
+ private:
+  ThreadPool pool_;
+  SumFloats sum_;
+  std::vector<std::span<const float>> pieces_;
+  std::atomic<float> sink_{0.0f};  // the sums must not be optimised away
 };
 
 }  // namespace echelon::bench

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/read_bandwidth.h"
 #include "tests/bench/bench_model.h"
@@ -61,48 +62,66 @@ BENCHMARK(MatMul)
     ->ArgsProduct({{0, 1, 2, 3, 4}, {1, 2, 4, 8, 16, 32, 512}, {1, 2}})
     ->UseRealTime();
 
-// A weight of a format, times `tokens` rows.
+// A weight of a format, times `tokens` rows, with the kernels of an instruction set.
 void Multiply(benchmark::State& state, TensorFormat format, int64_t rows, int64_t cols,
-              int64_t tokens, int threads) {
-  auto backend = MustMakeCpu(threads);
+              int64_t tokens, int threads, const char* isa) {
+  const auto kernels = cpu::ChooseKernels(isa);
+  if (!kernels.ok()) return state.SkipWithError(kernels.error().message.c_str());
+  auto backend = std::make_unique<cpu::CpuBackend>(**kernels, threads);
   const auto weight = RandomWeight(*backend, {"", format, rows, cols});
   std::vector<float> x(static_cast<size_t>(tokens * cols), 1.0f);
   std::vector<float> y(static_cast<size_t>(tokens * rows));
+  WeightReader reader(threads, {weight.get()});
+  std::vector<double> times, reads;
   for (auto _ : state) {
-    backend->MatMul(Tensor(x.data(), tokens, cols), *weight, nullptr,
-                    Tensor(y.data(), tokens, rows));
-    backend->Synchronize();
+    times.push_back(SecondsOf([&] {
+      backend->MatMul(Tensor(x.data(), tokens, cols), *weight, nullptr,
+                      Tensor(y.data(), tokens, rows));
+    }));
+    state.SetIterationTime(times.back());
+    reads.push_back(SecondsOf([&] { reader.Read(); }));
   }
-  state.SetLabel(std::string(InfoOf(format).name));
-  const double macs = static_cast<double>(tokens * rows * cols);
-  Report(state, macs, static_cast<double>(weight->bytes()), threads);
+  state.SetLabel(StrCat(InfoOf(format).name, " ", isa));
   const bool floats =
       format == TensorFormat::kF32 || format == TensorFormat::kF16 || format == TensorFormat::kBF16;
-  const double peak = (floats ? PeakOfThread().fmas : PeakOfThread().dots) * threads;
-  state.counters["of_peak"] =
-      benchmark::Counter(macs / peak, benchmark::Counter::kIsIterationInvariantRate);
+  const Peak& peak = PeakOfThread(isa);
+  const double macs = static_cast<double>(tokens * rows * cols) / Median(times);
+  state.counters["GMAC/s"] = macs / 1e9;
+  state.counters["of_peak"] = macs / ((floats ? peak.fmas : peak.dots) * threads);
+  state.counters["GB/s"] = static_cast<double>(weight->bytes()) / Median(times) / 1e9;
+  state.counters["of_loads"] = Median(reads) / Median(times);
 }
 
-// Arguments: format, threads. One token: a weight of the model's size comes from memory.
+constexpr const char* kIsas[] = {"avx512", "avx2"};
+
+// Arguments: format, threads, instruction set (0: AVX-512, 1: AVX2). One token: a weight of the
+// model's size comes from memory. of_loads: beside plain loads of the same bytes by as many
+// threads, in turn.
 void Gemv(benchmark::State& state) {
   const TensorFormatInfo& info = TensorFormats()[state.range(0)];
   const int64_t cols = 1536, row_bytes = cols / info.block_elements * info.block_bytes;
   const int64_t rows = static_cast<int64_t>(kModelBytes) / row_bytes / 16 * 16;
-  Multiply(state, info.format, rows, cols, 1, static_cast<int>(state.range(1)));
+  Multiply(state, info.format, rows, cols, 1, static_cast<int>(state.range(1)),
+           kIsas[state.range(2)]);
 }
 BENCHMARK(Gemv)
-    ->ArgNames({"format", "threads"})
-    ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1), {1, 2}})
-    ->UseRealTime();
+    ->ArgNames({"format", "threads", "isa"})
+    ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1),
+                   {1, 2},
+                   {0, 1}})
+    ->Iterations(41)
+    ->UseManualTime();
 
-// Arguments: format. 512 tokens, one thread: the weight stays in the second-level cache.
+// Arguments: format, instruction set. 512 tokens, one thread: the weight stays in the second-level
+// cache.
 void Gemm(benchmark::State& state) {
-  Multiply(state, TensorFormats()[state.range(0)].format, 576, 1536, 512, 1);
+  Multiply(state, TensorFormats()[state.range(0)].format, 576, 1536, 512, 1, kIsas[state.range(1)]);
 }
 BENCHMARK(Gemm)
-    ->ArgName("format")
-    ->DenseRange(0, std::ssize(TensorFormats()) - 1, 1)
-    ->UseRealTime();
+    ->ArgNames({"format", "isa"})
+    ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1), {0, 1}})
+    ->Iterations(31)
+    ->UseManualTime();
 
 // As a compiler makes it of a simple loop for any x86-64.
 float SumBy16Bytes(const float* values, int64_t n) {

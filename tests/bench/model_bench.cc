@@ -5,7 +5,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <vector>
 
@@ -14,18 +13,6 @@
 
 namespace echelon::bench {
 namespace {
-
-template <typename Body>
-double SecondsOf(Body body) {
-  const auto begin = std::chrono::steady_clock::now();
-  body();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 // Arguments: rows of a step, positions before them, threads. Rows are one prompt's, or with
 // `decode` one of each of as many sequences. Counters: share of each op in the step, and the
@@ -65,6 +52,44 @@ BENCHMARK_CAPTURE(Profile, decode, true)
     ->Args({1, 128, 2})
     ->Args({1, 4096, 2})
     ->Args({32, 128, 2})
+    ->UseRealTime();
+
+// Arguments: context, threads. One stream's step beside what plain loads by as many threads take
+// for the same weights, in turn. Counters: the loads' GB/s, milliseconds of a step and of its
+// products alone, and the share of the loads' speed at which these read what they read (the step:
+// weights, keys and values).
+void DecodeShare(benchmark::State& state) {
+  const int context = static_cast<int>(state.range(0)), threads = static_cast<int>(state.range(1));
+  auto backend = MustMakeCpu(threads);
+  BenchModel model(*backend, context + 1);
+  model.FillCache();
+  WeightReader reader(threads, model.weights());
+  const double weights = static_cast<double>(model.weight_bytes());
+  const double bytes = weights + static_cast<double>(model.kv_bytes_per_token()) * (context + 1);
+  std::vector<double> reads, products, steps;
+  // Some of each: what one of them leaves in the caches is not what another would.
+  const auto some = [](std::vector<double>& times, auto body) {
+    body();
+    for (int i = 0; i < 8; ++i) times.push_back(SecondsOf(body));
+  };
+  for (auto _ : state) {
+    some(reads, [&] { reader.Read(); });
+    some(products, [&] { model.MultiplyAll(); });
+    some(steps, [&] { model.Step(context, 1); });
+  }
+  const double loads = weights / Median(reads);
+  state.counters["loads_GB/s"] = loads / 1e9;
+  state.counters["step_ms"] = Median(steps) * 1e3;
+  state.counters["products_ms"] = Median(products) * 1e3;
+  state.counters["products_of_loads"] = weights / Median(products) / loads;
+  state.counters["step_of_loads"] = bytes / Median(steps) / loads;
+}
+BENCHMARK(DecodeShare)
+    ->ArgNames({"context", "threads"})
+    ->Args({128, 1})
+    ->Args({128, 2})
+    ->Args({4096, 2})
+    ->Iterations(20)
     ->UseRealTime();
 
 // Decode of contexts {8000, 16, 16, 16}: two threads against the greater of half of one thread's

@@ -3,6 +3,8 @@
 // of the instructions that the kernels of the chosen instruction set are made of. Compiled once for
 // each set, as the kernels are.
 
+#include <string_view>
+
 namespace echelon::bench {
 
 struct Peak {
@@ -12,7 +14,7 @@ struct Peak {
 
 Peak MeasurePeakAvx2();
 Peak MeasurePeakAvx512();
-// Of what MakeBackend chooses here; measured once, some 10 ms.
-const Peak& PeakOfThread();
+// Of "avx512" or "avx2", which the machine has; measured once, some 10 ms.
+const Peak& PeakOfThread(std::string_view isa);
 
 }  // namespace echelon::bench

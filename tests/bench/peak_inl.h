@@ -1,6 +1,6 @@
 #pragma once
-// As many independent chains as the kernels keep in registers, their second factor from memory as a
-// kernel's activations are: what is left out is everything but the multiply-adds.
+// The multiply-adds of a product's largest tile, factors from the first-level cache: what is left
+// out is everything else (scales, sums in memory, codes that are unpacked).
 
 #include <chrono>
 #include <cstdint>
@@ -28,34 +28,52 @@ double Rate(double macs, Round round) {
 
 template <typename V>
 Peak MeasurePeak() {
-  constexpr int kChains = V::kSums;
+  constexpr int kTokens = V::kTokensMax, kSums = 4 * V::kFloatTile;
   alignas(64) int16_t words[64] = {1, 2, 3};
   alignas(64) float floats[64] = {1.0f, 2.0f, 3.0f};
+  const auto* factors = words;
   Peak peak;
-  peak.dots = Rate(32.0 * kChains, [&] {
-    typename V::I sums[kChains];
-    for (auto& sum : sums) sum = V::ZeroInt();
-#pragma GCC unroll 1
-    for (int i = 0; i < kRounds; ++i) {
-      asm volatile("" ::: "memory");  // factors are loaded again, products made again
-      const auto w = V::LoadWords(words);
-#pragma GCC unroll 24
-      for (int j = 0; j < kChains; ++j) sums[j] = V::Dot(sums[j], w, V::SetPair(words + 2 * j));
+  peak.dots = Rate(32.0 * kTokens * V::kPanelsMax, [&] {
+    typename V::I sums[kTokens][V::kPanelsMax];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens; ++i) {
+      for (int p = 0; p < V::kPanelsMax; ++p) sums[i][p] = V::ZeroInt();
     }
-    for (const auto& sum : sums) V::Store(floats, V::ToFloat(sum));
+#pragma GCC unroll 1
+    for (int round = 0; round < kRounds; ++round) {
+      asm volatile("" : "+r"(factors));  // they are loaded again, products made again
+      typename V::I w[V::kPanelsMax];
+      for (int p = 0; p < V::kPanelsMax; ++p) w[p] = V::LoadWords(factors + 32 * p);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTokens; ++i) {
+        const auto both = V::SetPair(factors + 2 * i);
+        for (int p = 0; p < V::kPanelsMax; ++p) sums[i][p] = V::Dot(sums[i][p], w[p], both);
+      }
+    }
+    auto total = V::Zero();
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens; ++i) {
+      for (int p = 0; p < V::kPanelsMax; ++p) total = V::Add(total, V::ToFloat(sums[i][p]));
+    }
+    V::Store(floats, total);
   });
   for (float& value : floats) value = 1.0f;
-  peak.fmas = Rate(16.0 * kChains, [&] {
-    typename V::F sums[kChains];
-    for (auto& sum : sums) sum = V::Zero();
+  const auto* numbers = floats;
+  peak.fmas = Rate(16.0 * kSums, [&] {
+    typename V::F sums[kSums];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) sums[i] = V::Zero();
 #pragma GCC unroll 1
-    for (int i = 0; i < kRounds; ++i) {
-      asm volatile("" ::: "memory");
-      const auto w = V::Load(floats);
-#pragma GCC unroll 24
-      for (int j = 0; j < kChains; ++j) sums[j] = V::Fma(w, V::Set(floats[j]), sums[j]);
+    for (int round = 0; round < kRounds; ++round) {
+      asm volatile("" : "+r"(numbers));
+      const auto w = V::Load(numbers);
+#pragma GCC unroll 16
+      for (int i = 0; i < kSums; ++i) sums[i] = V::Fma(w, V::Set(numbers[i % 16]), sums[i]);
     }
-    for (const auto& sum : sums) V::Store(floats, V::Min(sum, V::Set(1.0f)));
+    auto total = V::Zero();
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) total = V::Add(total, sums[i]);
+    V::Store(floats, V::Min(total, V::Set(1.0f)));
   });
   return peak;
 }
