@@ -97,7 +97,9 @@ class Executor::Impl {
         groups_(world, options.layout, part_.at),
         token_ring_(*groups_.tokens),
         timing_report_(*groups_.reports, result_rank_) {
-    if (world.size() > 1) backend_.SetTurn([this] { groups_.Poll(); });
+    if (world.size() == 1) return;
+    backend_.SetTurn([this] { groups_.Poll(); });
+    groups_.tp->SetIdle([this] { return ReadAhead(); });
   }
   ~Impl() { backend_.SetTurn({}); }
 
@@ -183,6 +185,14 @@ class Executor::Impl {
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
 
  private:
+  // About a microsecond's worth.
+  bool ReadAhead() {
+    constexpr int kPieces = 8;
+    int read = 0;
+    while (read < kPieces && backend_.ReadAhead()) ++read;
+    return read == kPieces;
+  }
+
   void ResolveTokens(const StepPlan& plan, BatchLayout& batch) {
     if (!part_.first_stage && !part_.last_stage) return;
     for (const SequenceRows& rows : batch.steps) {
@@ -196,11 +206,11 @@ class Executor::Impl {
     }
   }
 
-  // With one tp rank nothing travels. With sp ranks a split passes keys and values twice, which is
-  // not rehearsed: only where it is asked for.
+  // Ranks of one host copy in their own time: nothing travels meanwhile. With sp ranks a split
+  // passes keys and values twice, which is not rehearsed. There only where it is asked for.
   TokenSplit MakeTokenSplit(const ExecutorOptions& options) {
     TokenSplitMode mode = options.token_split;
-    if (mode == TokenSplitMode::kAuto && (options.layout.tp == 1 || options.layout.sp > 1)) {
+    if (mode == TokenSplitMode::kAuto && (groups_.tp->hosts() == 1 || options.layout.sp > 1)) {
       mode = TokenSplitMode::kOff;
     }
     std::vector<SplitTimes> times;

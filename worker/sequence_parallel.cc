@@ -324,12 +324,12 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
     blocks.push_back(collected_.Rows(at, at + count));
     at += count;
   }
+  std::vector<std::vector<int32_t>> places(wanted.size());
   for (const int group : {sharing_.rank, ranks}) {
-    std::vector<int32_t> places;
-    for (const int32_t i : wanted[group]) places.push_back(KeeperOf(rows[i]).place);
-    backend_.GatherRows(x, places, blocks[group]);
+    for (const int32_t i : wanted[group]) places[group].push_back(KeeperOf(rows[i]).place);
+    backend_.GatherRows(x, places[group], blocks[group]);
   }
-  backend_.Synchronize();
+  backend_.Synchronize();  // before `places` ends
   CommHandle last;
   const Tensor mine = blocks[sharing_.rank];
   for (const int rank : Others()) {

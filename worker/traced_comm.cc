@@ -52,6 +52,7 @@ class TracedComm : public Communicator {
     wait.begin_ns = begin_ns;
     trace_.Add(wait);
   }
+  void SetIdle(std::function<bool()> idle) override { inner_->SetIdle(std::move(idle)); }
   void Poll() override { inner_->Poll(); }
   std::unique_ptr<Communicator> Split(int color, int key) override {
     return MakeTracedComm(inner_->Split(color, key), trace_);

@@ -177,6 +177,20 @@ void CpuBackend::AddResidual(Tensor residual, Tensor delta, float keep, const fl
   });
 }
 
+// Row by row, so that the second pass over a row finds it in the first-level cache.
+void CpuBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
+                                 const float* norm, float eps, Tensor out) {
+  ExpectShape(delta, residual.rows, residual.cols);
+  ExpectShape(out, residual.rows, residual.cols);
+  const int64_t grain = RowsPerRange(residual.cols);
+  pool_.ParallelFor(residual.rows, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      kernels_.add_residual(residual.row(t), delta.row(t), keep, post_norm, eps, residual.cols);
+      kernels_.rms_norm(residual.row(t), norm, eps, residual.cols, out.row(t));
+    }
+  });
+}
+
 void CpuBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {
   ExpectShape(out, static_cast<int64_t>(rows.size()), x.cols);
   for (int64_t i = 0; i < out.rows; ++i) {

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 namespace echelon {
@@ -43,6 +44,10 @@ class Communicator {
   virtual CommHandle Recv(void* data, size_t bytes, int from) = 0;
 
   virtual void Wait(CommHandle handle) = 0;
+  // What a wait does, again and again, while what it waits for is not there; false: there is
+  // nothing to do (any more), and the wait pauses. It takes about a microsecond and calls no
+  // communicator.
+  virtual void SetIdle(std::function<bool()> /*idle*/) {}
   // Lets the transport make progress where bytes in flight may need it; cheap enough for calls
   // every microsecond, from between the pieces of an op (Backend::SetTurn).
   virtual void Poll() = 0;

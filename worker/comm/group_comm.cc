@@ -114,7 +114,7 @@ void GroupCommunicator::Wait(CommHandle handle) {
   if (IsComplete(handle)) return;
   const double begin = NowSeconds();
   CountHidden(begin);
-  progress_->WaitUntil([&] { return IsComplete(handle); });
+  progress_->WaitUntil([&] { return IsComplete(handle); }, idle_);
   in_flight_since_ = NowSeconds();
   stats_.exposed_seconds += in_flight_since_ - begin;
 }

@@ -69,6 +69,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
   CommHandle Send(const void* data, size_t bytes, int to) override;
   CommHandle Recv(void* data, size_t bytes, int from) override;
   void Wait(CommHandle handle) override;
+  void SetIdle(std::function<bool()> idle) override { idle_ = std::move(idle); }
   void Poll() override;
   std::unique_ptr<Communicator> Split(int color, int key) override;
   CommStats TakeStats() override;
@@ -92,6 +93,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
 
   const std::shared_ptr<Progress> progress_;
   GroupWires wires_;
+  std::function<bool()> idle_;
   uint64_t last_ticket_ = 0;
   std::deque<Pending> pending_;   // ascending tickets
   double in_flight_since_ = 0.0;  // the caller computes since, with operations in flight

@@ -45,13 +45,14 @@ bool Progress::AwaitsOtherHosts() const {
                      [](const Progressing* one) { return one->awaits_other_hosts(); });
 }
 
-void Progress::WaitUntil(const std::function<bool()>& done) {
+void Progress::WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle) {
   Advance();
   if (done()) return;
   const int64_t begin = NowNs();
   for (;;) {
     Advance();
     if (done()) return;
+    if (idle && idle()) continue;
     const int64_t waited = NowNs() - begin;
     if (waited < spin_ns_) {
       Pause();

@@ -56,7 +56,8 @@ class Progress {
   void Remove(Progressing* communicator) { std::erase(all_, communicator); }
   void Advance();
   bool in_flight() const;  // of any communicator
-  void WaitUntil(const std::function<bool()>& done);
+  // `idle`: Communicator::SetIdle.
+  void WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle);
 
  private:
   bool AwaitsOtherHosts() const;
