@@ -367,6 +367,9 @@ Entry AddPlan(CLI::App& root) {
   app->add_option("--step-tokens-max", options->step_tokens_max, "rows of a prefill step")
       ->check(CLI::Range(int64_t{1}, int64_t{1 << 20}))
       ->capture_default_str();
+  app->add_option("--kv-type", options->kv_type, "format of cached keys and values")
+      ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
+      ->capture_default_str();
   app->add_option("--load-format", options->load_format, "dummy: a configuration without weights")
       ->check(CLI::IsMember({"auto", "dummy"}))
       ->capture_default_str();

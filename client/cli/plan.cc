@@ -34,6 +34,11 @@ Status Calibrate(const PlanOptions& options) {
   return InternalError(StrCat("calibration by ", program, " failed; is it built or installed?"));
 }
 
+// Of one element of a key or value; q8_0 has a float16 scale for each 32 bytes.
+double KvValueBytes(const std::string& type) {
+  return type == "f32" ? 4.0 : type == "f16" ? 2.0 : 34.0 / 32;
+}
+
 }  // namespace
 
 Status RunPlan(const PlanOptions& options) {
@@ -55,6 +60,7 @@ Status RunPlan(const PlanOptions& options) {
                          : std::min<int64_t>(effective.model.context_max, kPlanContextDefault);
   workload.streams = options.streams;
   workload.step_tokens_max = options.step_tokens_max;
+  workload.kv_value_bytes = KvValueBytes(options.kv_type);
   auto plan = PlanLayouts(*checkpoint, effective.model, cluster, workload);
   if (!plan.ok()) return UsageError(plan.error().message);
   const auto rows = static_cast<int>(options.rows);

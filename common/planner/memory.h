@@ -14,7 +14,7 @@ struct Workload {
   int64_t streams = 1;  // sequences at once
   int64_t step_tokens_max = 512;
   int64_t page_tokens = 16;
-  double kv_value_bytes = 2.0;
+  double kv_value_bytes = 2.0;  // of one element of a key or value
 };
 
 struct RankMemory {

@@ -95,6 +95,13 @@ def test_text_says_what_to_configure(folder):
     echelon("check-config", configuration)
 
 
+def test_a_smaller_cache_holds_more(folder):
+    words = ("--context", 1024, "--streams", 4, "--rows", 50)
+    kept = {kind: Plan(folder, EVEN).json(*words, "--kv-type", kind)["chosen"]["ranks"][0]["kv_bytes"] for kind in ("f32", "f16", "q8_0")}
+    assert kept["f32"] == 2 * kept["f16"] and 32 * kept["q8_0"] == 17 * kept["f16"], kept
+    assert Plan(folder, EVEN).json(*words)["chosen"]["ranks"][0]["kv_bytes"] == kept["f16"]
+
+
 def test_uneven_hosts(folder):
     plan = Plan(folder, UNEVEN).json("--context", 512, "--streams", 2, "--rows", 50)
     layouts = {name(layout): layout for layout in [plan["chosen"], *plan["runners_up"]]}
@@ -143,7 +150,7 @@ def test_bad_hosts_files_and_words(folder):
         done = Plan(folder, hosts).text(status=1)
         assert told in done.stderr and "\n" not in done.stderr.strip(), f"{hosts!r}: {done.stderr}"
     even = Plan(folder, EVEN)
-    for words, told in ((("--context", 100000), "8192"), (("--context", 0), "context"), (("--streams", -1), "streams"), (("--schedule", "stairs"), "schedule")):
+    for words, told in ((("--context", 100000), "8192"), (("--context", 0), "context"), (("--streams", -1), "streams"), (("--schedule", "stairs"), "schedule"), (("--kv-type", "f8"), "kv-type")):
         done = even.text(*words, status=2)
         assert told in done.stderr, f"{words}: {done.stderr}"
     missing = echelon("plan", "--model", MODEL, "--hosts", pathlib.Path(folder, "none.yaml"), status=1)

@@ -51,7 +51,9 @@ TEST(ThreadPool, TheCallerTakesATurnAfterEachOfItsRanges) {
       EXPECT_EQ(std::this_thread::get_id(), caller);
       ++turns;
     });
-    pool.ParallelFor(100, 7, [&](int64_t, int64_t, int thread) { ranges += thread == 0 ? 1 : 0; });
+    pool.ParallelFor(100, 7, [&](int64_t, int64_t, int thread) {
+      if (thread == 0) ++ranges;
+    });
     EXPECT_GT(turns, 0);
     EXPECT_EQ(turns, ranges) << threads;
     pool.SetTurn({});
