@@ -28,7 +28,7 @@ struct SplitTimes {
 
 // What must be gained, at least: what is measured in some milliseconds is uncertain by 5 %, and two
 // parts take more processor time, which the other programs of a service need too while it serves:
-// decode of 8 streams was up to 15 points worse than rehearsed where they shared the cores.
+// probably why decode of 8 streams was up to 20 points worse than rehearsed on shared cores.
 inline constexpr double kSplitGainMin = 0.1;
 // Multiply-adds of attention take about as long as so many of a product with weights: float32
 // against integers, short loops, exponentials (kernels_bench: Profile).
