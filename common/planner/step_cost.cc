@@ -57,6 +57,7 @@ constexpr double kSharedDecodesMax = 8;
 // much faster: rates are measured no better.
 constexpr double kShareParts = 100;
 constexpr double kShareGain = 0.02;
+constexpr double kSplitGain = 0.1;  // what the engine asks of two parts (worker/token_split.h)
 
 // One rank of a stage: its processor as it shares the host, and its part of the model.
 struct RankCost {
@@ -81,12 +82,13 @@ class StageWalk {
 
   StageCost Run() {
     const StageCost whole = Walk(1);
-    if (!in_.token_split || in_.layout.tp == 1 || shape_.total_rows() < 2 ||
+    // Ranks of one host and of a ring are left whole by worker.token_split: auto.
+    if (!in_.token_split || tp_hosts_ == 1 || in_.layout.sp > 1 || shape_.total_rows() < 2 ||
         in_.model.schedule != ScheduleKind::kStandard) {
       return whole;
     }
     const StageCost halves = Walk(2);
-    return halves.total() < whole.total() ? halves : whole;
+    return halves.total() < (1.0 - kSplitGain) * whole.total() ? halves : whole;
   }
 
   // What rank 0's part of the stage takes on each of the stage's ranks, with nothing to wait for.

@@ -150,7 +150,8 @@ def test_bad_hosts_files_and_words(folder):
         done = Plan(folder, hosts).text(status=1)
         assert told in done.stderr and "\n" not in done.stderr.strip(), f"{hosts!r}: {done.stderr}"
     even = Plan(folder, EVEN)
-    for words, told in ((("--context", 100000), "8192"), (("--context", 0), "context"), (("--streams", -1), "streams"), (("--schedule", "stairs"), "schedule"), (("--kv-type", "f8"), "kv-type")):
+    for words, told in ((("--context", 100000), "8192"), (("--context", 0), "context"), (("--streams", -1), "streams"),
+                        (("--schedule", "stairs"), "schedule"), (("--kv-type", "f8"), "kv-type")):
         done = even.text(*words, status=2)
         assert told in done.stderr, f"{words}: {done.stderr}"
     missing = echelon("plan", "--model", MODEL, "--hosts", pathlib.Path(folder, "none.yaml"), status=1)
