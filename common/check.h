@@ -9,11 +9,11 @@ namespace echelon {
                               const std::string& message);
 }  // namespace echelon
 
-#define CHECK(condition)                                                   \
-  do {                                                                     \
+#define CHECK(condition)                                                          \
+  do {                                                                            \
     if (!(condition)) ::echelon::CheckFailed(__FILE__, __LINE__, #condition, ""); \
   } while (false)
-#define CHECK_MSG(condition, message)                                             \
-  do {                                                                            \
+#define CHECK_MSG(condition, message)                                                  \
+  do {                                                                                 \
     if (!(condition)) ::echelon::CheckFailed(__FILE__, __LINE__, #condition, message); \
   } while (false)

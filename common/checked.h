@@ -15,9 +15,15 @@ class Checked {
   constexpr std::optional<uint64_t> Get() const { return value_; }
   constexpr bool AtMost(uint64_t limit) const { return value_ && *value_ <= limit; }
 
-  friend Checked operator+(Checked a, Checked b) { return Apply(a, b, [](auto x, auto y, auto* r) { return __builtin_add_overflow(x, y, r); }); }
-  friend Checked operator*(Checked a, Checked b) { return Apply(a, b, [](auto x, auto y, auto* r) { return __builtin_mul_overflow(x, y, r); }); }
-  friend Checked operator-(Checked a, Checked b) { return Apply(a, b, [](auto x, auto y, auto* r) { return __builtin_sub_overflow(x, y, r); }); }
+  friend Checked operator+(Checked a, Checked b) {
+    return Apply(a, b, [](auto x, auto y, auto* r) { return __builtin_add_overflow(x, y, r); });
+  }
+  friend Checked operator*(Checked a, Checked b) {
+    return Apply(a, b, [](auto x, auto y, auto* r) { return __builtin_mul_overflow(x, y, r); });
+  }
+  friend Checked operator-(Checked a, Checked b) {
+    return Apply(a, b, [](auto x, auto y, auto* r) { return __builtin_sub_overflow(x, y, r); });
+  }
   // Rounded up to a multiple of `unit` (unit > 0).
   Checked RoundUp(uint64_t unit) const {
     if (!value_) return *this;

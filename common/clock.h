@@ -9,7 +9,7 @@ namespace echelon {
 class Clock {
  public:
   virtual ~Clock() = default;
-  virtual int64_t NowUs() const = 0;      // monotonic, microseconds, arbitrary origin
+  virtual int64_t NowUs() const = 0;       // monotonic, microseconds, arbitrary origin
   virtual int64_t WallUnixMs() const = 0;  // wall clock, for reports only
 };
 

@@ -19,11 +19,18 @@ inline constexpr uint32_t kControlProtocolVersion = 1;
 
 enum class ControlType : uint32_t {
   // worker -> coordinator
-  kJoin = 1, kProgress = 2, kReady = 3, kResult = 4, kFailure = 5,
+  kJoin = 1,
+  kProgress = 2,
+  kReady = 3,
+  kResult = 4,
+  kFailure = 5,
   // both ways
   kHeartbeat = 10,
   // coordinator -> worker
-  kWelcome = 20, kPlan = 21, kShutdown = 22, kRefuse = 23,
+  kWelcome = 20,
+  kPlan = 21,
+  kShutdown = 22,
+  kRefuse = 23,
 };
 
 struct ControlHeader {
@@ -36,14 +43,14 @@ Result<ControlHeader> DecodeHeader(std::string_view bytes);
 
 struct JoinMessage {
   uint32_t protocol = kControlProtocolVersion;
-  uint32_t world = 0;        // ranks the launcher says there are
+  uint32_t world = 0;  // ranks the launcher says there are
   uint64_t pid = 0;
-  std::string build;         // BuildId() of the worker: must equal the coordinator's
+  std::string build;  // BuildId() of the worker: must equal the coordinator's
   std::string host;
-  std::string interface;     // address of the interface that reaches the coordinator
+  std::string interface;  // address of the interface that reaches the coordinator
 };
 struct WelcomeMessage {
-  std::string config_yaml;   // the effective configuration: one truth for all ranks
+  std::string config_yaml;  // the effective configuration: one truth for all ranks
 };
 struct ProgressMessage {
   uint64_t bytes_done = 0;
@@ -55,16 +62,16 @@ struct ReadyMessage {
   std::string backend;               // Backend::Describe, for people
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes = 0;
-  uint64_t token_bytes = 0;          // of the weights, read for one decoded token
-  uint64_t kv_position_bytes = 0;    // keys and values of one position, all layers of the rank
-  uint64_t read_bytes_per_s = 0;     // by its threads; 0 = not measured (worker.measure_memory)
-  uint32_t kv_pages = 0;             // agreed over the ranks
+  uint64_t token_bytes = 0;        // of the weights, read for one decoded token
+  uint64_t kv_position_bytes = 0;  // keys and values of one position, all layers of the rank
+  uint64_t read_bytes_per_s = 0;   // by its threads; 0 = not measured (worker.measure_memory)
+  uint32_t kv_pages = 0;           // agreed over the ranks
   uint32_t page_tokens = 0;
-  uint32_t context_max = 0;          // positions
+  uint32_t context_max = 0;  // positions
   uint32_t vocab_size = 0;
 };
 struct FailureMessage {
-  Error error;                       // rank and host filled in
+  Error error;  // rank and host filled in
 };
 struct RefuseMessage {
   std::string reason;

@@ -45,8 +45,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     pending_key_.back() = std::move(value);
     return true;
   }
-  bool parse_error(size_t position, const std::string&,
-                   const nlohmann::json::exception&) override {
+  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception&) override {
     // The innermost member that was being read, to name the field.
     for (auto key = pending_key_.rbegin(); key != pending_key_.rend(); ++key) {
       if (key->empty()) continue;
@@ -113,11 +112,21 @@ void DumpString(const std::string& text, std::string& out) {
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (byte < 0x20) {
           out += "\\u00";
@@ -141,10 +150,18 @@ void DumpNumber(T value, std::string& out) {
 
 void DumpTo(const Json& json, std::string& out) {
   switch (json.kind()) {
-    case Json::Kind::kNull: out += "null"; break;
-    case Json::Kind::kBool: out += json.as_bool() ? "true" : "false"; break;
-    case Json::Kind::kInt: DumpNumber(json.as_int(), out); break;
-    case Json::Kind::kUint: DumpNumber(json.as_uint(), out); break;
+    case Json::Kind::kNull:
+      out += "null";
+      break;
+    case Json::Kind::kBool:
+      out += json.as_bool() ? "true" : "false";
+      break;
+    case Json::Kind::kInt:
+      DumpNumber(json.as_int(), out);
+      break;
+    case Json::Kind::kUint:
+      DumpNumber(json.as_uint(), out);
+      break;
     case Json::Kind::kDouble:
       if (std::isfinite(json.as_double())) {
         DumpNumber(json.as_double(), out);
@@ -152,7 +169,9 @@ void DumpTo(const Json& json, std::string& out) {
         out += "null";
       }
       break;
-    case Json::Kind::kString: DumpString(json.as_string(), out); break;
+    case Json::Kind::kString:
+      DumpString(json.as_string(), out);
+      break;
     case Json::Kind::kArray: {
       out.push_back('[');
       bool first = true;
@@ -192,8 +211,8 @@ Json::Json(uint64_t value) {
 
 Result<Json> Json::Parse(std::string_view text, std::string_view name, JsonLimits limits) {
   if (text.size() > limits.bytes_max) {
-    return Corrupt(StrCat(name, ": ", text.size(), " bytes of JSON, the limit is ",
-                          limits.bytes_max));
+    return Corrupt(
+        StrCat(name, ": ", text.size(), " bytes of JSON, the limit is ", limits.bytes_max));
   }
   Builder builder{std::string(name), limits};
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) {
@@ -209,13 +228,19 @@ std::string Json::Dump() const {
 }
 
 const char* Json::KindName() const {
-  static constexpr const char* kNames[] = {"null",   "bool",  "integer", "integer",
-                                           "number", "string", "array",  "object"};
+  static constexpr const char* kNames[] = {"null",   "bool",   "integer", "integer",
+                                           "number", "string", "array",   "object"};
   return kNames[value_.index()];
 }
 
-bool Json::as_bool() const { CHECK(is_bool()); return std::get<bool>(value_); }
-int64_t Json::as_int() const { CHECK(is_int()); return std::get<int64_t>(value_); }
+bool Json::as_bool() const {
+  CHECK(is_bool());
+  return std::get<bool>(value_);
+}
+int64_t Json::as_int() const {
+  CHECK(is_int());
+  return std::get<int64_t>(value_);
+}
 uint64_t Json::as_uint() const {
   if (is_int() && as_int() >= 0) return static_cast<uint64_t>(as_int());
   CHECK(kind() == Kind::kUint);
@@ -227,11 +252,26 @@ double Json::as_double() const {
   CHECK(kind() == Kind::kDouble);
   return std::get<double>(value_);
 }
-const std::string& Json::as_string() const { CHECK(is_string()); return std::get<std::string>(value_); }
-const Json::Array& Json::as_array() const { CHECK(is_array()); return std::get<Array>(value_); }
-Json::Array& Json::as_array() { CHECK(is_array()); return std::get<Array>(value_); }
-const Json::Object& Json::as_object() const { CHECK(is_object()); return std::get<Object>(value_); }
-Json::Object& Json::as_object() { CHECK(is_object()); return std::get<Object>(value_); }
+const std::string& Json::as_string() const {
+  CHECK(is_string());
+  return std::get<std::string>(value_);
+}
+const Json::Array& Json::as_array() const {
+  CHECK(is_array());
+  return std::get<Array>(value_);
+}
+Json::Array& Json::as_array() {
+  CHECK(is_array());
+  return std::get<Array>(value_);
+}
+const Json::Object& Json::as_object() const {
+  CHECK(is_object());
+  return std::get<Object>(value_);
+}
+Json::Object& Json::as_object() {
+  CHECK(is_object());
+  return std::get<Object>(value_);
+}
 
 const Json* Json::Find(std::string_view key) const {
   if (!is_object()) return nullptr;

@@ -31,17 +31,17 @@ class Json {
   enum class Kind { kNull, kBool, kInt, kUint, kDouble, kString, kArray, kObject };
 
   Json() = default;
-  Json(std::nullptr_t) {}                                   // NOLINT
-  Json(bool value) : value_(value) {}                       // NOLINT
-  Json(int value) : value_(int64_t{value}) {}               // NOLINT
-  Json(int64_t value) : value_(value) {}                    // NOLINT
-  Json(uint64_t value);                                     // NOLINT: kInt where it fits
-  Json(double value) : value_(value) {}                     // NOLINT
-  Json(const char* value) : value_(std::string(value)) {}   // NOLINT
-  Json(std::string value) : value_(std::move(value)) {}     // NOLINT
+  Json(std::nullptr_t) {}                                       // NOLINT
+  Json(bool value) : value_(value) {}                           // NOLINT
+  Json(int value) : value_(int64_t{value}) {}                   // NOLINT
+  Json(int64_t value) : value_(value) {}                        // NOLINT
+  Json(uint64_t value);                                         // NOLINT: kInt where it fits
+  Json(double value) : value_(value) {}                         // NOLINT
+  Json(const char* value) : value_(std::string(value)) {}       // NOLINT
+  Json(std::string value) : value_(std::move(value)) {}         // NOLINT
   Json(std::string_view value) : value_(std::string(value)) {}  // NOLINT
-  Json(Array value) : value_(std::move(value)) {}           // NOLINT
-  Json(Object value) : value_(std::move(value)) {}          // NOLINT
+  Json(Array value) : value_(std::move(value)) {}               // NOLINT
+  Json(Object value) : value_(std::move(value)) {}              // NOLINT
 
   static Json MakeObject() { return Json(Object{}); }
   static Json MakeArray() { return Json(Array{}); }

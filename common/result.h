@@ -12,15 +12,15 @@ namespace echelon {
 
 // The codes a client sees, in lower case with underscores (ErrorCodeName).
 enum class ErrorCode {
-  kInvalidArgument,     // the caller's input is wrong; repeating it cannot help
-  kNotFound,            // a file, tensor, request or model that is not there
-  kCorrupt,             // a file or message whose bytes contradict themselves
-  kUnsupported,         // well-formed, but not something this build can do
-  kResourceExhausted,   // a limit was reached (queue, memory, context): see the message
-  kUnavailable,         // the worker group is down or still starting; retry later
-  kDeadlineExceeded,    // the request's own deadline, or a wait with a limit
-  kCancelled,           // the client asked for it
-  kInternal,            // our fault, or a dead worker
+  kInvalidArgument,    // the caller's input is wrong; repeating it cannot help
+  kNotFound,           // a file, tensor, request or model that is not there
+  kCorrupt,            // a file or message whose bytes contradict themselves
+  kUnsupported,        // well-formed, but not something this build can do
+  kResourceExhausted,  // a limit was reached (queue, memory, context): see the message
+  kUnavailable,        // the worker group is down or still starting; retry later
+  kDeadlineExceeded,   // the request's own deadline, or a wait with a limit
+  kCancelled,          // the client asked for it
+  kInternal,           // our fault, or a dead worker
 };
 const char* ErrorCodeName(ErrorCode code);
 
@@ -35,12 +35,21 @@ struct Error {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}          // NOLINT: implicit by design
-  Result(Error error) : state_(std::move(error)) {}      // NOLINT
+  Result(T value) : state_(std::move(value)) {}      // NOLINT: implicit by design
+  Result(Error error) : state_(std::move(error)) {}  // NOLINT
   bool ok() const { return std::holds_alternative<T>(state_); }
-  T& value() & { CHECK_MSG(ok(), message()); return std::get<T>(state_); }
-  const T& value() const& { CHECK_MSG(ok(), message()); return std::get<T>(state_); }
-  T&& value() && { CHECK_MSG(ok(), message()); return std::get<T>(std::move(state_)); }
+  T& value() & {
+    CHECK_MSG(ok(), message());
+    return std::get<T>(state_);
+  }
+  const T& value() const& {
+    CHECK_MSG(ok(), message());
+    return std::get<T>(state_);
+  }
+  T&& value() && {
+    CHECK_MSG(ok(), message());
+    return std::get<T>(std::move(state_));
+  }
   const Error& error() const { return std::get<Error>(state_); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
@@ -66,7 +75,9 @@ inline Error InvalidArgument(std::string message, std::string field = "") {
 inline Error Corrupt(std::string message, std::string field = "") {
   return Error{ErrorCode::kCorrupt, std::move(message), std::move(field)};
 }
-inline Error NotFound(std::string message) { return Error{ErrorCode::kNotFound, std::move(message)}; }
+inline Error NotFound(std::string message) {
+  return Error{ErrorCode::kNotFound, std::move(message)};
+}
 inline Error Unsupported(std::string message) {
   return Error{ErrorCode::kUnsupported, std::move(message)};
 }
@@ -85,10 +96,10 @@ inline Error InternalError(std::string message) {
 #define ECHELON_CONCAT_INNER(a, b) a##b
 #define ECHELON_CONCAT(a, b) ECHELON_CONCAT_INNER(a, b)
 // RETURN_IF_ERROR(DoIt());            hands an error on to the caller.
-#define RETURN_IF_ERROR(expression)                        \
-  do {                                                     \
-    auto&& status_ = (expression);                         \
-    if (!status_.ok()) return status_.error();             \
+#define RETURN_IF_ERROR(expression)            \
+  do {                                         \
+    auto&& status_ = (expression);             \
+    if (!status_.ok()) return status_.error(); \
   } while (false)
 // ASSIGN_OR_RETURN(auto x, Make());   binds the value or hands the error on.
 #define ASSIGN_OR_RETURN(declaration, expression) \

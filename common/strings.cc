@@ -83,11 +83,22 @@ bool IsValidUtf8(std::string_view bytes) {
     const auto lead = static_cast<uint8_t>(bytes[i]);
     int extra = 0;
     uint32_t code = 0;
-    if (lead < 0x80) { ++i; continue; }
-    if (lead >= 0xC2 && lead <= 0xDF) { extra = 1; code = lead & 0x1F; }
-    else if (lead >= 0xE0 && lead <= 0xEF) { extra = 2; code = lead & 0x0F; }
-    else if (lead >= 0xF0 && lead <= 0xF4) { extra = 3; code = lead & 0x07; }
-    else { return false; }
+    if (lead < 0x80) {
+      ++i;
+      continue;
+    }
+    if (lead >= 0xC2 && lead <= 0xDF) {
+      extra = 1;
+      code = lead & 0x1F;
+    } else if (lead >= 0xE0 && lead <= 0xEF) {
+      extra = 2;
+      code = lead & 0x0F;
+    } else if (lead >= 0xF0 && lead <= 0xF4) {
+      extra = 3;
+      code = lead & 0x07;
+    } else {
+      return false;
+    }
     if (i + extra >= bytes.size()) return false;
     for (int k = 1; k <= extra; ++k) {
       const auto next = static_cast<uint8_t>(bytes[i + k]);

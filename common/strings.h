@@ -17,7 +17,7 @@ inline void Append(std::string& out, char c) { out.push_back(c); }
 inline void Append(std::string& out, bool b) { out.append(b ? "true" : "false"); }
 void AppendDouble(std::string& out, double value);
 template <typename T>
-  requires std::is_arithmetic_v<T>
+requires std::is_arithmetic_v<T>
 void Append(std::string& out, T value) {
   if constexpr (std::is_floating_point_v<T>) {
     AppendDouble(out, value);

@@ -10,13 +10,23 @@
 namespace echelon {
 
 enum class TensorFormat : uint8_t {
-  kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
 };
 
 struct TensorFormatInfo {
   TensorFormat format;
-  std::string_view name;    // as GGUF tools print it: "Q4_1"
-  uint32_t ggml_type;       // the number in a GGUF file
+  std::string_view name;  // as GGUF tools print it: "Q4_1"
+  uint32_t ggml_type;     // the number in a GGUF file
   int block_elements;
   int block_bytes;
 };

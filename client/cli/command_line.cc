@@ -84,7 +84,8 @@ void AddServiceOptions(CLI::App* app, ServiceOptions* options, bool model_is_opt
                   "GPU")
       ->check(kPositive);
   app->add_option("--pp", options->pp, "pipeline stages")->check(kPositive)->capture_default_str();
-  app->add_option("--sp", options->sp, "ranks that share a long context: each keeps every sp-th KV page")
+  app->add_option("--sp", options->sp,
+                  "ranks that share a long context: each keeps every sp-th KV page")
       ->check(kPositive)
       ->capture_default_str();
   app->add_option("--threads", options->threads,

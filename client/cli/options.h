@@ -125,7 +125,7 @@ struct PlanOptions {
   int64_t streams = 1;
   int64_t step_tokens_max = 512;
   std::string kv_type = "f16";  // worker.kv_type
-  int64_t rows = 5;  // of runners-up, and of what does not fit
+  int64_t rows = 5;             // of runners-up, and of what does not fit
   bool calibrate = false;
   bool json = false;
 };

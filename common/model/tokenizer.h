@@ -13,8 +13,8 @@
 
 namespace echelon {
 
-// A stretch of a prompt. In trusted text (the template's own, or a raw prompt) the text of a special
-// token becomes that token; in untrusted text (a chat message's content) it never does.
+// A stretch of a prompt. In trusted text (the template's own, or a raw prompt) the text of a
+// special token becomes that token; in untrusted text (a chat message's content) it never does.
 struct TextSpan {
   std::string text;
   bool trusted = true;
@@ -39,9 +39,9 @@ class Tokenizer {
   virtual bool DropsLeadingSpace() const { return false; }
   // The whole text of ids, special tokens left out, invalid UTF-8 replaced by U+FFFD.
   virtual std::string Decode(std::span<const int32_t> ids) const = 0;
-  virtual int32_t bos_id() const = 0;                          // -1 where there is none
-  virtual const std::vector<int32_t>& end_ids() const = 0;     // ids that end a text
-  virtual const std::string& chat_template() const = 0;        // "" where the model has none
+  virtual int32_t bos_id() const = 0;                       // -1 where there is none
+  virtual const std::vector<int32_t>& end_ids() const = 0;  // ids that end a text
+  virtual const std::string& chat_template() const = 0;     // "" where the model has none
 };
 
 // Loads the tokenizer of a .gguf file or of a folder with tokenizer.json.

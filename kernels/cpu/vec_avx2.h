@@ -170,9 +170,10 @@ struct Avx2 {
     __builtin_memcpy(&both, pair, sizeof(both));
     return {_mm256_set1_epi32(both), _mm256_set1_epi32(both)};
   }
-  // sum + a[2r] b[2r] + a[2r + 1] b[2r + 1] in lane r. The empty instruction hides from the compiler
-  // that sums of whole numbers may be added in any order: it would multiply first, a tile's 128
-  // products into memory, and then add them up as a tree, at little more than half the speed.
+  // sum + a[2r] b[2r] + a[2r + 1] b[2r + 1] in lane r. The empty instruction hides from the
+  // compiler that sums of whole numbers may be added in any order: it would multiply first, a
+  // tile's 128 products into memory, and then add them up as a tree, at little more than half the
+  // speed.
   static I Dot(I sum, I a, I b) {
     sum = AddInt(sum, {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)});
     asm("" : "+x"(sum.lo), "+x"(sum.hi));
