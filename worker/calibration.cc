@@ -47,6 +47,7 @@ class SoloCommunicator : public Communicator {
   CommHandle Recv(void*, size_t, int) override { return {}; }
   void Wait(CommHandle) override {}
   void Poll() override {}
+  bool MoveOn() override { return false; }
   std::unique_ptr<Communicator> Split(int, int) override {
     return std::make_unique<SoloCommunicator>(rank_, size_);
   }

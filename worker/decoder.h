@@ -64,6 +64,7 @@ class Decoder {
   // whole step, on all sp ranks). rows.size() at most logit_rows_max(); enqueued when it returns,
   // `rows` may change after Synchronize(); valid until the next call.
   int64_t logit_rows_max() const { return logits_.rows; }
+  bool sharing() const { return sharing_ != nullptr; }  // Logits exchanges messages
   Tensor Logits(std::span<const int32_t> rows);
 
  private:

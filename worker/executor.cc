@@ -180,7 +180,6 @@ class Executor::Impl {
   uint64_t kv_position_bytes() const {
     return cache_->shape().PageBytes() / cache_->shape().page_tokens;
   }
-  void Poll() const { groups_.Poll(); }
   bool is_result_rank() const { return part_.rank == result_rank_; }
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
 
@@ -307,7 +306,6 @@ Result<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& model,
 }
 
 Result<std::optional<StepResult>> Executor::Run(const StepPlan& plan) { return impl_->Run(plan); }
-void Executor::Poll() const { impl_->Poll(); }
 int Executor::pages() const { return impl_->limits().pages; }
 int Executor::context_max() const { return impl_->limits().context_max; }
 uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }

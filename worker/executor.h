@@ -58,8 +58,6 @@ class Executor {
   // range, ...) is an error on every rank alike, before any of them computes or communicates: the
   // executor is unchanged and the next plan may follow.
   Result<std::optional<StepResult>> Run(const StepPlan& plan);
-  // Moves on what earlier steps sent: between plans, as what did not fit a stream waits for it.
-  void Poll() const;
 
   int pages() const;                   // of the KV caches of all sp ranks: the same on all ranks
   int context_max() const;             // positions of one sequence

@@ -12,7 +12,7 @@ namespace echelon {
 
 namespace {
 
-constexpr std::chrono::microseconds kPollEvery{200};
+constexpr std::chrono::microseconds kMoveOnEvery{200};
 
 // The same answer on every rank: this rank's error, else another's, so that no rank goes on alone.
 Status Agree(Status mine, Communicator& world) {
@@ -103,17 +103,19 @@ void LocalGroup::RunRank(const Checkpoint& checkpoint, const ModelConfig& model,
     }
   }
   changed_.notify_all();
-  if (executor.ok()) RunPlans(**executor, world.rank());
+  if (executor.ok()) RunPlans(**executor, world);
 }
 
-void LocalGroup::RunPlans(Executor& executor, int rank) {
+void LocalGroup::RunPlans(Executor& executor, Communicator& world) {
+  const int rank = world.rank();
   for (;;) {
     StepPlan plan;
     {
       std::unique_lock lock(mutex_);
-      // Awake often enough for what a long message has left to send.
       const auto plan_is_there = [&] { return stopping_ || !plans_[rank].empty(); };
-      while (!changed_.wait_for(lock, kPollEvery, plan_is_there)) executor.Poll();
+      // Awake as long as a message has something left to send.
+      while (!plan_is_there() && world.MoveOn()) changed_.wait_for(lock, kMoveOnEvery);
+      changed_.wait(lock, plan_is_there);
       if (plans_[rank].empty()) return;  // plans that were posted run to their end
       plan = std::move(plans_[rank].front());
       plans_[rank].pop_front();

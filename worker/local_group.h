@@ -61,7 +61,7 @@ class LocalGroup {
                                               const ModelConfig& model,
                                               const LocalGroupOptions& options, Communicator& world,
                                               std::unique_ptr<Backend>& backend);
-  void RunPlans(Executor& executor, int rank);
+  void RunPlans(Executor& executor, Communicator& world);
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -91,10 +91,16 @@ std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
   }
   Tensor logits;
   std::vector<DrawnToken> tokens(draws.size());
-  backend_.Repeat(static_cast<int64_t>(rows.size()), [&] {
+  const auto draw_all = [&] {
     logits = decoder_.Logits(rows);
     if (!draws.empty()) backend_.DrawTokens(logits, draws, tokens);
-  });
+  };
+  // What exchanges messages cannot be repeated.
+  if (decoder_.sharing()) {
+    draw_all();
+  } else {
+    backend_.Repeat(static_cast<int64_t>(rows.size()), draw_all);
+  }
   const auto vocab = static_cast<size_t>(logits.cols);
   if (backend_.host_memory()) return {logits.data, rows.size() * vocab};
   logits_.resize(rows.size() * vocab);

@@ -1,11 +1,11 @@
 #include "worker/token_split.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "common/planner/step_cost.h"
 #include "common/strings.h"
+#include "kernels/exact_math.h"
 #include "worker/page_parts.h"
 
 namespace echelon {
@@ -54,8 +54,9 @@ double TokenSplit::GainOf(int64_t rows) const {
   if (i == 0) return times_.front().gain();
   if (i == times_.size()) return times_.back().gain();
   const SplitTimes &below = times_[i - 1], &above = times_[i];
-  const double along = std::log2(static_cast<double>(rows) / below.rows) /
-                       std::log2(static_cast<double>(above.rows) / below.rows);
+  // ExactLog: ranks decide alike whatever their hosts' libraries are.
+  const double along = ExactLog(static_cast<double>(rows) / below.rows) /
+                       ExactLog(static_cast<double>(above.rows) / below.rows);
   return below.gain() + along * (above.gain() - below.gain());
 }
 

@@ -19,17 +19,13 @@ enum class TokenSplitMode : uint8_t {
   kOff,
 };
 
-// Of the same few sub-blocks with so many rows, in one part and in two.
+// Seconds a layer with so many rows, in one part and in two.
 struct SplitTimes {
   int rows = 0;
   double whole_s = 0.0, parts_s = 0.0;
   double gain() const { return 1.0 - parts_s / whole_s; }
 };
 
-// What must be gained, at least: what is measured in some milliseconds is uncertain by 5 %, and two
-// parts take more processor time, which the other programs of a service need too while it serves:
-// probably why decode of 8 streams was up to 20 points worse than rehearsed on shared cores.
-inline constexpr double kSplitGainMin = 0.1;
 // Multiply-adds of attention take about as long as so many of a product with weights: float32
 // against integers, short loops, exponentials (kernels_bench: Profile).
 inline constexpr double kAttentionMacCost = 3.0;

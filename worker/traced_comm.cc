@@ -54,6 +54,7 @@ class TracedComm : public Communicator {
   }
   void SetIdle(std::function<bool()> idle) override { inner_->SetIdle(std::move(idle)); }
   void Poll() override { inner_->Poll(); }
+  bool MoveOn() override { return inner_->MoveOn(); }
   std::unique_ptr<Communicator> Split(int color, int key) override {
     return MakeTracedComm(inner_->Split(color, key), trace_);
   }

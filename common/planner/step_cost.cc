@@ -57,7 +57,6 @@ constexpr double kSharedDecodesMax = 8;
 // much faster: rates are measured no better.
 constexpr double kShareParts = 100;
 constexpr double kShareGain = 0.02;
-constexpr double kSplitGain = 0.1;  // what the engine asks of two parts (worker/token_split.h)
 
 // One rank of a stage: its processor as it shares the host, and its part of the model.
 struct RankCost {
@@ -88,7 +87,7 @@ class StageWalk {
       return whole;
     }
     const StageCost halves = Walk(2);
-    return halves.total() < (1.0 - kSplitGain) * whole.total() ? halves : whole;
+    return halves.total() < (1.0 - kSplitGainMin) * whole.total() ? halves : whole;
   }
 
   // What rank 0's part of the stage takes on each of the stage's ranks, with nothing to wait for.

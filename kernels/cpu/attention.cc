@@ -119,9 +119,10 @@ void CpuBackend::Attention(const AttentionArgs& args) {
   const auto units = static_cast<int64_t>(attention_units_.size());
   const int64_t grain = std::clamp<int64_t>(units / (pool_.threads() * 64), 1, 16);
   pool_.ParallelFor(units, grain, [&](int64_t begin, int64_t end, int thread) {
-    const int64_t region_end = pool_.RegionBegin(units, grain, thread + 1);
+    const bool own = begin >= pool_.RegionBegin(units, grain, thread);
+    const int64_t goes_on_to = own ? pool_.RegionBegin(units, grain, thread + 1) : end;
     for (int64_t i = begin; i < end; ++i) {
-      const bool more = i + 1 < end || i + 1 < region_end;  // of this thread
+      const bool more = i + 1 < end || i + 1 < goes_on_to;  // for this thread
       attenders_[thread].Run(job, attention_units_[i], more ? &attention_units_[i + 1] : nullptr);
     }
   });

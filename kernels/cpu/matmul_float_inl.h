@@ -9,7 +9,7 @@
 namespace echelon::cpu {
 namespace {
 
-// With few tokens the weights come from memory: lines are asked for twice, 8 KiB ahead into the
+// Where the weights come from memory: lines are asked for twice, 8 KiB ahead into the
 // second-level cache (some 400 ns before their turn), 2 KiB ahead into the first.
 constexpr int kPrefetchFar = 8192, kPrefetchNear = 2048;
 template <int kBytes>

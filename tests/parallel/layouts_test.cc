@@ -140,9 +140,6 @@ TEST_P(Layouts, TokenSplitKeepsEveryBit) {
       options.executor.token_split = TokenSplitMode::kOn;
       EXPECT_EQ(Generate(*groups_.Start(options), company, kPageTokens, pace), whole)
           << "tp = " << tp << ", pp = " << pp;
-      options.executor.token_split = TokenSplitMode::kAuto;
-      EXPECT_EQ(Generate(*groups_.Start(options), company, kPageTokens, pace), whole)
-          << "auto, tp = " << tp << ", pp = " << pp;
     }
   }
 }

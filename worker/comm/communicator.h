@@ -51,6 +51,9 @@ class Communicator {
   // Lets the transport make progress where bytes in flight may need it; cheap enough for calls
   // every microsecond, from between the pieces of an op (Backend::SetTurn).
   virtual void Poll() = 0;
+  // For a rank that waits for something else than a message: moves all its communicators on. False
+  // when nothing is under way any more.
+  virtual bool MoveOn() = 0;
   // Ranks with the same color form a group, ordered by key. Collective over this communicator.
   virtual std::unique_ptr<Communicator> Split(int color, int key) = 0;
   virtual CommStats TakeStats() = 0;

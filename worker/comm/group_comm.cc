@@ -128,6 +128,11 @@ void GroupCommunicator::Poll() {
   if (pending_.empty()) CountHidden(now);
 }
 
+bool GroupCommunicator::MoveOn() {
+  progress_->Advance();
+  return progress_->in_flight();
+}
+
 CommStats GroupCommunicator::TakeStats() {
   stats_.bytes_sent = std::exchange(wires_.bytes_sent, 0);
   return std::exchange(stats_, CommStats{});

@@ -71,6 +71,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
   void Wait(CommHandle handle) override;
   void SetIdle(std::function<bool()> idle) override { idle_ = std::move(idle); }
   void Poll() override;
+  bool MoveOn() override;
   std::unique_ptr<Communicator> Split(int color, int key) override;
   CommStats TakeStats() override;
 

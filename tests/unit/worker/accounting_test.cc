@@ -76,6 +76,7 @@ class CountingCommunicator final : public Communicator {
   }
   void Wait(CommHandle handle) override { inner_->Wait(handle); }
   void Poll() override { inner_->Poll(); }
+  bool MoveOn() override { return inner_->MoveOn(); }
   // The groups of an executor, in the order it makes them.
   std::unique_ptr<Communicator> Split(int color, int key) override {
     static constexpr const char* kGroups[] = {"tp",     "head",    "pp 0", "pp 1",

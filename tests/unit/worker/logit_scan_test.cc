@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/unit/worker/vocab_ranks.h"
 #include "kernels/exact_math.h"
+#include "tests/unit/worker/vocab_ranks.h"
 
 namespace echelon {
 namespace {

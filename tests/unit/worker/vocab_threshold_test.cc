@@ -6,8 +6,8 @@
 #include <cmath>
 #include <mutex>
 
-#include "tests/unit/worker/vocab_ranks.h"
 #include "kernels/exact_math.h"
+#include "tests/unit/worker/vocab_ranks.h"
 
 namespace echelon {
 namespace {
