@@ -446,7 +446,9 @@ SplitRows CudaBackend::SplitOf(const Tensor& out) {
 
 SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups) {
   SplitRows split = {nullptr, nullptr, rows, groups};
-  if (!Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) return {};
+  if (!device_->Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) {
+    return {};
+  }
   split.pairs = split_.data();
   split.totals = reinterpret_cast<float*>(split_.data() + split.PairBytes());
   return split;
@@ -454,21 +456,10 @@ SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups) {
 
 Tensor CudaBackend::Partials(int64_t rows, int64_t cols) {
   const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(float);
-  if (!Reserve(bytes, "partial results of attention", partials_)) return {nullptr, rows, cols};
-  return Tensor(reinterpret_cast<float*>(partials_.data()), rows, cols);
-}
-
-bool CudaBackend::Reserve(size_t bytes, const char* what, DeviceMemory& memory) {
-  if (bytes <= memory.bytes()) return true;
-  device_->Wait();  // kernels that use the old memory
-  memory = DeviceMemory();
-  auto made = device_->Allocate(bytes, what);
-  if (!made.ok()) {
-    device_->Fail(made.error());
-    return false;
+  if (!device_->Reserve(bytes, "partial results of attention", partials_)) {
+    return {nullptr, rows, cols};
   }
-  memory = std::move(made).value();
-  return true;
+  return Tensor(reinterpret_cast<float*>(partials_.data()), rows, cols);
 }
 
 }  // namespace echelon::cuda

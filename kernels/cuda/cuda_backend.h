@@ -92,7 +92,6 @@ class CudaBackend : public Backend {
   SplitRows SplitOf(const Tensor& out);
   SplitRows PlaceSplit(int64_t rows, int64_t groups);
   Tensor Partials(int64_t rows, int64_t cols);
-  bool Reserve(size_t bytes, const char* what, DeviceMemory& memory);
 
   const std::unique_ptr<Device> device_;
   ThreadPool pool_;

@@ -34,6 +34,19 @@ Result<DeviceMemory> Device::Allocate(size_t bytes, const char* what) {
   return DeviceMemory(*runtime_, memory, bytes);
 }
 
+bool Device::Reserve(size_t bytes, const char* what, DeviceMemory& memory) {
+  if (bytes <= memory.bytes()) return true;
+  Wait();  // kernels that use the old memory
+  memory = DeviceMemory();
+  auto made = Allocate(bytes, what);
+  if (!made.ok()) {
+    Fail(made.error());
+    return false;
+  }
+  memory = std::move(made).value();
+  return true;
+}
+
 bool Device::AllocatePinned(size_t bytes, void** memory) {
   if (runtime_->AllocatePinned(bytes, memory).ok()) return true;
   Fail(ResourceExhausted(

@@ -21,6 +21,9 @@ class Device {
 
   // `what` completes "... needs N bytes" in the error.
   Result<DeviceMemory> Allocate(size_t bytes, const char* what);
+  // Makes `memory` that large at least, with new contents where it grows; false and a failure where
+  // there is none. Waits before it gives the old memory back.
+  bool Reserve(size_t bytes, const char* what, DeviceMemory& memory);
   // Page-locked host memory, to be freed through runtime(); false and a failure where there is
   // none.
   bool AllocatePinned(size_t bytes, void** memory);

@@ -39,16 +39,9 @@ void TokenDraws::Collect() {
 
 bool TokenDraws::Reserve(size_t bytes) {
   if (bytes <= memory_.bytes()) return true;
-  device_.Wait();  // kernels that use the old memory
+  if (!device_.Reserve(bytes, "drawn tokens", memory_)) return false;
   if (pinned_ != nullptr) device_.runtime().FreePinned(pinned_);
   pinned_ = nullptr;
-  memory_ = DeviceMemory();
-  auto memory = device_.Allocate(bytes, "drawn tokens");
-  if (!memory.ok()) {
-    device_.Fail(memory.error());
-    return false;
-  }
-  memory_ = std::move(memory).value();
   void* pinned = nullptr;
   if (!device_.AllocatePinned(bytes, &pinned)) return false;
   pinned_ = static_cast<char*>(pinned);
