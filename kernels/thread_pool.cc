@@ -81,12 +81,12 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::RunJob() {
-  const auto ranges = static_cast<uint64_t>((job_.count + job_.grain - 1) / job_.grain);
-  CHECK(ranges <= kRangesMask);
-  const auto count = static_cast<uint64_t>(threads());
-  for (uint64_t i = 0; i < count; ++i) {
-    regions_[i].left.store((ranges * i / count) << 32 | ranges * (i + 1) / count,
-                           std::memory_order_relaxed);
+  const int64_t ranges = RangesOf(job_.count, job_.grain);
+  CHECK(static_cast<uint64_t>(ranges) <= kRangesMask);
+  for (int i = 0; i < threads(); ++i) {
+    const auto begin = static_cast<uint64_t>(FirstRange(ranges, i));
+    const auto end = static_cast<uint64_t>(FirstRange(ranges, i + 1));
+    regions_[i].left.store(begin << 32 | end, std::memory_order_relaxed);
   }
   state_.store(kOpen, std::memory_order_release);
   sequence_.fetch_add(1, std::memory_order_release);

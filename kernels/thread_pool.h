@@ -59,8 +59,7 @@ class ThreadPool {
 
   // The first element of a thread's region of such a job (thread = threads(): count).
   int64_t RegionBegin(int64_t count, int64_t grain, int thread) const {
-    const int64_t ranges = (count + grain - 1) / grain;
-    const int64_t begin = ranges * thread / threads() * grain;
+    const int64_t begin = FirstRange(RangesOf(count, grain), thread) * grain;
     return begin < count ? begin : count;
   }
 
@@ -79,6 +78,8 @@ class ThreadPool {
     int64_t grain = 1;
   };
 
+  static int64_t RangesOf(int64_t count, int64_t grain) { return (count + grain - 1) / grain; }
+  int64_t FirstRange(int64_t ranges, int thread) const { return ranges * thread / threads(); }
   void RunJob();
   void TakeRanges(int thread);
   bool ReadPieceAhead(int thread);
