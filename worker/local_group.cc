@@ -114,7 +114,12 @@ void LocalGroup::RunPlans(Executor& executor, Communicator& world) {
       std::unique_lock lock(mutex_);
       const auto plan_is_there = [&] { return stopping_ || !plans_[rank].empty(); };
       // Awake as long as a message has something left to send.
-      while (!plan_is_there() && world.MoveOn()) changed_.wait_for(lock, kMoveOnEvery);
+      for (bool sends = true; sends && !plan_is_there();) {
+        lock.unlock();  // others post and take meanwhile
+        sends = world.MoveOn();
+        lock.lock();
+        if (sends) changed_.wait_for(lock, kMoveOnEvery, plan_is_there);
+      }
       changed_.wait(lock, plan_is_there);
       if (plans_[rank].empty()) return;  // plans that were posted run to their end
       plan = std::move(plans_[rank].front());

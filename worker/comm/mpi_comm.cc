@@ -155,10 +155,10 @@ MpiEnvironment::~MpiEnvironment() {
 }
 
 bool MpiEnvironment::Progress() const {
-  progress_->Advance();
+  const bool under_way = base_->MoveOn();
   int found = 0;
   MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE);
-  return progress_->in_flight();
+  return under_way;
 }
 
 std::unique_ptr<Communicator> MpiEnvironment::World() const { return base_->Split(0, 0); }
