@@ -100,10 +100,13 @@ def passing_seconds(sent, rate):
     return sent * 8 / (rate * 1e6)
 
 
-def hidden_of_least(seen, rate, sent):
-    passing = passing_seconds(sent, rate)
-    alone, over = (min(run["seconds"] for run in seen[r]) for r in (0, rate))
+def hidden_share(alone, passing, over):
     return (alone + passing - over) / min(alone, passing)
+
+
+def hidden_of_least(seen, rate, sent):
+    alone, over = (min(run["seconds"] for run in seen[r]) for r in (0, rate))
+    return hidden_share(alone, passing_seconds(sent, rate), over)
 
 
 def ring_inside(agent):
@@ -134,7 +137,7 @@ def ring_inside(agent):
     for rate in rates:
         passing = passing_seconds(sent, rate)
         alone, over = ([run["seconds"] for run in seen[r]] for r in (0, rate))
-        hidden = statistics.median((c + passing - t) / min(c, passing) for c, t in zip(alone, over))
+        hidden = statistics.median(hidden_share(c, passing, t) for c, t in zip(alone, over))
         rows.append({"rate_mbit": rate, "tokens": tokens, "passing_s": passing, "alone_s": statistics.median(alone), "over_s": statistics.median(over),
                      "hidden": hidden, "hidden_of_least": hidden_of_least(seen, rate, sent), "runs": {"alone": seen[0], "over": seen[rate]}})
     pathlib.Path(os.environ["ECHELON_BENCH_ANSWER"]).write_text(json.dumps({"rows": rows, "relay": relay}))
