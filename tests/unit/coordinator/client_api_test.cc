@@ -188,6 +188,39 @@ TEST(ClientApi, WhatWouldChangeTheAnswerIsRefusedNotIgnored) {
       Parse(R"({"prompt":"x","response_format":{"type":"text"},"tools":[],"echo":false})").ok());
 }
 
+TEST(ClientApi, WhatOthersCallItIsNamedAsWeDo) {
+  for (const char* field : {"min_tokens", "guided_json", "grammar", "tool_choice", "bad_words"}) {
+    const auto refused = Parse(StrCat(R"({"prompt":"x",")", field, R"(":["y"]})"));
+    ASSERT_FALSE(refused.ok()) << field;
+    EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
+    EXPECT_EQ(refused.error().field, field);
+  }
+  EXPECT_NE(Parse(R"({"prompt":"x","n_predict":5})").error().message.find("max_tokens"),
+            std::string::npos);
+  EXPECT_TRUE(Parse(R"({"prompt":"x","min_tokens":0,"chat_template_kwargs":{},
+                        "tool_choice":"none"})")
+                  .ok());
+}
+
+TEST(ClientApi, ContentOfTextPartsIsOneText) {
+  const auto request = Parse(R"({"messages":[{"role":"user","content":[
+      {"type":"text","text":"a"},{"type":"text","text":"b"}],"name":"n"}]})");
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  EXPECT_EQ(request->messages.Dump(), R"([{"role":"user","content":"a\nb","name":"n"}])");
+  const auto picture = Parse(
+      R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]})");
+  ASSERT_FALSE(picture.ok());
+  EXPECT_EQ(picture.error().code, ErrorCode::kUnsupported);
+}
+
+// A plan with a parameter that workers refuse would end the group.
+TEST(ClientApi, APenaltyTooSmallForTheWorkersIsRefusedHere) {
+  EXPECT_TRUE(Parse(R"({"prompt":"x","repetition_penalty":9.5367431640625e-07})").ok());
+  const auto refused = Parse(R"({"prompt":"x","repetition_penalty":9.5e-07})");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().field, "repetition_penalty");
+}
+
 TEST(ClientApi, RequestIds) {
   EXPECT_TRUE(IsValidRequestId("a.B_9:-"));
   EXPECT_TRUE(IsValidRequestId(std::string(64, 'a')));
