@@ -57,7 +57,7 @@ constexpr NumberField kNumberFields[] = {
     {"temperature", 0, 100, false, &SamplingParams::temperature},
     {"top_p", 0, 1, true, &SamplingParams::top_p},
     {"min_p", 0, 1, false, &SamplingParams::min_p},
-    {"repetition_penalty", kRepetitionPenaltyMin, 100, false, &SamplingParams::repetition_penalty},
+    {"repetition_penalty", 1e-6, 100, false, &SamplingParams::repetition_penalty},
     {"presence_penalty", -100, 100, false, &SamplingParams::presence_penalty},
     {"frequency_penalty", -100, 100, false, &SamplingParams::frequency_penalty},
 };

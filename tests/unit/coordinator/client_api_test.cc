@@ -112,7 +112,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"top_p", "0", "above 0 to 1"}, BadCase{"top_p", "1.0001", "above 0 to 1"},
         BadCase{"top_p", "1e-60", "above 0"}, BadCase{"top_k", "-2", "from -1"},
         BadCase{"top_k", "1e3", "integer"}, BadCase{"min_p", "-1e-9", "from 0 to 1"},
-        BadCase{"min_p", "2", "from 0 to 1"}, BadCase{"repetition_penalty", "0", "above 0 to 100"},
+        BadCase{"min_p", "2", "from 0 to 1"},
+        BadCase{"repetition_penalty", "0", "from 1e-06 to 100"},
         BadCase{"presence_penalty", "-101", "from -100"},
         BadCase{"frequency_penalty", "1e300", "to 100"}, BadCase{"logit_bias", "[1]", "object"},
         BadCase{"logit_bias", R"({"1000":1})", "from 0 to 999"},
@@ -215,10 +216,10 @@ TEST(ClientApi, ContentOfTextPartsIsOneText) {
 
 // A plan with a parameter that workers refuse would end the group.
 TEST(ClientApi, APenaltyTooSmallForTheWorkersIsRefusedHere) {
-  EXPECT_TRUE(Parse(R"({"prompt":"x","repetition_penalty":9.5367431640625e-07})").ok());
-  const auto refused = Parse(R"({"prompt":"x","repetition_penalty":9.5e-07})");
-  ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().field, "repetition_penalty");
+  const auto least = Parse(R"({"prompt":"x","repetition_penalty":1e-6})");
+  ASSERT_TRUE(least.ok()) << least.error().message;
+  EXPECT_EQ(least->params.repetition_penalty, kRepetitionPenaltyMin);
+  EXPECT_FALSE(Parse(R"({"prompt":"x","repetition_penalty":9.9e-7})").ok());
 }
 
 TEST(ClientApi, RequestIds) {

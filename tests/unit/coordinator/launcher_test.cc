@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -97,7 +98,7 @@ TEST(ExpectedHosts, FillSlotsInOrder) {
 }
 
 TEST(ExpectedHosts, ReadHostFiles) {
-  const std::string path = ::testing::TempDir() + "/hosts";
+  const std::string path = StrCat(::testing::TempDir(), "/echelon-hosts-", getpid());
   std::ofstream(path) << "# the cluster\nn1 slots=2 max_slots=4\n\n  n2 # one\n";
   GroupSettings settings;
   settings.launcher = "hostfile";
