@@ -211,10 +211,9 @@ void AddFrontend(std::vector<ConfigRow>& rows) {
   add.Int("message_bytes_max", &S::message_bytes_max, "bytes", 4 * kKiB, kGiB,
           "Largest message of a client; a larger one closes its connection.");
   add.Int("clients_max", &S::clients_max, "clients", 1, 1 << 20, "Clients connected at once.");
-  add.Int(
-      "resume_ttl_ms", &S::resume_ttl_ms, "ms", 0, kDay,
-      "How long a finished answer is kept for clients that resume it, and a request whose client "
-      "went away runs on before it is ended.");
+  add.Int("resume_ttl_ms", &S::resume_ttl_ms, "ms", 0, kDay,
+          "How long a finished answer is kept for clients that resume it, and a request whose "
+          "client went away runs on before it is ended.");
   add.Int("slow_reader_timeout_ms", &S::slow_reader_timeout_ms, "ms", 100, kDay,
           "A client that takes nothing for so long is dropped.");
   add.Int("undelivered_bytes_max", &S::undelivered_bytes_max, "bytes", 64 * kKiB, kTiB,
