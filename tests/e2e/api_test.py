@@ -154,9 +154,9 @@ def test_bad_input_names_field_and_limit(running):
         def bad(field, *words, kind=echelon.InvalidArgument, **fields):
             body = {"prompt": "x", "max_tokens": 1, **fields}
             body = {name: value for name, value in body.items() if value is not ...}
-            request_id = client._core.submit(body, "")
+            stream = Stream(client, client._core.submit(body, ""))
             client._send()
-            refused(kind, lambda: client._next(request_id), field, words)
+            refused(kind, lambda: next(stream), field, words)
 
         bad("prompt", prompt=...)
         bad("prompt", prompt="")
