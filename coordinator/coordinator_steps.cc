@@ -13,8 +13,8 @@ namespace {
 
 // Without a token for this long an idle group is asked for one.
 constexpr int64_t kProbeIdleUs = 10'000'000;
-// Ready counts as proven for this long: a probe interval, a slow step (30 s) and some air.
-constexpr int64_t kReadyForUs = 45'000'000;
+// Ready counts as proven for a probe interval, the slowest step that is allowed, and some air.
+constexpr int64_t kReadyAirUs = 5'000'000;
 // A state machine that has not turned for this long is dead.
 constexpr int64_t kAliveForUs = 10'000'000;
 // A relaunch on this machine takes about this long; clients that come back earlier wait in the
@@ -209,7 +209,9 @@ void Coordinator::Report() {
   HealthReport health;
   health.alive_until_us = failure_ ? 0 : now + kAliveForUs;
   if (ready && last_token_us_ != 0 && !closed_) {
-    health.ready_until_us = std::max(last_token_us_, last_result_us_) + kReadyForUs;
+    const int64_t step_us = parts_.config.group.step_deadline_ms * 1000;
+    health.ready_until_us =
+        std::max(last_token_us_, last_result_us_) + kProbeIdleUs + step_us + kReadyAirUs;
   } else {
     health.reason = failure_  ? failure_->message
                     : closed_ ? closed_->message

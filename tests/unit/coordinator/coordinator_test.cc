@@ -162,6 +162,22 @@ TEST(Coordinator, WhatRunsMayEndWhenTheServiceStops) {
   EXPECT_GT(rig.clock.NowUs(), rig.health.Get().ready_until_us) << "a balancer sends no more";
 }
 
+TEST(Coordinator, ASlowStepThatTheDeadlineAllowsLeavesItReady) {
+  ServiceConfig config;
+  config.group.step_deadline_ms = 120'000;
+  FakeGroup::Options options;
+  options.step_us = [] { return int64_t{100'000'000}; };
+  Rig rig(config, options);
+  rig.group.BecomeReady();
+  rig.Turn(2);
+  rig.clock.AdvanceUs(100'000'000);
+  rig.Turn();  // the probe's token
+  const int64_t proven = rig.clock.NowUs();
+  rig.Submit("a", "ra", kShort);
+  rig.Turn(3);
+  EXPECT_GE(rig.health.Get().ready_until_us, proven + 120'000'000);
+}
+
 TEST(Coordinator, AGroupThatIsNeverIdleDoesNotHoldItUp) {
   Rig rig;
   rig.group.never_idle = true;

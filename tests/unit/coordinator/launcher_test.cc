@@ -9,6 +9,7 @@
 
 #include "common/network.h"
 #include "common/strings.h"
+#include "tests/support/model_builder.h"
 
 namespace echelon {
 namespace {
@@ -98,7 +99,12 @@ TEST(ExpectedHosts, FillSlotsInOrder) {
 }
 
 TEST(ExpectedHosts, ReadHostFiles) {
+<<<<<<< HEAD
   const std::string path = StrCat(::testing::TempDir(), "/echelon-hosts-", getpid());
+=======
+  const ScratchFolder folder;
+  const std::string path = folder / "hosts";
+>>>>>>> main
   std::ofstream(path) << "# the cluster\nn1 slots=2 max_slots=4\n\n  n2 # one\n";
   GroupSettings settings;
   settings.launcher = "hostfile";
