@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -99,12 +98,8 @@ TEST(ExpectedHosts, FillSlotsInOrder) {
 }
 
 TEST(ExpectedHosts, ReadHostFiles) {
-<<<<<<< HEAD
-  const std::string path = StrCat(::testing::TempDir(), "/echelon-hosts-", getpid());
-=======
   const ScratchFolder folder;
   const std::string path = folder / "hosts";
->>>>>>> main
   std::ofstream(path) << "# the cluster\nn1 slots=2 max_slots=4\n\n  n2 # one\n";
   GroupSettings settings;
   settings.launcher = "hostfile";
