@@ -31,7 +31,7 @@ struct LayoutSettings {
 struct WorkerSettings {
   std::string backend = "auto";  // auto | cpu | reference | cuda
   int64_t threads = 0;           // per rank; 0 = the host's cores shared out among its ranks
-  std::string isa = "auto";      // auto | avx2 | avx512
+  std::string isa = "auto";      // auto | avx2 | avxvnni | avx512
   int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out
   std::string kv_type = "auto";  // auto | f32 | f16 | q8_0
   int64_t page_tokens = 16;
@@ -58,7 +58,7 @@ struct FrontendSettings {
   std::string endpoint = "tcp://127.0.0.1:5760";
   int64_t message_bytes_max = 4 << 20;
   int64_t clients_max = 1024;
-  int64_t resume_ttl_ms = 60'000;  // how long a finished request's log is kept for resuming
+  int64_t resume_ttl_ms = 60'000;  // of a finished answer, and of a request without its client
   int64_t slow_reader_timeout_ms = 30'000;
   int64_t undelivered_bytes_max = 64 << 20;  // of all streams together
 };

@@ -164,6 +164,10 @@ struct DrawRow {
   double inverse_temperature = 0.0;  // 0: greedy, the first of the greatest logits
   double log_min = -1e300;           // (logit - max) / temperature must be at least this (min_p)
   uint64_t seed = 0;
+  // Not for greedy rows: from the top_k greatest logits (0: from all), and of those from the least
+  // number whose probabilities reach top_p (1: from all); ties stay in.
+  uint32_t top_k = 0;
+  float top_p = 1.0f;
 };
 struct DrawnToken {
   int32_t id = -1;
@@ -266,8 +270,9 @@ class Backend {
 struct BackendOptions {
   std::string name = "auto";  // auto | cpu | reference | cuda
   int threads = 1;
-  std::string isa = "auto";  // cpu only: auto | avx2 | avx512; a missing one is an error
-  int device = 0;            // cuda only: of those the driver shows
+  // cpu only: auto | avx2 | avxvnni | avx512; a missing one is an error
+  std::string isa = "auto";
+  int device = 0;  // cuda only: of those the driver shows
   // Of the group. Several ranks exchange through host memory, which a device's tensors are not in:
   // cuda computes on one rank alone so far.
   int ranks = 1;
