@@ -146,7 +146,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
 
   std::vector<int> everyone(size);
   std::iota(everyone.begin(), everyone.end(), 0);
-  const auto all_far = [&](std::shared_ptr<echelon::Progress> progress) {
+  const auto all_far = [&](std::shared_ptr<Progress> progress) {
     MPI_Comm world;
     MPI_Comm_dup(MPI_COMM_WORLD, &world);
     return std::make_unique<GroupCommunicator>(std::move(progress),
@@ -154,7 +154,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
                                                std::make_unique<MpiLink>(world));
   };
   const auto first =
-      all_far(std::make_shared<echelon::Progress>(HostPlace{rank, rank, 0, nullptr}, spin_ns));
+      all_far(std::make_shared<Progress>(HostPlace{rank, rank, 0, nullptr}, spin_ns));
   std::vector<int> hosts(size);
   first->Wait(first->AllGather(&host, hosts.data(), sizeof(host)));
   const GroupMembers members(rank, hosts, everyone);
@@ -163,7 +163,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
   shared_memory_problem_ = std::move(shared.problem);
   if (shared.failed[rank]) host = -1 - rank;
   HostPlace place{host, rank, members.index_on_host[rank], std::move(shared.segment)};
-  progress_ = std::make_shared<echelon::Progress>(std::move(place), spin_ns);
+  progress_ = std::make_shared<Progress>(std::move(place), spin_ns);
   base_ = all_far(progress_);
 }
 
@@ -172,7 +172,7 @@ MpiEnvironment::~MpiEnvironment() {
   MPI_Finalize();
 }
 
-bool MpiEnvironment::Progress() const {
+bool MpiEnvironment::MoveOn() const {
   const bool under_way = base_->MoveOn();
   int found = 0;
   MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE);
