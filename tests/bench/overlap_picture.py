@@ -217,7 +217,7 @@ def parse(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default=8, type=int)
     parser.add_argument("--latency-us", default=5400, type=int)
-    parser.add_argument("--layers", default=[7, 8], type=lambda text: [int(layer) for layer in text.split(",")])
+    parser.add_argument("--layers", default=[2, 3], type=lambda text: [int(layer) for layer in text.split(",")])
     parser.add_argument("--data", default=ROOT / "docs/data/overlap.json", type=pathlib.Path)
     parser.add_argument("--svg", default=ROOT / "docs/overlap.svg", type=pathlib.Path)
     parser.add_argument("--draw-only", action="store_true", help="from the data of an earlier run")
