@@ -1,7 +1,6 @@
 #include "worker/decoder.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "common/check.h"
 
@@ -143,7 +142,8 @@ void Decoder::Forward() {
   for (Part& part : parts_) MergeDownTo(leaving_, part);
 }
 
-double Decoder::Rehearse(std::span<const StepRows> parts, int layer, int layers) {
+double Decoder::Rehearse(std::span<const StepRows> parts, int layer, int layers,
+                         const Clock& clock) {
   const auto first_of = [&](int64_t of) {
     const auto at = std::find_if(steps_.begin(), steps_.end(), [&](const SubBlockStep& step) {
       return step.layer >= part_.layers.begin + of;
@@ -157,19 +157,19 @@ double Decoder::Rehearse(std::span<const StepRows> parts, int layer, int layers)
   const auto ready = [&] {
     MergeDownTo(steps_[middle].in_flight_max, parts_.front());
     backend_.Synchronize();
-    return std::chrono::steady_clock::now();
+    return clock.NowUs();
   };
   BeginStep(parts);
   const std::vector<float> zeros(static_cast<size_t>(residual_.rows * residual_.cols));
   backend_.Upload(zeros.data(), residual_.data, zeros.size() * sizeof(float));
   backend_.Synchronize();
   RunSteps(begin, middle);
-  const auto from = ready();
+  const int64_t from = ready();
   RunSteps(middle, end);
-  const auto until = ready();
+  const int64_t until = ready();
   for (Part& part : parts_) MergeDownTo(0, part);
   backend_.Synchronize();
-  return std::chrono::duration<double>(until - from).count();
+  return static_cast<double>(until - from) * 1e-6;
 }
 
 void Decoder::RunSteps(size_t begin, size_t end) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/block_schedule.h"
+#include "common/clock.h"
 #include "common/model_config.h"
 #include "common/rank_part.h"
 #include "common/result.h"
@@ -53,10 +54,10 @@ class Decoder {
   void Receive(std::span<const StepRows> parts, Communicator& link, int from);
   // Runs the stage's sub-blocks; on the last stage nothing is pending afterwards.
   void Forward();
-  // Seconds of the stage's layers [layer, layer + layers) in the midst of others, on a stream of
-  // zeros: runs them behind the layer before them, which is there: layer >= 1. Writes keys and
-  // values of the rows.
-  double Rehearse(std::span<const StepRows> parts, int layer, int layers);
+  // Seconds, by `clock`, of the stage's layers [layer, layer + layers) in the midst of others, on a
+  // stream of zeros: runs them behind the layer before them, which is there: layer >= 1. Writes
+  // keys and values of the rows.
+  double Rehearse(std::span<const StepRows> parts, int layer, int layers, const Clock& clock);
   // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
   // buffers are free again when the step after the next begins.
   void Send(Communicator& link, int to);

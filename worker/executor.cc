@@ -214,8 +214,8 @@ class Executor::Impl {
     }
     std::vector<SplitTimes> times;
     if (mode == TokenSplitMode::kAuto) {
-      times =
-          RehearseSplit(model_, part_, *decoder_, *cache_, *groups_.tp, limits_.step_tokens_max);
+      times = RehearseSplit(model_, part_, *decoder_, *cache_, *groups_.tp, limits_.step_tokens_max,
+                            clock_);
     }
     return TokenSplit(model_, mode, std::move(times));
   }

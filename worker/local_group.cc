@@ -112,16 +112,17 @@ void LocalGroup::RunPlans(Executor& executor, Communicator& world) {
     StepPlan plan;
     {
       std::unique_lock lock(mutex_);
-      const auto plan_is_there = [&] { return stopping_ || !plans_[rank].empty(); };
-      // Awake as long as a message has something left to send.
+      const auto plan_is_there = [&] { return !plans_[rank].empty(); };
+      // Awake as long as a message has something left to send, and not gone before: plans that were
+      // posted run to their end, and another rank may wait for it.
       for (bool sends = true; sends && !plan_is_there();) {
         lock.unlock();  // others post and take meanwhile
         sends = world.MoveOn();
         lock.lock();
         if (sends) changed_.wait_for(lock, kMoveOnEvery, plan_is_there);
       }
-      changed_.wait(lock, plan_is_there);
-      if (plans_[rank].empty()) return;  // plans that were posted run to their end
+      changed_.wait(lock, [&] { return stopping_ || plan_is_there(); });
+      if (!plan_is_there()) return;
       plan = std::move(plans_[rank].front());
       plans_[rank].pop_front();
     }

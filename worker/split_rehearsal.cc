@@ -11,7 +11,7 @@ namespace {
 struct Point {
   int rows, layers;
 };
-constexpr Point kPoints[] = {{2, 2}, {8, 4}, {32, 1}, {128, 1}};
+constexpr Point kPoints[] = {{2, 2}, {8, 4}, {32, 1}, {128, 1}, {512, 1}};
 // Each way, the first at the stage's beginning, the second at its end, and so on: a step finds no
 // weights in a cache that it used last, and a schedule may differ from layer to layer. The longest
 // of its times is left out: what disturbs a machine only adds.
@@ -62,18 +62,18 @@ double MeanOf(const std::vector<Pass>& passes, double Pass::*way) {
 }
 
 SplitTimes Time(const BatchLayout& batch, int64_t cut, int layers, int layers_of_stage,
-                Decoder& decoder, Communicator& tp) {
+                Decoder& decoder, Communicator& tp, const Clock& clock) {
   const StepRows whole[] = {batch.step_rows()};
   const StepRows parts[] = {batch.step_rows(0, cut), batch.step_rows(cut, batch.rows())};
   const int places[] = {1, layers_of_stage - layers};
-  decoder.Rehearse(whole, places[0], 1);  // windows open, the ranks come together
+  decoder.Rehearse(whole, places[0], 1, clock);  // windows open, the ranks come together
   std::vector<Pass> passes;
   double spent = 0.0;
   while (passes.size() < kPassesMin || (passes.size() < kPassesMax && spent < kPassesSeconds)) {
     const int layer = places[passes.size() % 2];
     Pass mine;
-    mine.whole_s = decoder.Rehearse(whole, layer, layers);
-    mine.parts_s = decoder.Rehearse(parts, layer, layers);
+    mine.whole_s = decoder.Rehearse(whole, layer, layers, clock);
+    mine.parts_s = decoder.Rehearse(parts, layer, layers, clock);
     passes.push_back(SlowestOf(mine, tp));
     spent += passes.back().whole_s + passes.back().parts_s;
   }
@@ -86,7 +86,7 @@ SplitTimes Time(const BatchLayout& batch, int64_t cut, int layers, int layers_of
 
 std::vector<SplitTimes> RehearseSplit(const ModelConfig& model, const RankPart& part,
                                       Decoder& decoder, const KvCache& cache, Communicator& tp,
-                                      int rows_max) {
+                                      int rows_max, const Clock& clock) {
   const auto layers = static_cast<int>(part.layers.size());
   if (layers < 2) return {};
   const TokenSplit even(model, TokenSplitMode::kOn, {});
@@ -95,8 +95,8 @@ std::vector<SplitTimes> RehearseSplit(const ModelConfig& model, const RankPart& 
   for (const Point& point : kPoints) {
     if (point.rows > rows_max || point.rows > cache.shape().pages * page_tokens) break;
     const BatchLayout batch = Prompt(point.rows, page_tokens);
-    times.push_back(
-        Time(batch, even.CutOf(batch), std::min(point.layers, layers - 1), layers, decoder, tp));
+    times.push_back(Time(batch, even.CutOf(batch), std::min(point.layers, layers - 1), layers,
+                         decoder, tp, clock));
     if (point.rows >= kEnoughRows && times.back().whole_s > kEnoughSeconds) break;
   }
   return times;

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "common/clock.h"
 #include "common/rank_part.h"
 #include "kernels/backend.h"
 #include "worker/comm/communicator.h"
@@ -19,6 +20,6 @@ namespace echelon {
 // a large one some hundred rows of a layer.
 std::vector<SplitTimes> RehearseSplit(const ModelConfig& model, const RankPart& part,
                                       Decoder& decoder, const KvCache& cache, Communicator& tp,
-                                      int rows_max);
+                                      int rows_max, const Clock& clock);
 
 }  // namespace echelon

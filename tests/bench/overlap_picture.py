@@ -1,7 +1,7 @@
 """The README's picture of what ladder residual hides: two layers of one decode step, standard above ladder on the same time scale, as
 two ranks on two hosts traced it (worker.trace; the hosts and the emulated link are those of tests/bench/overlap.py). Needs root to measure.
 
-usage: overlap_picture.py [--streams 8] [--latency-us 640] [--layers 7,8] [--data docs/data/overlap.json] [--svg docs/overlap.svg] [--draw-only]
+usage: overlap_picture.py [--streams 8] [--latency-us 5400] [--layers 2,3] [--data docs/data/overlap.json] [--svg docs/overlap.svg] [--draw-only]
 
 Of each schedule the decode step of median length is drawn. In the data a time is in microseconds from the first work of the first layer drawn.
 The latency is about what overlap.py finds to make communication as long as compute for 8 streams.
@@ -216,8 +216,8 @@ def draw(data, path):
 def parse(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default=8, type=int)
-    parser.add_argument("--latency-us", default=640, type=int)
-    parser.add_argument("--layers", default=[7, 8], type=lambda text: [int(layer) for layer in text.split(",")])
+    parser.add_argument("--latency-us", default=5400, type=int)
+    parser.add_argument("--layers", default=[2, 3], type=lambda text: [int(layer) for layer in text.split(",")])
     parser.add_argument("--data", default=ROOT / "docs/data/overlap.json", type=pathlib.Path)
     parser.add_argument("--svg", default=ROOT / "docs/overlap.svg", type=pathlib.Path)
     parser.add_argument("--draw-only", action="store_true", help="from the data of an earlier run")

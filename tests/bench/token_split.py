@@ -1,11 +1,14 @@
 """What steps in two parts hide of an ordinary checkpoint's all-reduces (worker.token_split): prefill and decode at tp=2 over an emulated
 link between two hosts (network namespaces, tests/net/link_relay.cc), and over shared memory, with the split off, on and chosen. Needs root.
 
-usage: token_split.py [--links shared,1000,1000:300,...] [--tokens 512] [--streams 0,8] [--rounds 15] [--json FILE] [--at-least 1.25]
+usage: token_split.py [--links shared,1000,1000:300,...] [--tokens 512] [--streams 0,8] [--rounds 15] [--starts 1] [--add-to FILE]
+                      [--at-least 1.25]
 
-A link is "shared" (memory of one host) or Mbit/s, after a colon microseconds of latency (default 50). For each, three services start at that
-link and answer in turn; a round is one answer of each. --streams 0 is a prompt of --tokens; N is a decode step of N streams. One rank of one
-thread a host. The relay runs on the ranks' cores: its share is printed.
+A link is "shared" (memory of one host) or Mbit/s (0: no limit), after a colon microseconds of latency (default 50). For each, three services start
+at that link and answer in turn, each round another one first; a round is one answer of each. --streams 0 is a prompt of --tokens; N is a decode
+step of N streams. One rank of one thread a host. The relay runs on the ranks' cores: its share is printed. --add-to adds the rounds to those
+that the file has already. Two services alike differ by up to a tenth for as long as they live, so several starts, each with another mode first
+and a choice of its own, tell more than many rounds.
 
   gain        off / on, median of the rounds' ratios
   auto/best   auto over the better of both (by medians), median of the rounds' ratios
@@ -65,12 +68,40 @@ class Bench(side_by_side.SideBySide):
         seen = {mode: [] for mode in self.services}
         if wire:
             wire.stats()
+        order = list(self.services)
         for run in range(flags.rounds):
-            for mode in self.services:
+            for mode in order:
                 seen[mode].append(self.step(mode, streams, flags.tokens))
+            order.append(order.pop(0))
             if flags.at_least and run + 1 >= ROUNDS_MIN and gain_of_least(seen) >= flags.at_least:
                 break
-        return {"link": link, "streams": streams, "tokens": flags.tokens, "seconds": seen, "relay": wire.stats() if wire else None}
+        return {"link": link, "streams": streams, "tokens": flags.tokens, "starts": 1, "chosen_by": self.chosen_by(), "seconds": seen,
+                "relay": wire.stats() if wire else None}
+
+    def chosen_by(self):
+        """What the rehearsal of "auto" saw."""
+        log = self.services["auto"].log() if "auto" in self.services else ""
+        return [line[line.index("a layer in two parts"):] for line in log.splitlines() if "in two parts" in line][:1]
+
+
+def add(row, rows):
+    """Adds a row's rounds to those of the same link and step; returns the sum of both."""
+    for old in rows:
+        if all(old[key] == row[key] for key in ("link", "streams", "tokens")):
+            old["starts"] += row["starts"]
+            old["chosen_by"] += row["chosen_by"]
+            for mode, seconds in row["seconds"].items():
+                old["seconds"][mode] += seconds
+            if row["relay"]:
+                delivered = old["relay"]["frames"], row["relay"]["frames"]
+                late = [relay["late_us_mean"] * frames for relay, frames in zip((old["relay"], row["relay"]), delivered)]
+                for key in ("frames", "bytes", "dropped", "cpu_seconds", "seconds"):
+                    old["relay"][key] += row["relay"][key]
+                old["relay"]["late_us_mean"] = sum(late) / max(1, sum(delivered))
+                old["relay"]["late_us_max"] = max(old["relay"]["late_us_max"], row["relay"]["late_us_max"])
+            return old
+    rows.append(row)
+    return row
 
 
 def summarize(row):
@@ -85,35 +116,35 @@ def summarize(row):
     return out
 
 
-def show(row):
+def show(row, modes):
     s = row["summary"]
     what = f"decode, {row['streams']} streams" if row["streams"] else f"prompt of {row['tokens']}"
     relay = f"{s['relay_cpu_share']:.2f}, {row['relay']['late_us_mean']:.0f} us" if row["relay"] else ""
     auto = f"{s['auto_over_best']:.3f}" if "auto_over_best" in s else ""
-    print(f"| {row['link']} | {what} | " + " | ".join(f"{value:.1f}" for value in s["ms"].values())
+    print(f"| {row['link']} | {what} | {len(row['seconds']['off'])} | " + " | ".join(f"{s['ms'][mode]:.1f}" for mode in modes)
           + f" | {s['gain']:.2f} | {auto} | {relay} |", flush=True)
 
 
 def inside(agent):
     flags = parse(json.loads(os.environ["ECHELON_SPLIT_FLAGS"]))
-    rows = []
+    kept = pathlib.Path(flags.add_to) if flags.add_to else None
+    rows = json.loads(kept.read_text()) if kept and kept.exists() else []
     modes = flags.modes.split(",")
-    print("| link, Mbit/s | step | " + " | ".join(f"{mode}, ms" for mode in modes) + " | gain | auto/best | relay's share of a core, late by |")
+    print("| link, Mbit/s | step | rounds | " + " | ".join(f"{mode}, ms" for mode in modes) + " | gain | auto/best | relay's share of a core, late by |")
     for link in flags.links.split(","):
         if link != "shared":
             rate, _, latency = link.partition(":")
             hosts.Link.of_this_test().set(rate_mbit=float(rate), latency_us=float(latency or LATENCY_US))
-        with Bench(agent, link, modes) as bench:
-            if "auto" in bench.services:
-                said = [line for line in bench.services["auto"].log().splitlines() if "in two parts" in line]
-                print(f"{link}: {said[0]}", file=sys.stderr)
-            for streams in map(int, flags.streams.split(",")):
-                row = bench.measure(link, streams, flags)
-                row["summary"] = summarize(row)
-                show(row)
-                rows.append(row)
-    if flags.json:
-        pathlib.Path(flags.json).write_text(json.dumps(rows, indent=1) + "\n")
+        for _ in range(flags.starts):
+            started = max((row["starts"] for row in rows if row["link"] == link), default=0) % len(modes)
+            with Bench(agent, link, modes[started:] + modes[:started]) as bench:
+                print(f"{link}: {bench.chosen_by()}", file=sys.stderr)
+                for streams in map(int, flags.streams.split(",")):
+                    row = add(bench.measure(link, streams, flags), rows)
+                    row["summary"] = summarize(row)
+                    show(row, modes)
+                    if kept:
+                        kept.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
         gain, rounds = gain_of_least(row["seconds"]), len(row["seconds"]["on"])
         assert gain >= flags.at_least, f"{row['link']}: only {gain:.2f} x as fast in two parts in {rounds} rounds: the overlap is lost"
@@ -121,12 +152,13 @@ def inside(agent):
 
 def parse(words):
     parser = argparse.ArgumentParser()
-    parser.add_argument("--links", default="100,300,1000,3000,10000,shared")
+    parser.add_argument("--links", default="250,1000,2500,10000,0,shared")
     parser.add_argument("--tokens", default=512, type=int)
-    parser.add_argument("--streams", default="0,2,8,16")
+    parser.add_argument("--streams", default="0,8")
     parser.add_argument("--rounds", default=15, type=int)
+    parser.add_argument("--starts", default=1, type=int, help="of the services, each with so many rounds")
     parser.add_argument("--modes", default=",".join(MODES))
-    parser.add_argument("--json")
+    parser.add_argument("--add-to", help="a JSON file")
     parser.add_argument("--at-least", default=0.0, type=float, help="fails where two parts are not so many times as fast as one: of the least "
                         "times seen, since other programs only ever add to a time, in at most --rounds rounds")
     return parser.parse_args(words)

@@ -23,6 +23,9 @@ import service
 NETWORK = "10.99.0.0/24"
 PREFIX = "echelon"
 MTU = 9000  # of an emulated link, bytes: as networks between hosts of a cluster have
+# Of the hosts' TCP, whatever this machine's own is: BBR paces messages by what it saw before. (Cubic, the usual one, is not allowed in every
+# namespace; on a link that loses nothing the two hardly differ.)
+CONGESTION_CONTROL = "reno"
 
 
 def ip(*words, check=True):
@@ -144,6 +147,7 @@ class Hosts:
             ip("-n", name, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
+            subprocess.run(["ip", "netns", "exec", name, "sysctl", "-q", f"net.ipv4.tcp_congestion_control={CONGESTION_CONTROL}"], check=True)
         # mpirun calls it as "agent ADDRESS WORDS...", the words being for a shell, as with ssh.
         self.agent.write_text("#!/bin/bash\nhost=${1##*.}; shift\n"
                               f"exec ip netns exec {PREFIX}-{os.getpid()}-$host unshare --uts "

@@ -65,7 +65,8 @@ TEST(Launcher, HostfilePinsTheInterfaceForBothNetworks) {
        {"-H 10.0.0.1:1,10.0.0.2:2", "--mca btl self,vader,tcp",
         "--mca btl_tcp_if_include 10.0.0.0/24", "--mca oob_tcp_if_include 10.0.0.0/24",
         "--mca plm_rsh_agent /opt/agent.sh", "--mca btl_tcp_eager_limit 4194304",
-        "--mca oob_tcp_keepalive_time 2", "--mca plm_base_verbose 5 /opt/echelon-worker"}) {
+        "--mca mpi_event_tick_rate 1", "--mca oob_tcp_keepalive_time 2",
+        "--mca plm_base_verbose 5 /opt/echelon-worker"}) {
     EXPECT_THAT(line, HasSubstr(words));
   }
 }

@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <future>
+#include <numeric>
+#include <thread>
+
 #include "tests/support/model_builder.h"
 #include "tests/support/worker/generate.h"
 
@@ -93,6 +98,37 @@ TEST_F(LocalGroupTest, AStageThatWaitsForPlansSendsALongMessageToItsEnd) {
   testing::Pace pace;
   pace.chunk = 80;
   EXPECT_EQ(testing::Generate(*group, {wish}, kPageTokens, pace)[0].tokens.size(), 2u);
+}
+
+// 250 rows of 1024 floats are four times what the stream between two stages holds: the first stage
+// has run its plans and still has something to send when the group is destroyed.
+TEST_F(LocalGroupTest, AGroupThatIsDestroyedSendsLongMessagesToTheirEnd) {
+  TinyModel model;
+  model.d_model = 1024;
+  checkpoint_ = TinyDummy(model, folder_.path());
+  options_.layout.tp = 1;
+  options_.executor.context_max = 256;
+  for (int run = 0; run < 3; ++run) {
+    auto group = Start().value();
+    StepPlan plan;
+    plan.sequences.resize(1);
+    SequenceStep& s = plan.sequences[0];
+    s.id = 1;
+    s.first = true;
+    s.tokens.assign(250, 7);
+    s.prompt_tokens = 256;
+    s.new_pages.resize((250 + kPageTokens - 1) / kPageTokens);
+    std::iota(s.new_pages.begin(), s.new_pages.end(), 0);
+    group->Post(plan);
+    // A thread of its own, so that a group that never ends fails this test alone.
+    std::promise<void> ended;
+    std::future<void> end = ended.get_future();
+    std::thread([group = std::move(group), ended = std::move(ended)]() mutable {
+      group.reset();
+      ended.set_value();
+    }).detach();
+    ASSERT_EQ(end.wait_for(std::chrono::seconds(60)), std::future_status::ready);
+  }
 }
 
 TEST_F(LocalGroupTest, AModelThatDoesNotFitSaysWhichRankNeedsWhat) {
