@@ -1,13 +1,14 @@
 #include "coordinator/block_manager.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 
 namespace echelon {
 
 BlockManager::BlockManager(int32_t pages_total, int32_t page_tokens, int32_t sp)
-    : page_tokens_(page_tokens), sp_(sp), pages_(pages_total), free_(sp) {
+    : page_tokens_(page_tokens), sp_(sp), pages_(pages_total), free_(sp), begun_(sp) {
   CHECK(pages_total >= 0 && page_tokens > 0 && sp > 0 && pages_total % sp == 0);
   for (int32_t page = pages_total; page-- > 0;) free_[RankOf(page)].push_back(page);
 }
@@ -35,7 +36,10 @@ int32_t BlockManager::NextRank(SequenceId id, int32_t count) const {
   int32_t best = -1;
   for (int32_t rank = 0; rank < sp_; ++rank) {
     if (!HasInTurn(rank, count)) continue;
-    if (best < 0 || free_[rank].size() > free_[best].size()) best = rank;
+    // Streams of one length are at the same place of the turn: begun on one rank, the rows of all
+    // their decodes would be that rank's.
+    const auto room = [&](int32_t of) { return std::pair(free_[of].size(), -begun_[of]); };
+    if (best < 0 || room(rank) > room(best)) best = rank;
   }
   return best;
 }
@@ -57,6 +61,7 @@ std::vector<int32_t> BlockManager::Append(SequenceId id, int32_t count) {
   const int32_t rank = NextRank(id, count);
   CHECK_MSG(rank >= 0, "more pages than pages_free()");
   std::vector<int32_t>& table = tables_[id];
+  if (table.empty()) ++begun_[rank];
   for (int32_t i = 0; i < count; ++i) {
     std::vector<int32_t>& free = free_[(rank + i) % sp_];
     const int32_t page = free.back();
@@ -75,6 +80,7 @@ void BlockManager::SetHash(SequenceId id, int32_t page_index, uint64_t hash) {
 void BlockManager::Free(SequenceId id) {
   const auto found = tables_.find(id);
   if (found == tables_.end()) return;
+  if (!found->second.empty()) --begun_[RankOf(found->second.front())];
   // In reverse, so that the table's first page is the next one handed out.
   for (size_t i = found->second.size(); i-- > 0;) {
     const int32_t page = found->second[i];

@@ -35,7 +35,7 @@ class BlockManager {
   bool CanAppend(SequenceId id, int32_t count) const;
   // Appends `count` pages to the sequence's table and returns them. CanAppend(id, count). Page 0 of
   // a new sequence goes to the sp rank with the most free pages that can take it, so that short
-  // sequences spread.
+  // sequences spread, and of several such to the one where the fewest sequences begin.
   std::vector<int32_t> Append(SequenceId id, int32_t count);
   // Records the content of a page that became full: a hash over all tokens up to its end.
   void SetHash(SequenceId id, int32_t page_index, uint64_t hash);
@@ -62,6 +62,7 @@ class BlockManager {
   const int32_t sp_;
   std::vector<Page> pages_;
   std::vector<std::vector<int32_t>> free_;  // by sp rank, stacks: the page freed last is warm
+  std::vector<int32_t> begun_;              // by sp rank: sequences whose first page is there
   std::unordered_map<SequenceId, std::vector<int32_t>> tables_;
 };
 

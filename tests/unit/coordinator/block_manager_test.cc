@@ -68,17 +68,29 @@ TEST(BlockManager, PagesOfASequenceLieOnTheRanksInTurn) {
   EXPECT_EQ(ranks(1, 3), (std::vector<int32_t>{2, 0, 1})) << "goes on where it ended";
   // Free now: 2, 2, 3.
   EXPECT_EQ(ranks(2, 1), (std::vector<int32_t>{2})) << "begins where most is free";
-  EXPECT_EQ(ranks(3, 2), (std::vector<int32_t>{0, 1}));
-  // Free now: 1, 1, 2.
+  EXPECT_EQ(ranks(3, 2), (std::vector<int32_t>{1, 2})) << "where none begins yet";
+  // Free now: 2, 1, 1.
   EXPECT_TRUE(blocks.CanAppend(4, 4));
-  EXPECT_EQ(ranks(4, 4), (std::vector<int32_t>{2, 0, 1, 2})) << "the only way that fits";
+  EXPECT_EQ(ranks(4, 4), (std::vector<int32_t>{0, 1, 2, 0})) << "the only way that fits";
   EXPECT_EQ(blocks.pages_free(), 0);
   blocks.CheckInvariants();
   blocks.Free(2);
   EXPECT_EQ(blocks.pages_free(), 1);
   EXPECT_TRUE(blocks.CanAppend(5, 1));
   EXPECT_TRUE(blocks.CanAppend(1, 1)) << "its next page lies on rank 2";
-  EXPECT_FALSE(blocks.CanAppend(4, 1)) << "its next page lies on rank 0";
+  EXPECT_FALSE(blocks.CanAppend(4, 1)) << "its next page lies on rank 1";
+  blocks.CheckInvariants();
+}
+
+TEST(BlockManager, SequencesOfOneLengthBeginOnTheRanksInTurn) {
+  BlockManager blocks(24, 4, 2);
+  const auto begins = [&](SequenceId id) { return blocks.Append(id, 2).front() / 12; };
+  EXPECT_EQ(begins(1), 0);
+  EXPECT_EQ(begins(2), 1);
+  EXPECT_EQ(begins(3), 0);
+  EXPECT_EQ(begins(4), 1);
+  blocks.Free(2);
+  EXPECT_EQ(begins(5), 1) << "where fewer begin";
   blocks.CheckInvariants();
 }
 
