@@ -13,14 +13,11 @@
 #include <span>
 #include <vector>
 
+#include "common/step_rules.h"
 #include "worker/batch_layout.h"
 #include "worker/page_parts.h"
 
 namespace echelon {
-
-// Decodes that all ranks compute: reading the weights costs as much as multiplying about this many
-// rows with them, so that sharing fewer rows out saves no time and costs a message each way.
-inline constexpr int kCopiedRowsMax = 8;
 
 // What is passed for one sequence in one layer.
 enum class Passing : uint8_t {

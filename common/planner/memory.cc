@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "common/block_schedule.h"
-#include "common/planner/step_cost.h"
 #include "common/rank_part.h"
+#include "common/shard_elements.h"
 #include "common/tensor_shards.h"
 
 namespace echelon {
