@@ -217,7 +217,7 @@ class Executor::Impl {
       times =
           RehearseSplit(model_, part_, *decoder_, *cache_, *groups_.tp, limits_.step_tokens_max);
     }
-    return TokenSplit(model_, part_, mode, std::move(times));
+    return TokenSplit(model_, mode, std::move(times));
   }
 
   static std::vector<StepRows> Parts(const BatchLayout& all, int64_t cut) {

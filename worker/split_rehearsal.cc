@@ -89,7 +89,7 @@ std::vector<SplitTimes> RehearseSplit(const ModelConfig& model, const RankPart& 
                                       int rows_max) {
   const auto layers = static_cast<int>(part.layers.size());
   if (layers < 2) return {};
-  const TokenSplit even(model, part, TokenSplitMode::kOn, {});
+  const TokenSplit even(model, TokenSplitMode::kOn, {});
   const int page_tokens = cache.shape().page_tokens;
   std::vector<SplitTimes> times;
   for (const Point& point : kPoints) {

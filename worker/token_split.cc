@@ -16,12 +16,9 @@ namespace {
 constexpr int64_t kCutRows = 16;
 }  // namespace
 
-TokenSplit::TokenSplit(const ModelConfig& model, const RankPart& part, TokenSplitMode mode,
-                       std::vector<SplitTimes> times)
+TokenSplit::TokenSplit(const ModelConfig& model, TokenSplitMode mode, std::vector<SplitTimes> times)
     : mode_(mode), times_(std::move(times)) {
-  for (int64_t l = part.layers.begin; l < part.layers.end; ++l) {
-    windows_.push_back(model.layers[l].window);
-  }
+  for (const auto& layer : model.layers) windows_.push_back(layer.window);
   const ShardElements elements = ElementsOf(model, ShardOf(model, {.tp = 1}, 0));
   row_macs_ = (elements.attention + elements.mlp) * static_cast<double>(windows_.size());
   position_macs_ = 2.0 * model.n_heads * model.head_dim * kAttentionMacCost;

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "common/model_config.h"
-#include "common/rank_part.h"
 #include "worker/batch_layout.h"
 
 namespace echelon {
@@ -33,11 +32,12 @@ inline constexpr double kAttentionMacCost = 3.0;
 class TokenSplit {
  public:
   // `times`: read under kAuto alone, ascending rows.
-  TokenSplit(const ModelConfig& model, const RankPart& part, TokenSplitMode mode,
-             std::vector<SplitTimes> times);
+  TokenSplit(const ModelConfig& model, TokenSplitMode mode, std::vector<SplitTimes> times);
 
   // The row where the second part begins; 0: the step is not split. The parts cost about the same,
-  // attention counted; a sequence may be cut.
+  // attention counted; a sequence may be cut. All layers of the model count, not those of a stage:
+  // which rows an sp rank computes depends on the cut (SequencePlan), and a rank of the next stage
+  // receives those rows.
   int64_t CutOf(const BatchLayout& batch) const;
   // What was measured; "" unless kAuto.
   std::string Describe() const;
@@ -48,8 +48,9 @@ class TokenSplit {
 
   const TokenSplitMode mode_;
   const std::vector<SplitTimes> times_;
-  std::vector<int> windows_;                     // of this stage's layers
-  double row_macs_ = 0.0, position_macs_ = 0.0;  // of a layer of the whole model, as products count
+  std::vector<int> windows_;    // of the model's layers
+  double row_macs_ = 0.0;       // of a row in all layers
+  double position_macs_ = 0.0;  // of a row and a position it sees in a layer, as products count
 };
 
 }  // namespace echelon

@@ -49,22 +49,19 @@ class CudaKvCache : public KvCache {
   std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) override {
     CHECK(layer >= 0 && layer < shape_.layers && page >= 0 && page + pages <= shape_.pages);
     CHECK(pages <= 1 || shape_.layers == 1);
-    char* data = View(layer).data + page * PageBytes();
-    return {reinterpret_cast<std::byte*>(data), static_cast<size_t>(pages * PageBytes())};
+    const CacheView view = View(layer);
+    return {reinterpret_cast<std::byte*>(view.Head(page, 0)),
+            static_cast<size_t>(pages * view.page_bytes)};
   }
   CacheView View(int layer) const {
-    return {memory_.data() + int64_t{layer} * shape_.pages * PageBytes(),
-            PageBytes(),
-            shape_.page_tokens,
-            shape_.kv_heads,
-            shape_.head_dim,
-            shape_.type};
+    CacheView view = {nullptr,         0,          shape_.page_tokens, shape_.kv_heads,
+                      shape_.head_dim, shape_.type};
+    view.page_bytes = shape_.kv_heads * view.HeadBytes();
+    view.data = memory_.data() + int64_t{layer} * shape_.pages * view.page_bytes;
+    return view;
   }
 
  private:
-  int64_t PageBytes() const {
-    return shape_.kv_heads * HeadBytes(shape_.type, shape_.head_dim, shape_.page_tokens);
-  }
   const KvShape shape_;
   DeviceMemory memory_;
 };
@@ -103,7 +100,7 @@ std::string CudaBackend::Describe() const {
 // What the tensor cores add inside one instruction is not documented and may differ between
 // architectures.
 std::string CudaBackend::NumericsFingerprint() const {
-  return StrCat("cuda/mma-sm", device_->info().major, device_->info().minor, "/v1");
+  return StrCat("cuda/mma-sm", device_->info().major, device_->info().minor, "/v2");
 }
 
 Result<std::unique_ptr<DeviceBuffer>> CudaBackend::Allocate(size_t bytes) {
@@ -160,9 +157,6 @@ Result<std::unique_ptr<KvCache>> CudaBackend::AllocateKv(const KvShape& shape) {
     return Unsupported(StrCat("backend \"cuda\" has attention for heads of up to ", kHeadDimMax,
                               " dimensions, the model's have ", shape.head_dim,
                               ": use backend \"cpu\""));
-  }
-  if (shape.type != KvType::kF32 && shape.type != KvType::kF16) {
-    return Unsupported("backend \"cuda\" keeps keys and values as f32 or f16: set worker.kv_type");
   }
   const size_t bytes = shape.PageBytes() * static_cast<size_t>(shape.pages);
   ASSIGN_OR_RETURN(DeviceMemory memory, device_->Allocate(bytes, "the key-value cache"));
@@ -251,52 +245,73 @@ void CudaBackend::RopeAppend(const QkvArgs& args) {
   params.cache = ViewOf(*args.cache, args.layer);
   if (recorder_.Enqueue(Op::kRopeAppend, params.qkv, params.heads, params.kv_heads, params.head_dim,
                         params.query_norm, params.key_norm, params.norm_eps,
-                        params.inverse_frequency, params.interleaved, params.batch,
-                        params.cache.data, params.cache.type)) {
+                        params.inverse_frequency, params.interleaved, params.batch, params.cache)) {
     LaunchRopeAppend(device_->stream(), params);
   }
+}
+
+AttentionLimits CudaBackend::LimitsOf(const AttentionArgs& args, const CacheView& cache) const {
+  const int64_t bytes = int64_t{args.heads} * (args.head_dim + 2) * int64_t{sizeof(float)};
+  AttentionLimits limits;
+  limits.split_tokens = TokensOfSplitUnit(cache, args.group);
+  limits.partial_rows_max = std::max<int64_t>(1, kPartialBytes / bytes);
+  // Steps that repeat have one kind of units, so that few sizes are theirs. From half the
+  // multiprocessors on a unit of all splits is quicker: its partial results stay where they are.
+  if (args.q.rows > kRepeatRowsMax) limits.whole_tokens = TokensOfWholeUnit(cache, args.group);
+  limits.whole_units_min =
+      std::max(1, device_->info().multiprocessors / 2 / std::max(1, cache.kv_heads));
+  return limits;
 }
 
 void CudaBackend::Attention(const AttentionArgs& args) {
   split_of_ = {};
   CheckAttention(args);
   if (args.heads == 0 || args.q.rows == 0) return;
-  const int64_t cols = int64_t{args.heads} * (args.head_dim + 2);
-  const int64_t rows_max = std::max<int64_t>(1, kPartialBytes / (cols * int64_t{sizeof(float)}));
-  SplitParams split;
-  split.q = args.q;
-  split.heads = args.heads;
-  split.head_dim = args.head_dim;
-  split.head_begin = args.head_begin;
-  split.group = args.group;
-  split.kv_begin = args.kv_begin;
-  split.scale = args.scale;
-  split.cache = ViewOf(*args.cache, args.layer);
+  AttentionParams params = {};
+  params.q = args.q;
+  params.heads = args.heads;
+  params.head_dim = args.head_dim;
+  params.head_begin = args.head_begin;
+  params.group = args.group;
+  params.kv_begin = args.kv_begin;
+  params.scale = args.scale;
+  params.cache = ViewOf(*args.cache, args.layer);
+  const PlacedPlan& plan = PlaceAttention(args, LimitsOf(args, params.cache));
+  params.rows = plan.row_places;
+  params.batch = Place(args.rows);
   MergeParams merge = {};
   merge.heads = args.heads;
   merge.head_dim = args.head_dim;
   if (args.begin.empty()) {
     merge.out = args.out;
-    if (args.head_dim % kGroup == 0) merge.split = SplitOf(args.out);
+    // Whole units store floats alone.
+    if (args.head_dim % kGroup == 0 && plan.whole_count == 0) merge.split = SplitOf(args.out);
   } else {
     merge.states = args.partials;
   }
-  const PlacedPlan& plan = PlaceAttention(args, rows_max);
-  split.batch = Place(args.rows);
+  if (plan.whole_count > 0) {
+    CHECK(!recorder_.recording());
+    params.out = merge.out;
+    params.states = merge.states;
+    params.units = plan.whole;
+    params.unit_count = plan.whole_count;
+    if (!device_->failure()) LaunchAttendWhole(device_->stream(), params);
+  }
   for (const PlacedPass& pass : plan.passes) {
-    split.partials = merge.partials = Partials(pass.unit_count, cols);
-    split.units = pass.units;
-    split.unit_count = pass.unit_count;
+    params.partials = merge.partials =
+        Partials(pass.partial_rows, int64_t{args.heads} * (args.head_dim + 2));
+    params.units = pass.units;
+    params.unit_count = pass.unit_count;
     merge.begin = pass.merge_begin;
     merge.row_of = pass.row_of;
     merge.continued = pass.continued;
     merge.rows = pass.rows;
-    if (recorder_.Enqueue(Op::kAttention, split.q, split.heads, split.head_dim, split.head_begin,
-                          split.group, split.kv_begin, split.scale, split.units, split.unit_count,
-                          split.batch, split.cache.data, split.cache.type, split.partials,
-                          merge.begin, merge.row_of, merge.continued, merge.rows, merge.out,
-                          merge.states, merge.split.pairs)) {
-      LaunchAttendSplits(device_->stream(), split);
+    if (recorder_.Enqueue(Op::kAttention, params.q, params.heads, params.head_dim,
+                          params.head_begin, params.group, params.kv_begin, params.scale,
+                          params.rows, params.units, params.unit_count, params.batch, params.cache,
+                          params.partials, merge.begin, merge.row_of, merge.continued, merge.rows,
+                          merge.out, merge.states, merge.split.pairs)) {
+      LaunchAttendSplits(device_->stream(), params);
       LaunchMerge(device_->stream(), merge);
     }
   }
@@ -416,24 +431,28 @@ const double* CudaBackend::PlaceFrequencies(std::span<const double> frequencies)
 }
 
 const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& args,
-                                                           int64_t partial_rows_max) {
+                                                           const AttentionLimits& limits) {
   for (const PlacedPlan& plan : plans_) {
     if (SameRows(plan.rows, args.rows) && SameSpan(plan.begin, args.begin) &&
-        SameSpan(plan.end, args.end) && plan.window == args.window &&
-        plan.partial_rows_max == partial_rows_max) {
+        SameSpan(plan.end, args.end) && plan.window == args.window && plan.limits == limits) {
       return plan;
     }
   }
-  PlacedPlan placed = {args.rows, args.begin, args.end, args.window, partial_rows_max, {}};
-  for (AttentionPass& pass : PlanAttention(args, partial_rows_max)) {
+  const auto put = [&]<typename T>(const std::vector<T>& values) {
+    return staging_.Put(std::span<const T>(values));
+  };
+  AttentionPlan plan = PlanAttention(args, limits);
+  PlacedPlan placed = {args.rows, args.begin, args.end, args.window, limits,
+                       nullptr,   nullptr,    0,        {}};
+  placed.row_places = put(plan.rows);
+  placed.whole = put(plan.whole);
+  placed.whole_count = static_cast<int64_t>(plan.whole.size());
+  for (AttentionPass& pass : plan.passes) {
     if (recorder_.recording()) pass.FillUp(args.q.rows);
-    const auto put = [&](const std::vector<int32_t>& values) {
-      return staging_.Put(std::span(values));
-    };
-    placed.passes.push_back(
-        {static_cast<int64_t>(pass.units.size()), static_cast<int64_t>(pass.row_of.size()),
-         staging_.Put(std::span<const SplitUnit>(pass.units)), put(pass.merge_begin),
-         put(pass.row_of), args.begin.empty() ? nullptr : put(pass.continued)});
+    placed.passes.push_back({static_cast<int64_t>(pass.units.size()), pass.partial_rows,
+                             static_cast<int64_t>(pass.row_of.size()), put(pass.units),
+                             put(pass.merge_begin), put(pass.row_of),
+                             args.begin.empty() ? nullptr : put(pass.continued)});
   }
   plans_.push_back(std::move(placed));
   return plans_.back();

@@ -68,8 +68,8 @@ class CudaBackend : public Backend {
     BatchView view;
   };
   struct PlacedPass {
-    int64_t unit_count = 0, rows = 0;
-    const SplitUnit* units = nullptr;
+    int64_t unit_count = 0, partial_rows = 0, rows = 0;
+    const AttentionUnit* units = nullptr;
     const int32_t* merge_begin = nullptr;
     const int32_t* row_of = nullptr;
     const int32_t* continued = nullptr;  // null where the whole is attended at once
@@ -78,13 +78,17 @@ class CudaBackend : public Backend {
     BatchRows rows;
     std::span<const int32_t> begin, end;
     int window = 0;
-    int64_t partial_rows_max = 0;
+    AttentionLimits limits;
+    const AttentionRow* row_places = nullptr;
+    const AttentionUnit* whole = nullptr;
+    int64_t whole_count = 0;
     std::vector<PlacedPass> passes;
   };
 
   void Add(const ResidualParams& params);
   BatchView Place(const BatchRows& rows);
-  const PlacedPlan& PlaceAttention(const AttentionArgs& args, int64_t partial_rows_max);
+  const PlacedPlan& PlaceAttention(const AttentionArgs& args, const AttentionLimits& limits);
+  AttentionLimits LimitsOf(const AttentionArgs& args, const CacheView& cache) const;
   // A rope table, kept: the layers of a model share one or two, equal in value if not in place.
   const double* PlaceFrequencies(std::span<const double> frequencies);
   // Scratch memory, which the next op of the kind overwrites: rows of a product, partial results.

@@ -16,6 +16,10 @@
 namespace echelon::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
+// Dynamic shared memory that a launch gets without asking, and what every device of compute
+// capability 8.0 or more gives a block.
+inline constexpr size_t kSharedBytesUnasked = size_t{48} << 10;
+inline constexpr size_t kSharedBytesMax = size_t{99} << 10;
 
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
@@ -26,6 +30,10 @@ template <typename... Parameters, typename... Arguments>
 void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
             void (*kernel)(Parameters...), const Arguments&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared_bytes > kSharedBytesUnasked) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         static_cast<int>(shared_bytes));
+  }
   kernel<<<dim3(grid.x, grid.y, grid.z), dim3(threads), shared_bytes,
            static_cast<cudaStream_t>(stream)>>>(args...);
 }
@@ -71,6 +79,27 @@ __device__ inline void MmaBf16(float (&sums)[4], const uint32_t (&a)[4], uint32_
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same of float16 pairs.
+__device__ inline void MmaF16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two floats rounded to nearest, ties to even; the first in the low half.
+__device__ inline uint32_t HalfPairOf(float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+__device__ inline uint32_t Bf16PairOf(float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
 }
 
 // Both sums of two pairs of bfloat16 numbers, for sums that are exact.

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/cache_layout.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/weight_layout.h"
 
@@ -77,13 +78,6 @@ struct BatchView {
   const int32_t* pages;
 };
 
-struct CacheView {
-  char* data;          // of the layer
-  int64_t page_bytes;  // of the layer
-  int page_tokens, kv_heads, head_dim;
-  KvType type;
-};
-
 struct RopeParams {
   Rows qkv;
   int heads, kv_heads, head_dim;
@@ -97,24 +91,39 @@ struct RopeParams {
 };
 void LaunchRopeAppend(Stream stream, const RopeParams& params);
 
-// One row's positions within one split of its pages.
-struct SplitUnit {
-  int32_t row;         // of q; -1: no unit
-  int32_t first, end;  // places, all in one split
-  int32_t partial;     // row of partials
+// What a row of q sees: places [first, end) of its sequence's pages.
+struct AttentionRow {
+  int32_t first, end;
+  int32_t partial;    // of the row's first split, where its splits have partial results
+  int32_t continued;  // 1: behind what `states` holds for the row
+};
+// Rows [row, row + count) of q, of one sequence, at the places [first, end) that any of them sees.
+struct AttentionUnit {
+  int32_t row, count;  // row -1: no unit
+  int32_t first, end;
 };
 
-struct SplitParams {
+struct AttentionParams {
   Rows q;
   int heads, head_dim, head_begin, group, kv_begin;
   float scale;
-  const SplitUnit* units;
+  const AttentionRow* rows;  // of q
+  const AttentionUnit* units;
   int64_t unit_count;
   BatchView batch;
   CacheView cache;
-  Rows partials;  // (P, H * (D + 2))
+  Rows partials;  // (P, H * (D + 2)), of units within one split
+  Rows out;       // (T, H * D), of whole units; or no data: states are written
+  Rows states;    // (T, H * (D + 2))
 };
-void LaunchAttendSplits(Stream stream, const SplitParams& params);
+// Units within one split each; the splits of row t become partial rows rows[t].partial, + 1, ...
+void LaunchAttendSplits(Stream stream, const AttentionParams& params);
+// Units that hold all that their rows see: splits are merged in ascending order at once, with the
+// bits of LaunchAttendSplits and LaunchMerge. Caches on the tensor cores only.
+void LaunchAttendWhole(Stream stream, const AttentionParams& params);
+// The rows of q that fit a unit of either.
+int TokensOfSplitUnit(const CacheView& cache, int group);
+int TokensOfWholeUnit(const CacheView& cache, int group);  // 0: there are none
 
 // Row t merges partial rows list[begin[t]], ... list[begin[t + 1] - 1] (list null: the row itself
 // is the number) in this order; where continued[t] is set, behind what `states` holds for the row.

@@ -70,6 +70,14 @@ class Recorder {
       Note(static_cast<const void*>(of));
     }
   }
+  void Note(const CacheView& cache) {
+    Note(static_cast<const void*>(cache.data));
+    Note(cache.page_bytes);
+    Note(cache.page_tokens);
+    Note(cache.kv_heads);
+    Note(cache.head_dim);
+    Note(cache.type);
+  }
   void DropOldest();
 
   Device& device_;

@@ -34,11 +34,32 @@ __device__ void RotateHead(float* head, const SinCos* angles, int dim, bool inte
   __syncwarp();  // a lane stores what others rotated
 }
 
-__device__ void Store(const CacheView& cache, char* head, int64_t index, float value) {
-  if (cache.type == KvType::kF32) {
-    reinterpret_cast<float*>(head)[index] = value;
-  } else {
-    reinterpret_cast<uint16_t*>(head)[index] = FloatToHalf(value);
+// Rounded as kQuantQ8_0 rounds them; a block a turn of the warp.
+__device__ void StoreCodes(const CacheView& cache, char* to, bool value, int slot,
+                           const float* head, int lane) {
+  for (int block = 0; block < cache.Blocks(); ++block) {
+    const int d = block * kKvBlock + lane;
+    const float x = d < cache.head_dim ? head[d] : 0.0f;
+    const uint16_t bits = FloatToHalf(WarpMax(fabsf(x)) / 127.0f);
+    const float scale = HalfToFloat(bits);
+    if (lane == 0) *reinterpret_cast<uint16_t*>(to + cache.ScaleOffset(value, slot, block)) = bits;
+    if (d >= cache.head_dim) continue;
+    const float code = scale == 0.0f ? 0.0f : fminf(fmaxf(rintf(x / scale), -128.0f), 127.0f);
+    to[value ? cache.ValueIndex(slot, d) : cache.KeyIndex(slot, d)] =
+        static_cast<char>(static_cast<int8_t>(code));
+  }
+}
+
+__device__ void Store(const CacheView& cache, char* to, bool value, int slot, const float* head,
+                      int lane) {
+  if (cache.type == KvType::kQ8_0) return StoreCodes(cache, to, value, slot, head, lane);
+  for (int d = lane; d < cache.head_dim; d += 32) {
+    const int64_t index = value ? cache.ValueIndex(slot, d) : cache.KeyIndex(slot, d);
+    if (cache.type == KvType::kF32) {
+      reinterpret_cast<float*>(to)[index] = head[d];
+    } else {
+      reinterpret_cast<uint16_t*>(to)[index] = FloatToHalf(head[d]);
+    }
   }
 }
 
@@ -55,8 +76,6 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(RopeParams p) {
   float* row = p.qkv.data + t * p.qkv.stride;
   const int tokens = p.cache.page_tokens, slot = position % tokens;
   const int32_t page = p.batch.pages[p.batch.page_begin[sequence] + position / tokens];
-  const int64_t head_bytes = HeadBytes(p.cache.type, dim, tokens);
-  const int chunk = KeyChunk(p.cache.type, dim);
   for (int h = warp; h < p.heads + 2 * p.kv_heads; h += kWarps) {
     float* head = row + int64_t{h} * dim;
     if (h < p.heads + p.kv_heads) {
@@ -67,12 +86,7 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(RopeParams p) {
     if (h < p.heads || page < 0) continue;  // -1: another rank keeps the position
     const bool key = h < p.heads + p.kv_heads;
     const int kv_head = h - p.heads - (key ? 0 : p.kv_heads);
-    char* to = p.cache.data + page * p.cache.page_bytes + kv_head * head_bytes;
-    for (int d = lane; d < dim; d += 32) {
-      const int64_t index =
-          key ? KeyIndex(chunk, tokens, slot, d) : ValueIndex(dim, tokens, slot, d);
-      Store(p.cache, to, index, head[d]);
-    }
+    Store(p.cache, p.cache.Head(page, kv_head), !key, slot, head, lane);
   }
 }
 

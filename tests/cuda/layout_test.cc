@@ -91,13 +91,28 @@ TEST(CudaLayout, PackedWeightsGrowByNoMoreThanTheirTails) {
 TEST(CudaLayout, KeysAndValuesOfAPageShareItWithoutOverlap) {
   for (const auto& [type, dim, tokens] :
        {std::tuple(KvType::kF16, 64, 16), std::tuple(KvType::kF32, 22, 5),
-        std::tuple(KvType::kF16, 2, 48), std::tuple(KvType::kF16, 80, 16)}) {
-    std::vector<int> used(static_cast<size_t>(HeadBytes(type, dim, tokens) / ElementBytes(type)));
-    const int chunk = KeyChunk(type, dim);
+        std::tuple(KvType::kF16, 2, 48), std::tuple(KvType::kF16, 80, 16),
+        std::tuple(KvType::kQ8_0, 96, 8), std::tuple(KvType::kQ8_0, 22, 5)}) {
+    const CacheView cache = {nullptr, 0, tokens, 1, dim, type};
+    EXPECT_EQ(cache.HeadBytes(), static_cast<int64_t>(KvShape{.layers = 1,
+                                                              .pages = 1,
+                                                              .page_tokens = tokens,
+                                                              .kv_heads = 1,
+                                                              .head_dim = dim,
+                                                              .type = type}
+                                                          .PageBytes()));
+    std::vector<int> used(static_cast<size_t>(cache.HeadBytes()));
+    const auto use = [&](int64_t at, int64_t bytes) {
+      for (int64_t i = 0; i < bytes; ++i) ++used.at(static_cast<size_t>(at + i));
+    };
     for (int slot = 0; slot < tokens; ++slot) {
       for (int d = 0; d < dim; ++d) {
-        ++used.at(static_cast<size_t>(KeyIndex(chunk, tokens, slot, d)));
-        ++used.at(static_cast<size_t>(ValueIndex(dim, tokens, slot, d)));
+        use(cache.KeyIndex(slot, d) * cache.ElementBytes(), cache.ElementBytes());
+        use(cache.ValueIndex(slot, d) * cache.ElementBytes(), cache.ElementBytes());
+      }
+      for (int block = 0; type == KvType::kQ8_0 && block < cache.Blocks(); ++block) {
+        use(cache.ScaleOffset(false, slot, block), 2);
+        use(cache.ScaleOffset(true, slot, block), 2);
       }
     }
     EXPECT_EQ(std::count(used.begin(), used.end(), 1), static_cast<int64_t>(used.size()));
@@ -120,39 +135,81 @@ struct Positions {
   }
 };
 
+AttentionLimits Room(int64_t partial_rows) { return {.partial_rows_max = partial_rows}; }
+
 TEST(CudaAttentionPlan, UnitsAreAbsoluteSplitsInAscendingOrder) {
   const Positions batch({0, 255, 256, 1000});
-  const auto passes = PlanAttention(batch.Args(), 1000);
-  ASSERT_EQ(passes.size(), 1u);
-  const AttentionPass& pass = passes[0];
+  const auto plan = PlanAttention(batch.Args(), Room(1000));
+  ASSERT_EQ(plan.passes.size(), 1u);
+  const AttentionPass& pass = plan.passes[0];
   EXPECT_EQ(pass.merge_begin, (std::vector<int32_t>{0, 1, 2, 4, 8}));
   EXPECT_EQ(pass.row_of, (std::vector<int32_t>{0, 1, 2, 3}));
   EXPECT_EQ(pass.continued, (std::vector<int32_t>{0, 0, 0, 0}));
-  for (size_t i = 0; i < pass.units.size(); ++i) {
-    const SplitUnit& unit = pass.units[i];
-    EXPECT_EQ(unit.partial, static_cast<int32_t>(i));
+  EXPECT_EQ(plan.rows[3].partial, 4);
+  ASSERT_EQ(pass.units.size(), 8u);
+  for (const AttentionUnit& unit : pass.units) {
     EXPECT_EQ(unit.first / kAttentionSplit, (unit.end - 1) / kAttentionSplit);
   }
   EXPECT_EQ(pass.units[7].first, 768);
   EXPECT_EQ(pass.units[7].end, 1001);
 }
 
+TEST(CudaAttentionPlan, NeighbouringRowsShareAUnit) {
+  AttentionLimits limits = Room(1000);
+  limits.split_tokens = 4;
+  const auto plan = PlanAttention(Positions({254, 255, 256, 257, 258}).Args(), limits);
+  const AttentionPass& pass = plan.passes[0];
+  EXPECT_EQ(pass.merge_begin, (std::vector<int32_t>{0, 1, 2, 4, 6, 8}));
+  ASSERT_EQ(pass.units.size(), 4u);  // two splits of four rows, two of one
+  EXPECT_EQ(pass.units[1].row, 0);
+  EXPECT_EQ(pass.units[1].count, 4);
+  EXPECT_EQ(pass.units[1].first, 256);
+  EXPECT_EQ(pass.units[1].end, 258);
+  EXPECT_EQ(pass.units[3].count, 1);
+  EXPECT_TRUE(plan.whole.empty());
+}
+
+TEST(CudaAttentionPlan, RowsThatFillTheDeviceAreAttendedWhole) {
+  std::vector<int32_t> positions = {9000};  // one row of its own, then 20 of another sequence
+  for (int p = 500; p < 520; ++p) positions.push_back(p);
+  Positions batch(positions);
+  std::fill(batch.sequences.begin() + 1, batch.sequences.end(), 1);
+  batch.page_begin = {0, 0, 1000};
+  AttentionLimits limits = Room(1000);
+  limits.whole_tokens = 8;
+  limits.whole_units_min = 3;
+  const auto plan = PlanAttention(batch.Args(), limits);
+  ASSERT_EQ(plan.whole.size(), 3u);
+  EXPECT_EQ(plan.whole[0].row, 17);  // the longest first
+  EXPECT_EQ(plan.whole[0].count, 4);
+  EXPECT_EQ(plan.whole[0].end, 520);
+  EXPECT_EQ(plan.whole[2].first, 0);
+  ASSERT_EQ(plan.passes.size(), 1u);
+  EXPECT_EQ(plan.passes[0].row_of, (std::vector<int32_t>{0}));
+  limits.whole_units_min = 4;
+  EXPECT_TRUE(PlanAttention(batch.Args(), limits).whole.empty());
+}
+
 TEST(CudaAttentionPlan, AWindowBeginsWithinASplit) {
   const Positions batch({1000});
-  const auto passes = PlanAttention(batch.Args(/*window=*/300), 1000);
-  ASSERT_EQ(passes[0].units.size(), 2u);
-  EXPECT_EQ(passes[0].units[0].first, 701);
-  EXPECT_EQ(passes[0].units[0].end, 768);
+  const auto plan = PlanAttention(batch.Args(/*window=*/300), Room(1000));
+  ASSERT_EQ(plan.passes[0].units.size(), 2u);
+  EXPECT_EQ(plan.passes[0].units[0].first, 701);
+  EXPECT_EQ(plan.passes[0].units[0].end, 768);
 }
 
 TEST(CudaAttentionPlan, ARowIsNeverCutBetweenPasses) {
   const Positions batch({600, 600, 600, 5000});
-  const auto passes = PlanAttention(batch.Args(), 6);
-  ASSERT_EQ(passes.size(), 3u);  // 3 + 3 splits, 3, and 20 that are more than fit
-  EXPECT_EQ(passes[0].row_of, (std::vector<int32_t>{0, 1}));
-  EXPECT_EQ(passes[1].row_of, (std::vector<int32_t>{2}));
-  EXPECT_EQ(passes[2].units.size(), 20u);
-  EXPECT_EQ(passes[2].units[0].partial, 0);
+  for (const int tokens : {1, 4}) {
+    AttentionLimits limits = Room(6);
+    limits.split_tokens = tokens;
+    const auto passes = PlanAttention(batch.Args(), limits).passes;
+    ASSERT_EQ(passes.size(), 3u);  // 3 + 3 splits, 3, and 20 that are more than fit
+    EXPECT_EQ(passes[0].row_of, (std::vector<int32_t>{0, 1}));
+    EXPECT_EQ(passes[1].row_of, (std::vector<int32_t>{2}));
+    EXPECT_EQ(passes[2].units.size(), 20u);
+    EXPECT_EQ(passes[2].partial_rows, 20);
+  }
 }
 
 TEST(CudaAttentionPlan, RowsThatSeeNothingAreLeftOutAndOthersContinue) {
@@ -161,11 +218,11 @@ TEST(CudaAttentionPlan, RowsThatSeeNothingAreLeftOutAndOthersContinue) {
   const std::vector<int32_t> begin = {0, -512, 10}, end = {0, 100, 20};
   args.begin = begin;
   args.end = end;
-  const auto passes = PlanAttention(args, 100);
-  ASSERT_EQ(passes.size(), 1u);
-  EXPECT_EQ(passes[0].row_of, (std::vector<int32_t>{1, 2}));
-  EXPECT_EQ(passes[0].continued, (std::vector<int32_t>{1, 0}));
-  EXPECT_EQ(passes[0].units[0].first, 0);
+  const auto plan = PlanAttention(args, Room(100));
+  ASSERT_EQ(plan.passes.size(), 1u);
+  EXPECT_EQ(plan.passes[0].row_of, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(plan.passes[0].continued, (std::vector<int32_t>{1, 0}));
+  EXPECT_EQ(plan.passes[0].units[0].first, 0);
 }
 
 TEST(CudaMath, ExpIsWithinTwoUnits) {

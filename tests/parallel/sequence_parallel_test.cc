@@ -118,6 +118,32 @@ TEST_P(SequenceLayouts, AReplayContinuesWithTheSameTokens) {
 INSTANTIATE_TEST_SUITE_P(Models, SequenceLayouts, ::testing::ValuesIn(testing::LayoutModels()),
                          [](const auto& info) { return info.param.name; });
 
+// Stages whose layers have different windows cut a step at the same row. The first decode's 230
+// positions weigh about three rows in layers that see them all, nothing in layers with a window: by
+// its own layers alone one stage would cut 18 decodes into 9 and 9, which the ranks share out, the
+// other into 8, which all ranks compute (kCopiedRowsMax), and 10.
+TEST(SequenceStages, CutAStepAlikeWhateverTheirWindows) {
+  testing::LayoutModel model = testing::LayoutModels()[0];
+  model.tiny.family = "gemma3";
+  model.tiny.n_layers = 2;
+  model.tiny.extra.Set("sliding_window_pattern", 2);
+  const testing::TinyGroups groups(model);
+  ASSERT_NE(groups.model().layers[0].window, groups.model().layers[1].window);
+  std::vector<Wish> company(18);
+  for (size_t i = 0; i < company.size(); ++i) {
+    company[i].prompt = RandomIds(i == 0 ? 230 : 3, 60 + i);
+    company[i].max_tokens = 4;
+    company[i].params.seed = i;
+  }
+  LocalGroupOptions options = groups.Options(Layout(1, 2, 2));
+  options.executor.context_max = 256;
+  options.executor.sequences_max = static_cast<int>(company.size());
+  const Pace pace{.chunk = 230};
+  const auto whole = Generate(*groups.Start(options), company, kPageTokens, pace);
+  options.executor.token_split = TokenSplitMode::kOn;
+  EXPECT_EQ(Generate(*groups.Start(options), company, kPageTokens, pace), whole);
+}
+
 // A context of several messages round the ring: keys and values in blocks of one split, against
 // queries (small chunks), against one message.
 void ExpectMessagesKeepEveryBit(KvType type) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/half.h"
 
 // Saves the caller's registers on its stack and goes on with those on another: what swapcontext
 // does without its two system calls, of which a block of 256 threads would make thousands.
@@ -46,7 +47,6 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr size_t kArenaBytes = size_t{1} << 30;
-constexpr size_t kSharedBytesMax = size_t{48} << 10;  // what a launch gets without asking for more
 constexpr unsigned kThreadsMax = 1024;
 constexpr size_t kAlignment = 256;  // as cudaMalloc's
 
@@ -112,8 +112,14 @@ struct Thread {
   std::unique_ptr<char[]> stack;
   Fiber fiber;
   Wait wait = Wait::kNone;
-  float value = 0.0f;   // of a shuffle
-  uint32_t a[4], b[2];  // of a matrix product
+  // What it gives the other lanes in a shuffle or matrix product. Two, in turn: a lane may come to
+  // the next exchange while others still read this one, but no further.
+  struct Given {
+    float value = 0.0f;
+    double a[4][2], b[2][2];  // pairs
+  };
+  Given given[2];
+  unsigned exchanges = 0;
 };
 
 class Machine {
@@ -126,7 +132,6 @@ class Machine {
   void Run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
     CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
     CHECK(grid.y <= 65535 && grid.z <= 65535);
-    CHECK_MSG(shared_bytes <= kSharedBytesMax, "more dynamic shared memory than a launch gets");
     const Open open(*this);
     ++launched;
     shared_.assign(shared_bytes / sizeof(uint64_t) + 2, 0xa5a5a5a5a5a5a5a5u);
@@ -161,10 +166,19 @@ class Machine {
     thread.wait = wait;
     echelon_switch_stack(&thread.context, scheduler_);
   }
-  // Lane `lane` of the running thread's warp.
-  const Thread& Lane(int lane) const { return *threads_[current_ / 32 * 32 + lane]; }
+  // An exchange between the lanes of the running thread's warp: put() fills what this lane gives;
+  // then all have, and what lane l gave is Of(l) until the next exchange but one.
+  template <typename Put>
+  unsigned Exchange(const Put& put) {
+    const unsigned turn = current().exchanges++ % 2;
+    put(current().given[turn]);
+    Pause(Wait::kWarp);
+    return turn;
+  }
+  const Thread::Given& Of(int lane, unsigned turn) const {
+    return threads_[current_ / 32 * 32 + static_cast<size_t>(lane)]->given[turn];
+  }
   int lane() const { return static_cast<int>(current_ % 32); }
-  float OfLane(int distance) { return threads_[current_ ^ static_cast<size_t>(distance)]->value; }
 
  private:
   // Device memory is there while one of these lives.
@@ -204,6 +218,7 @@ class Machine {
     if (!thread.stack) thread.stack = std::make_unique<char[]>(kStackBytes);
     thread.fiber = fiber;
     thread.wait = Wait::kNone;
+    thread.exchanges = 0;
     // Six registers and the address to begin at, which lies at a multiple of 16.
     const auto top = reinterpret_cast<uintptr_t>(thread.stack.get()) + kStackBytes - 64;
     auto* begin = reinterpret_cast<void**>(top / 16 * 16);
@@ -285,34 +300,39 @@ void WaitForWarp() { TheMachine().Pause(Wait::kWarp); }
 
 float ExchangeWithLane(float value, int distance) {
   Machine& machine = TheMachine();
-  machine.current().value = value;
-  machine.Pause(Wait::kWarp);  // all lanes have put theirs there
-  const float theirs = machine.OfLane(distance);
-  machine.Pause(Wait::kWarp);  // all lanes have taken one
-  return theirs;
+  const unsigned turn = machine.Exchange([&](auto& given) { given.value = value; });
+  return machine.Of(machine.lane() ^ distance, turn).value;
 }
 
-void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {
-  Machine& machine = TheMachine();
-  std::copy(a, a + 4, machine.current().a);
-  machine.current().b[0] = b0;
-  machine.current().b[1] = b1;
-  machine.Pause(Wait::kWarp);  // all lanes have put theirs there
-  const int g = machine.lane() / 4, t = machine.lane() % 4;
-  const auto half = [](uint32_t pair, int k) {
-    return static_cast<double>(std::bit_cast<float>((pair >> (k % 2 * 16)) << 16));
-  };
-  for (int i = 0; i < 4; ++i) {
-    double sum = 0.0;
-    for (int k = 0; k < 16; ++k) {
-      const int of = k % 8 / 2, second = k / 8;
-      sum += half(machine.Lane(g * 4 + of).a[2 * second + i / 2], k) *
-             half(machine.Lane((2 * t + i % 2) * 4 + of).b[second], k);
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Pairs pairs) {
+  // Each lane makes its own numbers doubles, once.
+  const auto put = [&](uint32_t pair, double* to) {
+    for (int k = 0; k < 2; ++k) {
+      const uint32_t bits = pair >> (16 * k) & 0xffffu;
+      to[k] = pairs == Pairs::kF16 ? HalfToFloat(static_cast<uint16_t>(bits))
+                                   : std::bit_cast<float>(bits << 16);
     }
-    sums[i] = static_cast<float>(sums[i] + sum);
+  };
+  Machine& machine = TheMachine();
+  const unsigned turn = machine.Exchange([&](auto& given) {
+    for (int i = 0; i < 4; ++i) put(a[i], given.a[i]);
+    put(b0, given.b[0]);
+    put(b1, given.b[1]);
+  });
+  const int g = machine.lane() / 4, t = machine.lane() % 4;
+  double of_lane[4] = {};
+  for (int second = 0; second < 2; ++second) {
+    for (int of = 0; of < 4; ++of) {
+      const auto& row = machine.Of(g * 4 + of, turn).a;
+      for (int i = 0; i < 4; ++i) {
+        const auto& column = machine.Of((2 * t + i % 2) * 4 + of, turn).b[second];
+        for (int k = 0; k < 2; ++k) of_lane[i] += row[2 * second + i / 2][k] * column[k];
+      }
+    }
   }
-  machine.Pause(Wait::kWarp);  // all lanes have read
+  for (int i = 0; i < 4; ++i) sums[i] = static_cast<float>(sums[i] + of_lane[i]);
 }
+
 void Fail(const char* why) { CHECK_MSG(false, why); }
 
 char* DynamicShared() { return TheMachine().shared(); }

@@ -40,7 +40,8 @@ void WaitForBlock();
 void WaitForWarp();
 float ExchangeWithLane(float value, int distance);
 // A warp's mma.m16n8k16 (kernels/cuda/device.cuh): products added in ascending order, in double.
-void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1);
+enum class Pairs { kBf16, kF16 };
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Pairs pairs);
 char* DynamicShared();
 void Fail(const char* why);  // ends the program
 void CheckAligned(const void* p, size_t bytes);

@@ -48,8 +48,6 @@ class BackendTest : public testing::TestWithParam<BackendCase> {
     reference_ = MustMake("reference", 1);
   }
   bool exact() const { return GetParam().name == "reference"; }
-  // cuda refuses Q8_0 pages (docs/gpu.md).
-  bool Keeps(KvType type) const { return type != KvType::kQ8_0 || GetParam().name != "cuda"; }
 
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Backend> reference_;

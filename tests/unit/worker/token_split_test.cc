@@ -29,19 +29,15 @@ class TokenSplitTest : public ::testing::Test {
   TokenSplitTest() {
     checkpoint_ = TinyDummy(tiny_, folder_.path());
     model_ = checkpoint_->config();
-    layout_.tp = 2;
-    part_ = PartOf(model_, layout_, 0);
   }
   TokenSplit Make(std::vector<SplitTimes> times,
                   TokenSplitMode mode = TokenSplitMode::kAuto) const {
-    return {model_, part_, mode, std::move(times)};
+    return {model_, mode, std::move(times)};
   }
   TinyModel tiny_;
   ScratchFolder folder_;
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
-  ParallelLayout layout_;
-  RankPart part_;
 };
 
 TEST_F(TokenSplitTest, PartsCostTheSame) {

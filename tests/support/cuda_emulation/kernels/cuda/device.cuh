@@ -25,6 +25,7 @@
 namespace echelon::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
+inline constexpr size_t kSharedBytesMax = size_t{99} << 10;
 
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
@@ -39,6 +40,7 @@ inline float __shfl_xor_sync(unsigned, float value, int distance) {
 template <typename... Parameters, typename... Arguments>
 void Launch(Stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
             const Arguments&... args) {
+  if (shared_bytes > kSharedBytesMax) emulation::Fail("more shared memory than a block may have");
   emulation::Enqueue([=] {
     emulation::RunGrid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(args...); });
   });
@@ -66,7 +68,20 @@ inline uint32_t Load4(const void* p) { return LoadAligned<uint32_t>(p); }
 inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
 
 inline void MmaBf16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulation::MultiplyAdd(sums, a, b0, b1);
+  emulation::MultiplyAdd(sums, a, b0, b1, emulation::Pairs::kBf16);
+}
+inline void MmaF16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::MultiplyAdd(sums, a, b0, b1, emulation::Pairs::kF16);
+}
+inline uint32_t HalfPairOf(float first, float second) {
+  return FloatToHalf(first) | static_cast<uint32_t>(FloatToHalf(second)) << 16;
+}
+inline uint32_t Bf16PairOf(float first, float second) {
+  const auto rounded = [](float value) {
+    const auto bits = std::bit_cast<uint32_t>(value);
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  };
+  return rounded(first) | rounded(second) << 16;
 }
 inline uint32_t AddBf16Pairs(uint32_t a, uint32_t b) {
   uint32_t sums = 0;
