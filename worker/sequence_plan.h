@@ -37,10 +37,6 @@ struct SequenceSharing {
   // its heads): bandwidth / compute. 0: nothing travels behind attention, bytes alone count. The
   // same on all ranks; no bit depends on it.
   double bytes_per_pair = 0.0;
-
-  // A message's pages where at most `tokens` places (and no more than a sequence can fill) are sent
-  // at once: whole splits, so that a row's partial can be continued.
-  static int RingPages(const PageParts& parts, int tokens, int context_max);
 };
 
 // Rows that attend the pages of one list: AttentionArgs::rows, begin and end.

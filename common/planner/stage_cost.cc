@@ -18,7 +18,11 @@ Placement::Placement(const ParallelLayout& layout, const Cluster& cluster)
     for (int i = 0; i < stage_ranks; ++i) ++together[host[begin + i] - host[begin]];
     for (int i = 0; i < stage_ranks; ++i) {
       const int h = host[begin + i];
-      const double share = static_cast<double>(cluster.hosts[h].cores) / together[h - host[begin]];
+      const int ranks = together[h - host[begin]], host_cores = cluster.hosts[h].cores;
+      // A sub-block is shorter than the system's slice of time: three ranks take two turns on two
+      // cores, as four do.
+      const double share = ranks <= host_cores ? static_cast<double>(host_cores) / ranks
+                                               : 1.0 / ((ranks + host_cores - 1) / host_cores);
       threads.push_back(cluster.hosts[h].CoresOfRank(on_host[h]));
       cores.push_back(std::min(threads.back(), share));
     }
@@ -272,9 +276,7 @@ PlacedStage PlaceStage(const CostInputs& in, const Placement& placement, int sta
     if (r.head.empty()) r.head = roofline(in.head_bytes_per_weight);
   }
   const Range layers = LayersOfStage(in.model, in.layout, stage);
-  for (const SubBlockStep& step : MakeSchedule(in.model).steps) {
-    if (layers.begin <= step.layer && step.layer < layers.end) placed.steps.push_back(step);
-  }
+  placed.steps = StageScheduleOf(in.model, layers.begin, layers.end).steps;
   return placed;
 }
 
