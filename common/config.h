@@ -31,7 +31,7 @@ struct LayoutSettings {
 struct WorkerSettings {
   std::string backend = "auto";  // auto | cpu | reference | cuda
   int64_t threads = 0;           // per rank; 0 = the host's cores shared out among its ranks
-  std::string isa = "auto";      // auto | avx2 | avx512
+  std::string isa = "auto";      // auto | avx2 | avxvnni | avx512
   int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out
   std::string kv_type = "auto";  // auto | f32 | f16 | q8_0
   int64_t page_tokens = 16;

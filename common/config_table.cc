@@ -141,7 +141,7 @@ void AddWorker(std::vector<ConfigRow>& rows) {
              "What computes: auto takes CUDA where there is a device, else the CPU.");
   add.Int("threads", &S::threads, "threads", 0, 4096,
           "Threads of each rank; 0: the cores of a host shared out among its ranks.");
-  add.Choice("isa", &S::isa, {"auto", "avx2", "avx512"},
+  add.Choice("isa", &S::isa, {"auto", "avx2", "avxvnni", "avx512"},
              "Instruction set of the CPU backend; auto: the best that every rank has.");
   add.Int("kv_memory_bytes", &S::kv_memory_bytes, "bytes", 0, 64 * kTiB,
           "Memory of each rank for keys and values; 0: a quarter of what is free, shared out.");

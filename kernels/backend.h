@@ -266,8 +266,9 @@ class Backend {
 struct BackendOptions {
   std::string name = "auto";  // auto | cpu | reference | cuda
   int threads = 1;
-  std::string isa = "auto";  // cpu only: auto | avx2 | avx512; a missing one is an error
-  int device = 0;            // cuda only: of those the driver shows
+  // cpu only: auto | avx2 | avxvnni | avx512; a missing one is an error
+  std::string isa = "auto";
+  int device = 0;  // cuda only: of those the driver shows
   // Of the group. Several ranks exchange through host memory, which a device's tensors are not in:
   // cuda computes on one rank alone so far.
   int ranks = 1;

@@ -31,29 +31,44 @@ bool HasAvx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
 }
+bool HasAvxVnni() { return HasAvx2() && __builtin_cpu_supports("avxvnni"); }
+
+// Best first.
+struct Level {
+  std::string_view isa;
+  const char* needs;
+  bool (*here)();
+  const CpuKernels& (*kernels)();
+};
+constexpr Level kLevels[] = {
+    {"avx512", "AVX-512 F, BW, VL, DQ and VNNI", HasAvx512, KernelsAvx512},
+    {"avxvnni", "AVX2, FMA, F16C and AVX-VNNI", HasAvxVnni, KernelsAvxVnni},
+    {"avx2", "AVX2, FMA and F16C", HasAvx2, KernelsAvx2},
+};
 }  // namespace
 
 bool CpuSupported() { return HasAvx2(); }
 
 Result<const CpuKernels*> ChooseKernels(std::string_view isa) {
-  if (isa != "auto" && isa != "avx2" && isa != "avx512") {
-    return InvalidArgument(StrCat("isa \"", isa, "\" is unknown: use auto, avx2 or avx512"), "isa");
-  }
   if (!HasAvx2()) {
     return Unsupported(
         "backend \"cpu\" needs AVX2, FMA and F16C, which this processor lacks: use \"reference\"");
   }
-  if (isa == "avx512" && !HasAvx512()) {
-    return Unsupported(
-        "isa \"avx512\" needs AVX-512 F, BW, VL, DQ and VNNI, which this processor lacks: use "
-        "\"avx2\" or \"auto\"");
+  for (const Level& level : kLevels) {
+    if (isa != "auto" && isa != level.isa) continue;
+    if (level.here()) return &level.kernels();
+    if (isa == level.isa) {
+      return Unsupported(StrCat("isa \"", isa, "\" needs ", level.needs,
+                                ", which this processor lacks: use \"auto\""));
+    }
   }
-  return isa != "avx2" && HasAvx512() ? &KernelsAvx512() : &KernelsAvx2();
+  return InvalidArgument(StrCat("isa \"", isa, "\" is unknown: use auto, avx2, avxvnni or avx512"),
+                         "isa");
 }
 
 std::string CpuBackend::Describe() const {
-  return StrCat("cpu, ", &kernels_ == &KernelsAvx512() ? "AVX-512 VNNI" : "AVX2", ", ",
-                pool_.threads(), pool_.threads() == 1 ? " thread" : " threads");
+  return StrCat("cpu, ", kernels_.title, ", ", pool_.threads(),
+                pool_.threads() == 1 ? " thread" : " threads");
 }
 std::string CpuBackend::NumericsFingerprint() const { return StrCat("cpu/", kernels_.isa, "/v1"); }
 

@@ -20,7 +20,8 @@ namespace echelon::cpu {
 
 // Whether this machine has the least instruction set we need (AVX2, FMA, F16C).
 bool CpuSupported();
-// The kernels of `isa` (auto | avx2 | avx512), or an error that says what the machine lacks.
+// The kernels of `isa` (auto | avx2 | avxvnni | avx512), or an error that says what the machine
+// lacks.
 Result<const CpuKernels*> ChooseKernels(std::string_view isa);
 
 class CpuBackend : public Backend {

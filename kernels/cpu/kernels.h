@@ -1,5 +1,6 @@
 #pragma once
-// The table of what is compiled once per instruction set (kernels_avx2.cc, kernels_avx512.cc).
+// The table of what is compiled once per instruction set (kernels_avx2.cc,
+// kernels_avxvnni.cc, kernels_avx512.cc).
 // Plain functions over raw pointers, on ranges that the caller hands to threads: no allocation, no
 // library code, so that nothing compiled for a newer processor leaks into the rest of the program.
 // Every table gives the same bits: the bodies are written once (*_inl.h) over 16 logical lanes.
@@ -99,6 +100,7 @@ struct SplitArgs {
 
 struct CpuKernels {
   const char* isa;
+  const char* title;  // the same for people
   // Ops of up to this many tokens multiply codes in bytes (QuantisedRows::bytes); 0: none do.
   int byte_tokens;
 
@@ -127,6 +129,7 @@ struct CpuKernels {
 };
 
 const CpuKernels& KernelsAvx2();
+const CpuKernels& KernelsAvxVnni();
 const CpuKernels& KernelsAvx512();
 
 }  // namespace echelon::cpu

@@ -22,8 +22,8 @@ namespace echelon::cpu {
 namespace {
 
 template <typename V>
-void StoreSum(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t t,
-              typename V::F sum) {
+[[gnu::always_inline]] inline void StoreSum(const MatMulArgs& args, const PanelPart& part,
+                                            int64_t p, int64_t t, typename V::F sum) {
   const int64_t row = p * kPanelRows, n = part.row_begin + row;
   float* out = args.out + t * args.out_stride + n;
   if (part.rows - row >= kPanelRows) {
@@ -42,28 +42,32 @@ void StoreSum(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t 
 template <typename V, typename Format, int kTokens, int kHalves>
 [[gnu::always_inline]] inline void DotsOfBytes(const std::byte* group, const QuantisedRows& x,
                                                int64_t at, typename V::I (*dots)[kHalves]) {
+  constexpr int kPieces = kGroup / 4, kPiecesOfHalf = kPieces / kHalves;
+  constexpr int kSafe = V::PiecesOfBytes(Format::kLayout.code_bits);
+  constexpr int kRun = kSafe < kPiecesOfHalf ? kSafe : kPiecesOfHalf;
   const int8_t* codes = x.bytes + at * 2 * kGroup;
-  typename V::I high[kTokens][kHalves], low[kTokens][kHalves];
-#pragma GCC unroll 8
-  for (int i = 0; i < kTokens; ++i) {
-    for (int half = 0; half < kHalves; ++half) high[i][half] = low[i][half] = V::ZeroInt();
-  }
-  ForNumbers<kGroup / 4>([&]<int piece>() __attribute__((always_inline)) {
-    constexpr int kHalf = piece * kHalves / (kGroup / 4);
+  typename V::I high[kTokens], low[kTokens];
+  ForNumbers<kPieces>([&]<int piece>() __attribute__((always_inline)) {
+    constexpr int kHalf = piece / kPiecesOfHalf;
     const auto w = CodeBytes<V, Format, piece>(group);
 #pragma GCC unroll 8
     for (int i = 0; i < kTokens; ++i) {
       const int8_t* both = codes + i * 2 * kGroup + 8 * piece;
-      high[i][kHalf] = V::DotBytes(high[i][kHalf], w, V::SetFour(both));
-      low[i][kHalf] = V::DotBytes(low[i][kHalf], w, V::SetFour(both + 4));
+      if constexpr (piece % kRun == 0) high[i] = low[i] = V::ZeroInt();
+      high[i] = V::DotBytes(high[i], w, V::SetFour(both));
+      low[i] = V::DotBytes(low[i], w, V::SetFour(both + 4));
+      if constexpr (piece % kRun == kRun - 1) {
+        const auto run = V::DotOfParts(high[i], low[i]);
+        constexpr bool kFirst = piece % kPiecesOfHalf < kRun;
+        dots[i][kHalf] = kFirst ? run : V::AddInt(dots[i][kHalf], run);
+      }
     }
   });
+  if constexpr (Format::kOffset != 0) {
 #pragma GCC unroll 8
-  for (int i = 0; i < kTokens; ++i) {
-    const int32_t* sums = x.half_sums + 2 * (at + i);
-    for (int half = 0; half < kHalves; ++half) {
-      dots[i][half] = V::AddInt(V::template ShiftLeft<7>(high[i][half]), low[i][half]);
-      if constexpr (Format::kOffset != 0) {
+    for (int i = 0; i < kTokens; ++i) {
+      const int32_t* sums = x.half_sums + 2 * (at + i);
+      for (int half = 0; half < kHalves; ++half) {
         const int32_t sum = kHalves == 2 ? sums[half] : sums[0] + sums[1];
         dots[i][half] = V::AddInt(dots[i][half], V::SetInt(-Format::kOffset * sum));
       }
@@ -119,7 +123,7 @@ void FewTokens(const MatMulArgs& args, const PanelPart& part, int64_t p, int64_t
     Prefetch<kLayout.Bytes()>(group);
     const int64_t at = g * x.tokens + t;
     typename V::I dots[kTokens][kHalves];
-    if constexpr (V::kDotsOfBytes && kLayout.code_bits < 8) {
+    if constexpr (kTokens <= V::kByteTokens && kLayout.code_bits < 8) {
       DotsOfBytes<V, Format, kTokens, kHalves>(group, x, at, dots);
     } else {
       DotsOfWords<V, Format, kTokens, kHalves>(group, x, at, dots);

@@ -86,7 +86,7 @@ void QuantiseGroup(const float* x, const QuantisedRows& out, int64_t at) {
   const float sum_a = V::SumLanes(code_a), sum_b = V::SumLanes(code_b);
   out.scales[at] = scale;
   out.sums[at] = scale * (sum_a + sum_b);
-  if (V::kDotsOfBytes && out.bytes != nullptr) {
+  if (out.bytes != nullptr) {
     V::StoreSplitCodes(out.bytes + at * 2 * kGroup, code_a, code_b);
     out.half_sums[2 * at] = static_cast<int32_t>(sum_a);
     out.half_sums[2 * at + 1] = static_cast<int32_t>(sum_b);

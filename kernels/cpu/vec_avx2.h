@@ -1,5 +1,6 @@
 #pragma once
-// AVX2, FMA and F16C as the vector types the kernels are written in. Included only by *_avx2.cc.
+// AVX2, FMA and F16C as the vector types the kernels are written in. Included only by *_avx2.cc,
+// and by vec_avxvnni.h.
 // 16 floats are two registers; lanes and the order of every sum are those of vec_avx512.h.
 
 #include <immintrin.h>
@@ -18,6 +19,7 @@ inline __m256i FirstLanes(int n) {
 // 16 floats.
 struct Avx2 {
   static constexpr const char* kName = "avx2";
+  static constexpr const char* kTitle = "AVX2";
   static constexpr int kSums = 6;       // of attention, 2 registers each: 12 of 16
   static constexpr int kFloatTile = 1;  // tokens * 4 sums * 2 registers, of 16 in all
 
@@ -157,8 +159,58 @@ struct Avx2 {
   static I MoveBits(I v) {
     return {MoveBits<from, bits, to>(v.lo), MoveBits<from, bits, to>(v.hi)};
   }
-  static constexpr bool kDotsOfBytes = false;  // maddubs, madd and add: no fewer instructions
-  static void StoreSplitCodes(int8_t*, F, F) {}
+  // Of up to this many tokens codes are multiplied as bytes, four columns at a time: unpacking
+  // takes half the instructions. (3 tokens: 12 registers of sums.)
+  static constexpr int kByteTokens = 3;
+  // Pieces of four columns that DotBytes may add up: a word of 16 bits gets two products of each,
+  // at most 127 (2^bits - 1) large: 8 * 2 * 127 * 15 < 2^15, 4 * 2 * 127 * 31, 2 * 2 * 127 * 63.
+  static constexpr int PiecesOfBytes(int code_bits) { return 8 >> (code_bits - 4); }
+  template <int from, int bits, int to>
+  static __m256i MoveBitsOfBytes(__m256i v) {
+    if constexpr (from > to) v = _mm256_srli_epi32(v, from - to);
+    if constexpr (from < to) v = _mm256_slli_epi32(v, to - from);
+    return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(((1 << bits) - 1) << to)));
+  }
+  // Bits [from, from + bits) of each byte, moved to bit `to`.
+  template <int from, int bits, int to>
+  static I MoveBitsOfBytes(I v) {
+    return {MoveBitsOfBytes<from, bits, to>(v.lo), MoveBitsOfBytes<from, bits, to>(v.hi)};
+  }
+  static I SetInt(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+  static I SetFour(const int8_t* four) {  // the same four columns for all rows
+    int32_t all;
+    __builtin_memcpy(&all, four, sizeof(all));
+    return SetInt(all);
+  }
+  // sum + a[2j] b[2j] + a[2j + 1] b[2j + 1] in word j, a's bytes without sign, b's with.
+  static I DotBytes(I sum, I a, I b) {
+    sum = {_mm256_add_epi16(sum.lo, _mm256_maddubs_epi16(a.lo, b.lo)),
+           _mm256_add_epi16(sum.hi, _mm256_maddubs_epi16(a.hi, b.hi))};
+    Pin(sum);
+    return sum;
+  }
+  // 128 * high + low of such sums, the two words of a row added up.
+  static I DotOfParts(I high, I low) {
+    const __m256i upper = _mm256_set1_epi16(128), lower = _mm256_set1_epi16(1);
+    return AddInt({_mm256_madd_epi16(high.lo, upper), _mm256_madd_epi16(high.hi, upper)},
+                  {_mm256_madd_epi16(low.lo, lower), _mm256_madd_epi16(low.hi, lower)});
+  }
+  static __m256i SplitCodes(F v) {
+    const __m256i code = Words(v);
+    const __m256i high = _mm256_srai_epi16(_mm256_add_epi16(code, _mm256_set1_epi16(64)), 7);
+    const __m256i low = _mm256_sub_epi16(code, _mm256_slli_epi16(high, 7));
+    const __m256i both =
+        _mm256_or_si256(_mm256_slli_epi16(low, 8), _mm256_and_si256(high, _mm256_set1_epi16(0xff)));
+    return _mm256_shuffle_epi8(both, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                         0, 8, 2, 10, 1, 9, 3, 11, 4, 12, 6, 14, 5, 13, 7, 15)));
+  }
+  // 32 codes in [-16256, 16256] as code = 128 high + low, low in [-64, 63]: 16 bytes for each eight
+  // columns: high, then low of columns 0, 4, 1, 5; then the same of columns 2, 6, 3, 7.
+  static void StoreSplitCodes(int8_t* bytes, F a, F b) {
+    __m256i* q = reinterpret_cast<__m256i*>(bytes);
+    _mm256_storeu_si256(q, SplitCodes(a));
+    _mm256_storeu_si256(q + 1, SplitCodes(b));
+  }
 
   static I Or(I a, I b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
   static I SubWords(I a, int16_t b) {
@@ -170,13 +222,14 @@ struct Avx2 {
     __builtin_memcpy(&both, pair, sizeof(both));
     return {_mm256_set1_epi32(both), _mm256_set1_epi32(both)};
   }
-  // sum + a[2r] b[2r] + a[2r + 1] b[2r + 1] in lane r. The empty instruction hides from the
-  // compiler that sums of whole numbers may be added in any order: it would multiply first, a
-  // tile's 128 products into memory, and then add them up as a tree, at little more than half the
-  // speed.
+  // An empty instruction that hides from the compiler that sums of whole numbers may be added in
+  // any order: it would multiply first, a tile's 128 products into memory, and then add them up as
+  // a tree, at little more than half the speed.
+  static void Pin(I& sum) { asm("" : "+x"(sum.lo), "+x"(sum.hi)); }
+  // sum + a[2r] b[2r] + a[2r + 1] b[2r + 1] in lane r.
   static I Dot(I sum, I a, I b) {
     sum = AddInt(sum, {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)});
-    asm("" : "+x"(sum.lo), "+x"(sum.hi));
+    Pin(sum);
     return sum;
   }
   static I AddInt(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }

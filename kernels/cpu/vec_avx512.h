@@ -13,6 +13,7 @@ namespace {
 // 16 floats.
 struct Avx512 {
   static constexpr const char* kName = "avx512vnni";
+  static constexpr const char* kTitle = "AVX-512 VNNI";
   static constexpr int kSums = 24;      // of attention: 24 of 32 registers
   static constexpr int kFloatTile = 4;  // tokens * 4 sums of a float panel = 16 registers
 
@@ -107,8 +108,11 @@ struct Avx512 {
     if constexpr (from + bits == 16 && to == 0) return v;
     return _mm512_and_si512(v, _mm512_set1_epi16(((1 << bits) - 1) << to));
   }
-  // Codes in bytes are multiplied four at a time: unpacking them takes half the instructions.
-  static constexpr bool kDotsOfBytes = true;
+  // Of up to this many tokens codes are multiplied as bytes, four columns at a time: unpacking
+  // takes half the instructions.
+  static constexpr int kByteTokens = kTokensMax;
+  // Pieces of four columns that DotBytes may add up: a lane has 32 bits.
+  static constexpr int PiecesOfBytes(int) { return 8; }
   // Bits [from, from + bits) of each byte, moved to bit `to`.
   template <int from, int bits, int to>
   static I MoveBitsOfBytes(I v) {
@@ -124,10 +128,8 @@ struct Avx512 {
   // sum + the four products of lane r, a's bytes without sign, b's with.
   static I DotBytes(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
   static I SetInt(int32_t v) { return _mm512_set1_epi32(v); }
-  template <int bits>
-  static I ShiftLeft(I a) {
-    return _mm512_slli_epi32(a, bits);
-  }
+  // 128 * high + low of such sums.
+  static I DotOfParts(I high, I low) { return AddInt(_mm512_slli_epi32(high, 7), low); }
   // 32 codes in [-16256, 16256] as code = 128 high + low, low in [-64, 63]: 16 bytes for each eight
   // columns: high, then low of columns 0, 4, 1, 5; then the same of columns 2, 6, 3, 7.
   static void StoreSplitCodes(int8_t* bytes, F a, F b) {

@@ -45,7 +45,9 @@ const Peak& PeakOfThread(std::string_view isa) {
   static std::map<std::string, Peak, std::less<>> measured;
   const auto [at, inserted] = measured.try_emplace(std::string(isa), Peak{});
   if (inserted) {
-    at->second = isa == "avx512" ? MeasurePeakAvx512() : MeasurePeakAvx2();
+    at->second = isa == "avx512"    ? MeasurePeakAvx512()
+                 : isa == "avxvnni" ? MeasurePeakAvxVnni()
+                                    : MeasurePeakAvx2();
     std::printf("a thread's peak, %s: %.0f GMAC/s of 16-bit codes, %.0f of floats\n",
                 at->first.c_str(), at->second.dots / 1e9, at->second.fmas / 1e9);
   }

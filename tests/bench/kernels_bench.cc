@@ -92,9 +92,9 @@ void Multiply(benchmark::State& state, TensorFormat format, int64_t rows, int64_
   state.counters["of_loads"] = Median(reads) / Median(times);
 }
 
-constexpr const char* kIsas[] = {"avx512", "avx2"};
+constexpr const char* kIsas[] = {"avx512", "avxvnni", "avx2"};
 
-// Arguments: format, threads, instruction set (0: AVX-512, 1: AVX2). One token: a weight of the
+// Arguments: format, threads, instruction set (a place in kIsas). One token: a weight of the
 // model's size comes from memory. of_loads: beside plain loads of the same bytes by as many
 // threads, in turn.
 void Gemv(benchmark::State& state) {
@@ -108,7 +108,7 @@ BENCHMARK(Gemv)
     ->ArgNames({"format", "threads", "isa"})
     ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1),
                    {1, 2},
-                   {0, 1}})
+                   benchmark::CreateDenseRange(0, std::ssize(kIsas) - 1, 1)})
     ->Iterations(41)
     ->UseManualTime();
 
@@ -119,7 +119,8 @@ void Gemm(benchmark::State& state) {
 }
 BENCHMARK(Gemm)
     ->ArgNames({"format", "isa"})
-    ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1), {0, 1}})
+    ->ArgsProduct({benchmark::CreateDenseRange(0, std::ssize(TensorFormats()) - 1, 1),
+                   benchmark::CreateDenseRange(0, std::ssize(kIsas) - 1, 1)})
     ->Iterations(31)
     ->UseManualTime();
 

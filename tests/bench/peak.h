@@ -13,8 +13,9 @@ struct Peak {
 };
 
 Peak MeasurePeakAvx2();
+Peak MeasurePeakAvxVnni();
 Peak MeasurePeakAvx512();
-// Of "avx512" or "avx2", which the machine has; measured once, some 10 ms.
+// Of "avx512", "avxvnni" or "avx2", which the machine has; measured once, some 10 ms.
 const Peak& PeakOfThread(std::string_view isa);
 
 }  // namespace echelon::bench

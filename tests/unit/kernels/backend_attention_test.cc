@@ -212,7 +212,7 @@ TEST_P(BackendAttention, RaggedDecode) {
 }
 
 TEST_P(BackendAttention, InstructionSetsAgree) {
-  if (GetParam().isa != "avx512") GTEST_SKIP() << "compared once, from the AVX-512 side";
+  if (GetParam().isa == "auto" || GetParam().isa == "avx2") GTEST_SKIP() << "beside AVX2 itself";
   auto narrow = test::MustMake("cpu", 1, "avx2");
   for (const Case& c : kCases) {
     EXPECT_TRUE(test::SameBits(RunCase(*backend_, c, 64, 3), RunCase(*narrow, c, 64, 3))) << c.name;

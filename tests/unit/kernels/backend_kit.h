@@ -26,10 +26,10 @@ inline void PrintTo(const BackendCase& c, std::ostream* out) {
 }
 
 inline std::vector<BackendCase> BackendCases() {
-  return {{"reference", "auto", 1, false}, {"reference", "auto", 3, false},
-          {"cpu", "avx2", 1, true},        {"cpu", "avx2", 3, true},
-          {"cpu", "avx512", 1, true},      {"cpu", "avx512", 3, true},
-          {"cuda", "auto", 1, false}};
+  return {
+      {"reference", "auto", 1, false}, {"reference", "auto", 3, false}, {"cpu", "avx2", 1, true},
+      {"cpu", "avx2", 3, true},        {"cpu", "avxvnni", 1, true},     {"cpu", "avxvnni", 3, true},
+      {"cpu", "avx512", 1, true},      {"cpu", "avx512", 3, true},      {"cuda", "auto", 1, false}};
 }
 inline std::string CaseName(const testing::TestParamInfo<BackendCase>& info) {
   return info.param.name + "_" + info.param.isa + "_threads" + std::to_string(info.param.threads);

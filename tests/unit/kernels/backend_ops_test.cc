@@ -161,9 +161,11 @@ TEST_P(BackendOps, SaysWhatItIs) {
 
 INSTANTIATE_TEST_SUITE_P(All, BackendOps, testing::ValuesIn(test::BackendCases()), test::CaseName);
 
-// Both instruction sets compute the same lanes in the same order.
-TEST(CpuIsa, Avx2AndAvx512GiveTheSameBits) {
-  auto wide = MakeBackend({.name = "cpu", .isa = "avx512"});
+// All instruction sets compute the same lanes in the same order.
+class CpuIsa : public testing::TestWithParam<const char*> {};
+
+TEST_P(CpuIsa, GivesTheBitsOfAvx2) {
+  auto wide = MakeBackend({.name = "cpu", .isa = GetParam()});
   if (!wide.ok()) GTEST_SKIP() << wide.error().message;
   auto narrow = test::MustMake("cpu", 1, "avx2");
   EXPECT_NE((*wide)->NumericsFingerprint(), narrow->NumericsFingerprint());
@@ -188,6 +190,9 @@ TEST(CpuIsa, Avx2AndAvx512GiveTheSameBits) {
     EXPECT_TRUE(test::SameBits(got[0], got[1])) << info.name;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, CpuIsa, testing::Values("avxvnni", "avx512"),
+                         [](const auto& param) { return std::string(param.param); });
 
 TEST(CpuIsa, RefusesUnknownOnes) {
   EXPECT_EQ(MakeBackend({.name = "cpu", .isa = "mmx"}).error().field, "isa");

@@ -205,7 +205,7 @@ TEST_P(BackendPartialAttention, CallsAndCompanyKeepEveryBit) {
 }
 
 TEST_P(BackendPartialAttention, InstructionSetsAgree) {
-  if (GetParam().isa != "avx512") GTEST_SKIP() << "compared once, from the AVX-512 side";
+  if (GetParam().isa == "auto" || GetParam().isa == "avx2") GTEST_SKIP() << "beside AVX2 itself";
   auto narrow = test::MustMake("cpu", 1, "avx2");
   for (const Case& c : kCases) {
     const int from = std::max(0, c.length - 40);

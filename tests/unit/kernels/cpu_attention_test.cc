@@ -254,7 +254,7 @@ TEST_P(CpuAttention, MergesEqualTheirTwin) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CpuAttention, testing::Values("avx2", "avx512"),
+INSTANTIATE_TEST_SUITE_P(All, CpuAttention, testing::Values("avx2", "avxvnni", "avx512"),
                          [](const auto& param) { return std::string(param.param); });
 
 }  // namespace

@@ -91,7 +91,7 @@ TEST_P(CpuMatMul, PackedWeightsTakeNoMoreThanTheirFile) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CpuMatMul, testing::Values("avx2", "avx512"),
+INSTANTIATE_TEST_SUITE_P(All, CpuMatMul, testing::Values("avx2", "avxvnni", "avx512"),
                          [](const auto& param) { return std::string(param.param); });
 
 }  // namespace

@@ -190,7 +190,7 @@ TEST_P(CpuRows, SumOfFloatsEqualsItsTwin) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CpuRows, testing::Values("avx2", "avx512"),
+INSTANTIATE_TEST_SUITE_P(All, CpuRows, testing::Values("avx2", "avxvnni", "avx512"),
                          [](const auto& param) { return std::string(param.param); });
 
 }  // namespace
