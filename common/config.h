@@ -58,7 +58,7 @@ struct FrontendSettings {
   std::string endpoint = "tcp://127.0.0.1:5760";
   int64_t message_bytes_max = 4 << 20;
   int64_t clients_max = 1024;
-  int64_t resume_ttl_ms = 60'000;  // how long a finished request's log is kept for resuming
+  int64_t resume_ttl_ms = 60'000;  // of a finished answer, and of a request without its client
   int64_t slow_reader_timeout_ms = 30'000;
   int64_t undelivered_bytes_max = 64 << 20;  // of all streams together
 };

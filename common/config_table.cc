@@ -48,8 +48,15 @@ std::string LadderLayersProblem(const std::string& text) {
   if (!last && IsNumberList(text, 0)) return "";
   return "expected layer indices (\"1,3,5\") or the last N layers (\"last:10\")";
 }
+bool IsTcpEndpoint(const std::string& text) {
+  return text.rfind("tcp://", 0) == 0 && IsHostPort(text.substr(6));
+}
+// Of the workers: they join over TCP wherever they are.
+std::string TcpEndpointProblem(const std::string& text) {
+  return IsTcpEndpoint(text) ? "" : "expected \"tcp://ADDRESS:PORT\"";
+}
 std::string EndpointProblem(const std::string& text) {
-  if (text.rfind("tcp://", 0) == 0 && IsHostPort(text.substr(6))) return "";
+  if (IsTcpEndpoint(text)) return "";
   if (text.rfind("ipc://", 0) == 0 && text.size() > 6) return "";
   return "expected \"tcp://ADDRESS:PORT\" or \"ipc://PATH\"";
 }
@@ -205,7 +212,8 @@ void AddFrontend(std::vector<ConfigRow>& rows) {
           "Largest message of a client; a larger one closes its connection.");
   add.Int("clients_max", &S::clients_max, "clients", 1, 1 << 20, "Clients connected at once.");
   add.Int("resume_ttl_ms", &S::resume_ttl_ms, "ms", 0, kDay,
-          "How long a finished answer is kept for clients that resume it.");
+          "How long a finished answer is kept for clients that resume it, and a request whose "
+          "client went away runs on before it is ended.");
   add.Int("slow_reader_timeout_ms", &S::slow_reader_timeout_ms, "ms", 100, kDay,
           "A client that takes nothing for so long is dropped.");
   add.Int("undelivered_bytes_max", &S::undelivered_bytes_max, "bytes", 64 * kKiB, kTiB,
@@ -230,7 +238,7 @@ void AddGroupLaunch(SectionRows<GroupSettings>& add) {
   add.Text("interface", &S::interface,
            "Network of the workers, as \"10.0.0.0/24\" or a name; empty: the one routed to.");
   add.Text("endpoint", &S::endpoint, "Where workers connect; port 0: any that is free.",
-           EndpointProblem);
+           TcpEndpointProblem);
   add.Text("mpirun_extra", &S::mpirun_extra, "More words for the launcher's command line.");
 }
 
@@ -243,9 +251,10 @@ void AddGroup(std::vector<ConfigRow>& rows) {
   add.Int("heartbeat_timeout_ms", &S::heartbeat_timeout_ms, "ms", 100, 600 * kSecond,
           "A worker silent for so long is lost.");
   add.Int("step_deadline_ms", &S::step_deadline_ms, "ms", 100, kDay,
-          "A step without a result for so long means a worker hangs.");
+          "A step without a result for so long means a worker hangs; the first step of a group has "
+          "four times as long.");
   add.Int("join_deadline_ms", &S::join_deadline_ms, "ms", 1 * kSecond, kDay,
-          "How long all workers have to join.");
+          "How long all workers have to join; for launcher external there is no limit.");
   add.Int("load_deadline_ms", &S::load_deadline_ms, "ms", 1 * kSecond, kDay,
           "How long all workers have to load the model.");
   add.Int("lease_ms", &S::lease_ms, "ms", 100, 600 * kSecond,

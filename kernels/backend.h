@@ -164,6 +164,10 @@ struct DrawRow {
   double inverse_temperature = 0.0;  // 0: greedy, the first of the greatest logits
   double log_min = -1e300;           // (logit - max) / temperature must be at least this (min_p)
   uint64_t seed = 0;
+  // Not for greedy rows: from the top_k greatest logits (0: from all), and of those from the least
+  // number whose probabilities reach top_p (1: from all); ties stay in.
+  uint32_t top_k = 0;
+  float top_p = 1.0f;
 };
 struct DrawnToken {
   int32_t id = -1;

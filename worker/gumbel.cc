@@ -4,6 +4,7 @@
 #include <array>
 
 #include "kernels/gumbel_math.h"
+#include "kernels/threshold_math.h"
 #include "worker/logit_scan.h"
 
 namespace echelon {

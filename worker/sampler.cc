@@ -31,14 +31,15 @@ SamplingState& Sampler::StateOf(SequenceId id) {
 std::optional<DrawRow> Sampler::DrawnByBackend(SequenceId id, int32_t position) {
   const SamplingState& state = StateOf(id);
   const SamplingParams& params = state.params();
-  const bool cut = !state.greedy() && (params.top_k > 0 || params.top_p < 1.0f);
-  if (exchange_.ranks() > 1 || state.adjusts() || cut || params.logprobs >= 0) return {};
+  if (exchange_.ranks() > 1 || state.adjusts() || params.logprobs >= 0) return {};
   DrawRow row;
   row.position = static_cast<uint32_t>(position) + 1;
   row.seed = params.seed;
   if (state.greedy()) return row;
   row.inverse_temperature = 1.0 / params.temperature;
   row.log_min = LogMin(params);
+  row.top_k = static_cast<uint32_t>(params.top_k);
+  row.top_p = params.top_p;
   return row;
 }
 

@@ -3,14 +3,11 @@
 #include <algorithm>
 
 #include "kernels/exact_math.h"
+#include "kernels/threshold_math.h"
 
 namespace echelon {
 
 namespace {
-
-constexpr int kDigitBits = 8;
-constexpr int kDigits = 1 << kDigitBits;
-constexpr int kRounds = 32 / kDigitBits;
 
 // A search under way: keys that begin with `prefix` still have to give `target`.
 struct Search {
@@ -64,14 +61,6 @@ void AddHistogram(const ThresholdRow& row, Search& search, int round, uint64_t* 
   }
 }
 
-// ceil(share * total) at least 1, in integers: share as a multiple of 2^-30.
-uint64_t ShareOf(float share, uint64_t total) {
-  const auto units = static_cast<uint64_t>(static_cast<double>(share) * (1 << 30) + 0.5);
-  const auto product = static_cast<unsigned __int128>(total) * units;
-  const auto target = static_cast<uint64_t>((product + (1 << 30) - 1) >> 30);
-  return std::clamp<uint64_t>(target, 1, std::max<uint64_t>(total, 1));
-}
-
 // Takes the digit in which the sum from the top reaches the target.
 void Descend(const uint64_t* histogram, Search& search) {
   int digit = kDigits - 1;
@@ -87,7 +76,7 @@ void Descend(const uint64_t* histogram, Search& search) {
 std::vector<uint32_t> FindThresholds(std::span<const ThresholdRow> rows, VocabExchange& exchange) {
   std::vector<Search> searches(rows.size());
   std::vector<uint64_t> histograms;
-  for (int round = 0; round < kRounds && !rows.empty(); ++round) {
+  for (int round = 0; round < kSearchRounds && !rows.empty(); ++round) {
     histograms.assign(rows.size() * kDigits, 0);
     for (size_t r = 0; r < rows.size(); ++r) {
       AddHistogram(rows[r], searches[r], round, &histograms[r * kDigits]);

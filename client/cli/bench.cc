@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "client/cli/errors.h"
+#include "common/model/tokenizer.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -27,7 +28,7 @@ Result<Bench::Times> Bench::Serve(int64_t streams, int64_t prompt, int64_t gen) 
   std::vector<Json> bodies;
   for (int64_t i = 0; i < streams; ++i) {
     std::vector<int32_t> ids(static_cast<size_t>(prompt));
-    for (int32_t& id : ids) id = static_cast<int32_t>(random_() % load_.vocab_size);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random_() % load_.token_ids);
     GenerationRequest request;
     request.prompt = std::move(ids);
     request.max_tokens = gen;
@@ -83,6 +84,16 @@ Result<BenchRates> Bench::Run() {
   rates.decode = static_cast<double>(one.tokens - one.first_tokens) / (one.last - one.first);
   rates.served = static_cast<double>(many.tokens) / (many.last - many.submitted);
   return rates;
+}
+
+Result<int> UsableTokenIds(const ServiceConfig& config, const ModelConfig& model) {
+  const auto tokenizer = LoadTokenizer(config.model.path);
+  if (tokenizer.ok()) return std::min<int>((*tokenizer)->vocab_size(), model.vocab_size);
+  // Dummy weights may come without one: then every id is a token.
+  const bool bare =
+      config.model.load_format == "dummy" && tokenizer.error().code == ErrorCode::kNotFound;
+  if (bare) return model.vocab_size;
+  return tokenizer.error();
 }
 
 Spread SpreadOf(std::vector<double> values) {

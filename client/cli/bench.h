@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "client/cpp/client.h"
+#include "common/config.h"
 #include "common/model_config.h"
 #include "common/result.h"
 
@@ -17,7 +18,7 @@ struct BenchLoad {
   int64_t prompt = 0;   // tokens of each prompt
   int64_t gen = 0;      // tokens each request generates, at least 2
   int64_t streams = 0;  // at once
-  int vocab_size = 0;
+  int token_ids = 0;    // prompts are drawn from the ids below this
 };
 
 // Tokens a second.
@@ -52,6 +53,11 @@ class Bench {
   std::mt19937_64 random_;
   std::function<Status()> on_wait_;
 };
+
+// How many token ids a service of this configuration takes: it refuses those beyond the
+// tokenizer's, and a checkpoint whose embedding is padded has more rows than its tokenizer has
+// tokens.
+Result<int> UsableTokenIds(const ServiceConfig& config, const ModelConfig& model);
 
 // Median and range of what was measured.
 struct Spread {

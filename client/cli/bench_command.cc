@@ -88,15 +88,15 @@ std::string ReportToText(const BenchOptions& options, const Report& report) {
 }
 
 // All of it, with the service open.
-Result<Report> Measure(const BenchOptions& options, const ModelConfig& model, Service& service,
-                       Interrupts& interrupts) {
+Result<Report> Measure(const BenchOptions& options, const ModelConfig& model, int token_ids,
+                       Service& service, Interrupts& interrupts) {
   const auto on_wait = [&]() -> Status {
     if (interrupts.Take()) return Error{ErrorCode::kCancelled, "interrupted"};
     return service.Check();
   };
   Report report;
   ASSIGN_OR_RETURN(report.status, service.client().GetStatus(kStatusTimeoutMs));
-  const BenchLoad load = {options.prompt, options.gen, options.streams, model.vocab_size};
+  const BenchLoad load = {options.prompt, options.gen, options.streams, token_ids};
   Bench bench(service.client(), load, static_cast<uint64_t>(DrawSeed()), on_wait);
   RETURN_IF_ERROR(bench.WarmUp());
   for (int64_t run = 0; run < options.repeat; ++run) {
@@ -122,6 +122,7 @@ Result<Report> Measure(const BenchOptions& options, const ModelConfig& model, Se
 Status RunBench(const BenchOptions& options, Interrupts& interrupts) {
   ASSIGN_OR_RETURN(const ServiceConfig config, LocalConfig(options.service));
   ASSIGN_OR_RETURN(const RunSetup setup, SetUpRun(config));
+  ASSIGN_OR_RETURN(const int token_ids, UsableTokenIds(config, setup.effective.model));
   ServiceOptions service_options = options.service;
   if (service_options.connect.empty()) {
     // First, so that a --set of the user's comes after it.
@@ -129,7 +130,7 @@ Status RunBench(const BenchOptions& options, Interrupts& interrupts) {
                                      "yes");
   }
   ASSIGN_OR_RETURN(const auto service, Service::Open(service_options, interrupts));
-  const auto report = Measure(options, setup.effective.model, *service, interrupts);
+  const auto report = Measure(options, setup.effective.model, token_ids, *service, interrupts);
   const Status closed = service->Close();
   if (!report.ok()) return report.error();
   PrintText(options.json ? ReportToJson(options, *report).Dump() + "\n"

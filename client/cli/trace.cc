@@ -64,13 +64,13 @@ Status RunTrace(const TraceOptions& options, Interrupts& interrupts) {
   service_options.settings.emplace_back("worker.trace", parts->path());
   ASSIGN_OR_RETURN(const ServiceConfig config, LocalConfig(service_options));
   ASSIGN_OR_RETURN(const RunSetup setup, SetUpRun(config));
+  ASSIGN_OR_RETURN(const int token_ids, UsableTokenIds(config, setup.effective.model));
   ASSIGN_OR_RETURN(const auto service, Service::Open(service_options, interrupts));
   const auto on_wait = [&]() -> Status {
     if (interrupts.Take()) return Error{ErrorCode::kCancelled, "interrupted"};
     return service->Check();
   };
-  const BenchLoad load = {options.prompt, options.gen, options.streams,
-                          setup.effective.model.vocab_size};
+  const BenchLoad load = {options.prompt, options.gen, options.streams, token_ids};
   Bench bench(service->client(), load, static_cast<uint64_t>(DrawSeed()), on_wait);
   const auto rates = bench.Run();
   const Status closed = service->Close();  // the ranks write as they end

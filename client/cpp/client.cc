@@ -16,7 +16,9 @@ constexpr int64_t kPollMs = 100;
 constexpr int kResyncsMax = 3;
 
 Result<Json> ParseBody(const Frame& frame) {
-  return Json::Parse(frame.body, StrCat("the service's ", frame.type));
+  JsonLimits limits;
+  limits.bytes_max = kAnswerBytesMax;
+  return Json::Parse(frame.body, StrCat("the service's ", frame.type), limits);
 }
 
 }  // namespace
@@ -63,6 +65,7 @@ Result<std::string> Client::Submit(const Json& body, std::string id) {
   Stream stream;
   stream.submitted = body.Dump();
   RETURN_IF_ERROR(transport_->Send({"submit", id, stream.submitted}));
+  events_.Drop(id);
   streams_[id] = std::move(stream);
   silent_ms_ = 0;
   return id;
@@ -72,6 +75,7 @@ Status Client::Resume(const std::string& id, int64_t seq) {
   Stream stream;
   stream.next_seq = seq;
   RETURN_IF_ERROR(SendResume(id, stream));
+  events_.Drop(id);
   streams_[id] = std::move(stream);
   silent_ms_ = 0;
   return Status();
@@ -86,18 +90,11 @@ Status Client::Cancel(const std::string& id) {
 
 Result<std::optional<StreamEvent>> Client::Next(int64_t timeout_ms, const std::string& id) {
   const int64_t deadline_ms = NowMs() + timeout_ms;
-  while (true) {
-    const auto wanted = std::find_if(events_.begin(), events_.end(), [&](const StreamEvent& event) {
-      return id.empty() || event.id == id || event.id.empty();
-    });
-    if (wanted != events_.end()) {
-      std::optional<StreamEvent> event = std::move(*wanted);
-      events_.erase(wanted);
-      return event;
-    }
+  for (bool last_look = false;;) {
+    if (std::optional<StreamEvent> event = events_.Take(id); event || last_look) return event;
     const int64_t left_ms = deadline_ms - NowMs();
+    last_look = left_ms <= 0;
     RETURN_IF_ERROR(Pump(std::max<int64_t>(left_ms, 0)));
-    if (left_ms <= 0 && events_.empty()) return std::optional<StreamEvent>();
   }
 }
 
@@ -223,7 +220,7 @@ Status Client::Handle(const Frame& frame) {
     ASSIGN_OR_RETURN(AcceptedEvent event, DecodeAccepted(body));
     stream.submitted.clear();
     stream.resyncing = false;
-    if (!stream.accepted) events_.push_back({frame.id, std::move(event)});
+    if (!stream.accepted) events_.Push({frame.id, std::move(event)});
     stream.accepted = true;
     return Status();
   }
@@ -239,7 +236,7 @@ Status Client::HandleTokens(const std::string& id, Stream& stream, const Json& b
   if (event.seq == stream.next_seq) {
     stream.next_seq += count;
     stream.resyncs_without_progress = 0;
-    events_.push_back({id, std::move(event)});
+    events_.Push({id, std::move(event)});
     return Status();
   }
   if (event.seq + count <= stream.next_seq) return Status();  // all of it is known already
@@ -251,7 +248,9 @@ Status Client::HandleTokens(const std::string& id, Stream& stream, const Json& b
 }
 
 Status Client::HandleDone(const std::string& id, Stream& stream, const Json& body) {
-  if (stream.resyncing) return Status();
+  // Old; but a request that was cancelled before it was accepted has only its `done`.
+  const bool never_accepted = stream.cancelled && !stream.submitted.empty();
+  if (stream.resyncing && !never_accepted) return Status();
   ASSIGN_OR_RETURN(DoneEvent event, DecodeDone(body));
   if (event.seq != stream.next_seq) {
     if (++stream.resyncs_without_progress > kResyncsMax) {
@@ -261,7 +260,7 @@ Status Client::HandleDone(const std::string& id, Stream& stream, const Json& bod
     return SendResume(id, stream);
   }
   streams_.erase(id);
-  events_.push_back({id, std::move(event)});
+  events_.Push({id, std::move(event)});
   return Status();
 }
 
@@ -272,7 +271,7 @@ Status Client::HandleError(const std::string& id, const Json& body) {
     return Status();
   }
   if (!id.empty() && streams_.erase(id) == 0) return Status();
-  events_.push_back({id, std::move(event)});
+  events_.Push({id, std::move(event)});
   return Status();
 }
 

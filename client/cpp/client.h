@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "client/cpp/event_queue.h"
 #include "client/cpp/events.h"
 #include "client/cpp/request.h"
 #include "client/cpp/transport.h"
@@ -55,9 +56,10 @@ class Client {
   // Asks for the end of a request; its stream ends with `done` (finish_reason cancelled).
   Status Cancel(const std::string& id);
 
-  // The next event, of stream `id` or of any; none when nothing came within `timeout_ms`. An error
-  // here is the connection's (kUnavailable once the service was silent too long); a request's own
-  // error is an event.
+  // The next event, of stream `id` or of any; none when nothing came within `timeout_ms`. What
+  // other streams got meanwhile is kept for them, their whole answers if need be. An error here is
+  // the connection's (kUnavailable once the service was silent too long); a request's own error is
+  // an event.
   Result<std::optional<StreamEvent>> Next(int64_t timeout_ms, const std::string& id = "");
   // Submits and reads to the end. `on_event` sees every event; returning false cancels the request.
   Result<Completion> Generate(const Json& body,
@@ -71,7 +73,7 @@ class Client {
     std::string submitted;  // the body, until it was accepted: an unanswered submit is sent again
     int64_t next_seq = 0;
     bool accepted = false;   // the caller has seen the accepted event
-    bool resyncing = false;  // a resume is under way: what comes before its answer is old
+    bool resyncing = true;   // until `accepted` answers a submit or resume, what comes is old
     bool cancelled = false;  // asked for; asked again on a new connection
     int resyncs_without_progress = 0;
   };
@@ -93,7 +95,7 @@ class Client {
   SystemClock clock_;
   std::unique_ptr<Transport> transport_;
   std::map<std::string, Stream> streams_;  // open ones only
-  std::deque<StreamEvent> events_;         // received, not yet taken by Next
+  EventQueue events_;                      // received, not yet taken by Next
   std::deque<Result<ServiceStatus>> statuses_;
   bool status_wanted_ = false;
   int64_t pongs_ = 0;

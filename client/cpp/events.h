@@ -90,7 +90,7 @@ struct RankProgress {
 };
 
 struct ServiceStatus {
-  std::string state;  // starting | loading | ready | relaunching | failed
+  std::string state;  // starting | loading | ready | relaunching | failed | stopped
   std::string version;
   std::string model;
   std::string schedule;

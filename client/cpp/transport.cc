@@ -14,9 +14,6 @@ namespace echelon {
 
 namespace {
 
-// The largest answer is a `done` with prompt log-probabilities: 128 Ki positions of 20 entries of
-// about 40 bytes would be 100 MB; nothing honest is larger.
-constexpr int64_t kMessageBytesMax = 128 << 20;
 // A half-open connection (a host that vanished) is noticed after this, on ZeroMQ's own heartbeat.
 constexpr int kHeartbeatIntervalMs = 2'000;
 constexpr int kHeartbeatTimeoutMs = 6'000;
@@ -72,7 +69,7 @@ class ZmqTransport final : public Transport {
     monitor_ = zmq::socket_t();
     dealer_ = zmq::socket_t(context_, zmq::socket_type::dealer);
     dealer_.set(zmq::sockopt::linger, 0);
-    dealer_.set(zmq::sockopt::maxmsgsize, kMessageBytesMax);
+    dealer_.set(zmq::sockopt::maxmsgsize, kAnswerBytesMax);
     dealer_.set(zmq::sockopt::heartbeat_ivl, kHeartbeatIntervalMs);
     dealer_.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeoutMs);
     const std::string monitor = StrCat("inproc://monitor-", ++opened_);

@@ -12,6 +12,9 @@
 namespace echelon {
 
 inline constexpr char kClientProtocol[] = "echelon/1";
+// The largest answer is a `done` with prompt log-probabilities: 128 Ki positions of 20 entries of
+// about 40 bytes would be 100 MB; nothing honest is larger.
+inline constexpr int64_t kAnswerBytesMax = 128 << 20;
 
 // Parts 1 to 3 of a message; part 0 is kClientProtocol.
 struct Frame {

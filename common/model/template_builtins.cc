@@ -18,6 +18,10 @@ struct TestRow {
   bool (*holds)(const Value& value);
 };
 
+bool IsOdd(const Value& integer) {
+  return integer.Is(Kind::kUint) ? integer.as_uint() % 2 != 0 : integer.as_int() % 2 != 0;
+}
+
 constexpr TestRow kTests[] = {
     {"defined", [](const Value& v) { return !v.is_undefined(); }},
     {"undefined", [](const Value& v) { return v.is_undefined(); }},
@@ -31,14 +35,14 @@ constexpr TestRow kTests[] = {
        return v.is_text() || v.Is(Kind::kList) || v.Is(Kind::kDict) || v.is_undefined();
      }},
     {"number", [](const Value& v) { return v.is_number(); }},
-    {"integer", [](const Value& v) { return v.Is(Kind::kInt); }},
+    {"integer", [](const Value& v) { return v.is_integer(); }},
     {"float", [](const Value& v) { return v.Is(Kind::kDouble); }},
     {"boolean", [](const Value& v) { return v.Is(Kind::kBool); }},
     {"true", [](const Value& v) { return v.Is(Kind::kBool) && v.Truthy(); }},
     {"false", [](const Value& v) { return v.Is(Kind::kBool) && !v.Truthy(); }},
     {"callable", [](const Value& v) { return v.Is(Kind::kMacro) || v.Is(Kind::kFunction); }},
-    {"odd", [](const Value& v) { return v.Is(Kind::kInt) && v.as_int() % 2 != 0; }},
-    {"even", [](const Value& v) { return v.Is(Kind::kInt) && v.as_int() % 2 == 0; }},
+    {"odd", [](const Value& v) { return v.is_integer() && IsOdd(v); }},
+    {"even", [](const Value& v) { return v.is_integer() && !IsOdd(v); }},
 };
 
 struct CompareRow {
@@ -173,6 +177,7 @@ Value Evaluator::ToJson(int line, const Value& input, const Arguments& args) {
 Value Evaluator::ToNumber(int line, const std::string& name, const Value& input) {
   if (input.is_number()) {
     if (name == "float") return input.as_double();
+    if (input.Is(Kind::kUint)) return input;
     if (!input.Is(Kind::kDouble)) return input.as_int();
     const double value = input.as_double();
     if (!(value > -9e18 && value < 9e18)) return Fail(line, "int of a number out of range");

@@ -18,7 +18,8 @@ Value Evaluator::EvalUnary(const Expr& expr) {
   if (expr.name == "+") return operand;
   if (operand.Is(Value::Kind::kDouble)) return -operand.as_double();
   int64_t result = 0;
-  if (__builtin_sub_overflow(int64_t{0}, operand.as_int(), &result)) {
+  if (operand.Is(Value::Kind::kUint) ||
+      __builtin_sub_overflow(int64_t{0}, operand.as_int(), &result)) {
     return Fail(expr.line, "integer overflow");
   }
   return result;
@@ -85,6 +86,7 @@ Value Evaluator::Arithmetic(int line, const std::string& op, const Value& a, con
     if (op == "%") return x - std::floor(x / y) * y;
     return Fail(line, StrCat("operator ", op, " is not supported"));
   }
+  if (a.Is(Value::Kind::kUint) || b.Is(Value::Kind::kUint)) return Fail(line, "integer overflow");
   const int64_t x = a.as_int();
   const int64_t y = b.as_int();
   int64_t result = 0;

@@ -2,20 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "common/check.h"
+#include "common/model/float_repr.h"
 #include "common/strings.h"
 
 namespace echelon::chat {
 
 namespace {
-
-// Python's repr of a float: the shortest text that reads back, with a ".0" where it looks integral.
-std::string PrintDouble(double value) {
-  std::string text = StrCat(value);
-  if (text.find_first_of(".en") == std::string::npos) text += ".0";
-  return text;
-}
 
 void AppendQuoted(const MarkedText& in, MarkedText& out) {
   constexpr char kHex[] = "0123456789abcdef";
@@ -82,6 +77,14 @@ void AppendLineBreak(int indent, int depth, MarkedText& out) {
 
 }  // namespace
 
+Value::Value(uint64_t value) {
+  if (value <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    value_ = static_cast<int64_t>(value);
+  } else {
+    value_ = value;
+  }
+}
+
 Value::Value(List list) {
   for (const Value& element : list) depth_ = std::max(depth_, element.depth_);
   ++depth_;
@@ -111,8 +114,11 @@ int64_t Value::as_int() const {
   return std::get<int64_t>(value_);
 }
 
+uint64_t Value::as_uint() const { return std::get<uint64_t>(value_); }
+
 double Value::as_double() const {
   if (Is(Kind::kDouble)) return std::get<double>(value_);
+  if (Is(Kind::kUint)) return static_cast<double>(as_uint());
   return static_cast<double>(as_int());
 }
 
@@ -124,6 +130,8 @@ bool Value::Truthy() const {
     case Kind::kBool:
     case Kind::kInt:
       return as_int() != 0;
+    case Kind::kUint:
+      return true;
     case Kind::kDouble:
       return as_double() != 0;
     case Kind::kText:
@@ -148,8 +156,8 @@ const Value* Value::Find(std::string_view key) const {
 }
 
 const char* Value::KindName() const {
-  constexpr const char* kNames[] = {"undefined", "None", "bool",      "int",   "float",   "str",
-                                    "list",      "dict", "namespace", "macro", "function"};
+  constexpr const char* kNames[] = {"undefined", "None", "bool", "int",       "int",   "float",
+                                    "str",       "list", "dict", "namespace", "macro", "function"};
   return kNames[static_cast<int>(kind())];
 }
 
@@ -157,6 +165,7 @@ bool operator==(const Value& a, const Value& b) {
   using Kind = Value::Kind;
   if (a.is_number() && b.is_number()) {
     if (a.Is(Kind::kDouble) || b.Is(Kind::kDouble)) return a.as_double() == b.as_double();
+    if (a.Is(Kind::kUint) || b.Is(Kind::kUint)) return a.value_ == b.value_;
     return a.as_int() == b.as_int();
   }
   if (a.kind() != b.kind()) return false;
@@ -193,6 +202,7 @@ Value UntrustedValue(const Json& json) {
     case Json::Kind::kInt:
       return json.as_int();
     case Json::Kind::kUint:
+      return json.as_uint();
     case Json::Kind::kDouble:
       return json.as_double();
     case Json::Kind::kString:
@@ -223,8 +233,10 @@ MarkedText Print(const Value& value) {
       return {value.Truthy() ? "True" : "False", ""};
     case Value::Kind::kInt:
       return {StrCat(value.as_int()), ""};
+    case Value::Kind::kUint:
+      return {StrCat(value.as_uint()), ""};
     case Value::Kind::kDouble:
-      return {PrintDouble(value.as_double()), ""};
+      return {FloatRepr(value.as_double()), ""};
     case Value::Kind::kText:
       return value.text();
     case Value::Kind::kList:
@@ -248,8 +260,11 @@ bool AppendJson(const Value& value, int indent, int depth, MarkedText& out) {
       out.AppendTrusted(value.Truthy() ? "true" : "false");
       return true;
     case Value::Kind::kInt:
-    case Value::Kind::kDouble:
+    case Value::Kind::kUint:
       out.Append(Print(value));
+      return true;
+    case Value::Kind::kDouble:
+      out.AppendTrusted(FloatJson(value.as_double()));
       return true;
     case Value::Kind::kText:
       AppendQuoted(value.text(), out);

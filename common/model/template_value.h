@@ -27,6 +27,7 @@ class Value {
     kNone,
     kBool,
     kInt,
+    kUint,  // an integer beyond int64_t
     kDouble,
     kText,
     kList,
@@ -41,9 +42,10 @@ class Value {
 
   Value() = default;
   static Value None() { return Value(nullptr); }
-  Value(bool value) : value_(value) {}                                                     // NOLINT
-  Value(int64_t value) : value_(value) {}                                                  // NOLINT
-  Value(double value) : value_(value) {}                                                   // NOLINT
+  Value(bool value) : value_(value) {}     // NOLINT
+  Value(int64_t value) : value_(value) {}  // NOLINT
+  Value(uint64_t value);                   // NOLINT: kInt where it fits
+  Value(double value) : value_(value) {}   // NOLINT
   Value(MarkedText text) : value_(std::make_shared<const MarkedText>(std::move(text))) {}  // NOLINT
   Value(std::string text) : Value(MarkedText{std::move(text), ""}) {}                      // NOLINT
   Value(List list);                                                                        // NOLINT
@@ -56,7 +58,8 @@ class Value {
   bool Is(Kind k) const { return kind() == k; }
   bool is_undefined() const { return Is(Kind::kUndefined); }
   bool is_text() const { return Is(Kind::kText); }
-  bool is_number() const { return Is(Kind::kBool) || Is(Kind::kInt) || Is(Kind::kDouble); }
+  bool is_integer() const { return Is(Kind::kInt) || Is(Kind::kUint); }
+  bool is_number() const { return Is(Kind::kBool) || is_integer() || Is(Kind::kDouble); }
 
   // Each of these asks for the right kind.
   const MarkedText& text() const { return *std::get<std::shared_ptr<const MarkedText>>(value_); }
@@ -65,7 +68,8 @@ class Value {
   Dict& fields() const { return *std::get<std::shared_ptr<Dict>>(value_); }
   const Stmt* macro() const { return std::get<const Stmt*>(value_); }
   Function function() const { return std::get<Function>(value_); }
-  int64_t as_int() const;    // of a bool too
+  int64_t as_int() const;    // of a bool too; not of a kUint
+  uint64_t as_uint() const;  // of a kUint
   double as_double() const;  // of any number
 
   // Lists and dictionaries inside each other, 0 for plain values. A namespace counts as too deep to
@@ -78,7 +82,7 @@ class Value {
 
  private:
   explicit Value(std::nullptr_t) : value_(nullptr) {}
-  std::variant<std::monostate, std::nullptr_t, bool, int64_t, double,
+  std::variant<std::monostate, std::nullptr_t, bool, int64_t, uint64_t, double,
                std::shared_ptr<const MarkedText>, std::shared_ptr<const List>,
                std::shared_ptr<const Dict>, std::shared_ptr<Dict>, const Stmt*, Function>
       value_;

@@ -303,19 +303,24 @@ __device__ WeightParts SplitWeights(const CacheView& cache, const BlockWeights& 
   return parts;
 }
 
-// sums = weights . values for 8 dimensions from d on.
+// The lane's values of 8 dimensions from d on.
 template <KvType kType>
-__device__ void SumValues(const CacheView& cache, const WeightParts& parts,
-                          const BlockValues& values, int d, float (&sums)[4]) {
+__device__ Bytes16 LoadValues(const CacheView& cache, const BlockValues& values, int d) {
   Bytes16 of = {};
-  if (values.page != nullptr) {
-    const int g = static_cast<int>(threadIdx.x % 32 / 4);
-    of = LoadEight<kType>(values.page, cache.ValueIndex(values.slot, d + g));
+  if (values.page == nullptr || d >= cache.head_dim) return of;
+  const int g = static_cast<int>(threadIdx.x % 32 / 4);
+  return LoadEight<kType>(values.page, cache.ValueIndex(values.slot, d + g));
+}
+
+// sums = weights . values for 8 dimensions.
+template <KvType kType>
+__device__ void SumValues(const WeightParts& parts, const BlockValues& values, Bytes16 of,
+                          float (&sums)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) of.word[i] &= values.seen[i];
+  for (int i = 0; i < 4; ++i) {
+    of.word[i] &= values.seen[i];
+    sums[i] = 0.0f;
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) sums[i] = 0.0f;
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
     Mma<kType>(sums, parts.of[u][0], of.word[2 * u], of.word[2 * u + 1]);

@@ -12,7 +12,8 @@ inline constexpr int kSplitWarps = kAttentionSplit / kAttentionBlock;
 struct SplitShared {
   float best[kSplitWarps][kAttentionTile], total[kSplitWarps][kAttentionTile];
   float keep[kSplitWarps][kAttentionTile], take[kSplitWarps][kAttentionTile];
-  float sums[kSplitWarps][kAttentionTile][kStepDims];
+  // Rows 8 banks apart: four rows of a tile's 8 dimensions are stored side by side.
+  float sums[kSplitWarps][kAttentionTile][kStepDims + 8];
   float* partial[kAttentionTile];  // of the row and head; null: none
 };
 
@@ -52,6 +53,20 @@ __device__ inline void StoreSums(const SplitShared& shared, int d, int dim) {
   }
 }
 
+// The values of a step's dimensions.
+struct StepValues {
+  Bytes16 of[kDimTiles];
+};
+template <KvType kType>
+__device__ StepValues LoadStep(const CacheView& cache, const BlockValues& values, int step) {
+  StepValues loaded;
+#pragma unroll
+  for (int n = 0; n < kDimTiles; ++n) {
+    loaded.of[n] = LoadValues<kType>(cache, values, step * kStepDims + n * 8);
+  }
+  return loaded;
+}
+
 template <KvType kType, int kSteps>
 __global__ void __launch_bounds__(kSplitWarps * 32) MmaSplitKernel(AttentionParams p) {
   __shared__ SplitShared shared;
@@ -68,6 +83,10 @@ __global__ void __launch_bounds__(kSplitWarps * 32) MmaSplitKernel(AttentionPara
   const int base = unit.first / kAttentionSplit * kAttentionSplit + warp * kAttentionBlock;
   const bool seen = base < unit.end && base + kAttentionBlock > unit.first;  // by the whole warp
   BlockWeights block = {{}, {-INFINITY, -INFINITY}, {}};
+  const BlockValues values = ValuesOf(p.cache, places, base);
+  // Values are under way while the scores are made, and a step ahead afterwards: no load goes past
+  // a barrier by itself.
+  StepValues next = LoadStep<kType>(p.cache, values, 0);
   if (seen) block = WeightsOf<kType, kSteps>(p, rows, places, queries, base);
   if (t == 0) {
 #pragma unroll
@@ -78,18 +97,19 @@ __global__ void __launch_bounds__(kSplitWarps * 32) MmaSplitKernel(AttentionPara
   }
   __syncthreads();
   if (threadIdx.x < kAttentionTile) JoinBlocks(p, unit, static_cast<int>(threadIdx.x), shared);
-  const BlockValues values = ValuesOf(p.cache, places, base);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     const int d = step * kStepDims;
     if (d >= p.head_dim) break;
+    const StepValues loaded = next;
+    next = LoadStep<kType>(p.cache, values, step + 1);
     if (seen) {
       const WeightParts parts = SplitWeights<kType>(p.cache, block, values, step);
 #pragma unroll
       for (int n = 0; n < kDimTiles; ++n) {
         if (d + n * 8 >= p.head_dim) break;
         float sums[4];
-        SumValues<kType>(p.cache, parts, values, d + n * 8, sums);
+        SumValues<kType>(parts, values, loaded.of[n], sums);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           shared.sums[warp][g + i / 2 * 8][n * 8 + t * 2 + i % 2] = sums[i];
@@ -162,7 +182,7 @@ __device__ void JoinBlock(const AttentionParams& p, const TilePlaces& places, in
       parts = SplitWeights<kType>(p.cache, block, values, n / kDimTiles);
     }
     float sums[4];
-    SumValues<kType>(p.cache, parts, values, n * 8, sums);
+    SumValues<kType>(parts, values, LoadValues<kType>(p.cache, values, n * 8), sums);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (block.best[i / 2] == -INFINITY) continue;

@@ -108,11 +108,14 @@ Result<std::unique_ptr<DeviceBuffer>> CudaBackend::Allocate(size_t bytes) {
   return std::unique_ptr<DeviceBuffer>(new CudaBuffer(std::move(memory)));
 }
 
+// Neither is part of a graph: a step that repeats would do it once.
 void CudaBackend::Upload(const void* host, void* device, size_t bytes) {
+  CHECK(!recorder_.recording());
   split_of_ = {};
   device_->CopyIn(device, host, bytes);
 }
 void CudaBackend::Download(const void* device, void* host, size_t bytes) {
+  CHECK(!recorder_.recording());
   device_->CopyOut(host, device, bytes);
 }
 uint64_t CudaBackend::FreeMemoryBytes() const { return device_->FreeBytes(); }
@@ -220,7 +223,8 @@ void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor ou
                        split_of_.cols == x.cols && split_of_.stride == x.stride;
     const SplitRows split = PlaceSplit(x.rows, part.groups);
     split_of_ = part.lead == 0 ? x : Tensor();
-    if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to))) {
+    if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to),
+                           there)) {
       continue;
     }
     if (!there) LaunchSplitRows(device_->stream(), x, part.lead, split);
@@ -377,7 +381,7 @@ void CudaBackend::DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                              std::span<DrawnToken> drawn) {
   const DrawParams params = draws_.Prepare(logits, rows, drawn);
   if (params.count > 0 && recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count,
-                                            params.slices, params.drawn)) {
+                                            params.slices, params.drawn, params.searches)) {
     LaunchDraw(device_->stream(), params);
   }
 }

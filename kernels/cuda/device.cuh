@@ -63,6 +63,12 @@ __device__ inline uint32_t Load4(const void* p) {
   return __ldg(static_cast<const unsigned int*>(p));
 }
 
+// Of integers: their sums do not depend on the order.
+__device__ inline void AtomicAdd(uint64_t* to, uint64_t value) {
+  static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), value);
+}
+
 // float16 numbers by the conversion instruction: the same values as common/half.h.
 __device__ inline float HalfBitsToFloat(uint16_t bits) {
   float value;

@@ -8,6 +8,7 @@
 #include "kernels/cuda/cache_layout.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/weight_layout.h"
+#include "kernels/threshold_math.h"
 
 namespace echelon::cuda {
 
@@ -149,12 +150,24 @@ struct DrawSlice {
   double score;
   int32_t drawn;
 };
+// A row's searches for the least logit that top_k (0) and top_p (1) leave, digit by digit: sums of
+// each round, and what the rounds before have found.
+struct DrawSearch {
+  struct Found {
+    uint64_t target = 0;
+    uint32_t prefix = 0;
+    bool reached = true;
+  };
+  uint64_t sums[2][kSearchRounds][kDigits];
+  Found before[2][kSearchRounds];
+};
 struct DrawParams {
   Rows logits;
   const DrawRow* rows;
   int64_t count, slice_count;
   DrawSlice* slices;
-  DrawnToken* drawn;  // (count)
+  DrawnToken* drawn;     // (count)
+  DrawSearch* searches;  // (count), or null where no row has top_k or top_p
 };
 void LaunchDraw(Stream stream, const DrawParams& params);
 

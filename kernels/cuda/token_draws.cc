@@ -1,5 +1,6 @@
 #include "kernels/cuda/token_draws.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace echelon::cuda {
@@ -21,9 +22,17 @@ DrawParams TokenDraws::Prepare(Tensor logits, std::span<const DrawRow> rows,
   params.slice_count = (logits.cols + kDrawSlice - 1) / kDrawSlice;
   const size_t token_bytes = (rows.size() * sizeof(DrawnToken) + 63) / 64 * 64;
   const auto slices = static_cast<size_t>(params.count * params.slice_count);
-  if (!Reserve(token_bytes + slices * sizeof(DrawSlice))) return params;
+  const size_t slice_bytes = (slices * sizeof(DrawSlice) + 63) / 64 * 64;
+  const bool search = std::ranges::any_of(rows, [](const DrawRow& row) {
+    return row.inverse_temperature != 0.0 && (row.top_k > 0 || row.top_p < 1.0f);
+  });
+  const size_t search_bytes = search ? rows.size() * sizeof(DrawSearch) : 0;
+  if (!Reserve(token_bytes + slice_bytes + search_bytes)) return params;
   params.drawn = reinterpret_cast<DrawnToken*>(memory_.data());
   params.slices = reinterpret_cast<DrawSlice*>(memory_.data() + token_bytes);
+  if (search) {
+    params.searches = reinterpret_cast<DrawSearch*>(memory_.data() + token_bytes + slice_bytes);
+  }
   drawn_ = drawn;
   return params;
 }

@@ -31,7 +31,7 @@ class TokenDraws {
 
   Device& device_;
   Staging& staging_;
-  DeviceMemory memory_;     // drawn tokens, then the slices' candidates
+  DeviceMemory memory_;     // drawn tokens, then scratch of the draw
   char* pinned_ = nullptr;  // as many bytes as memory_
   std::span<DrawnToken> drawn_;
 };

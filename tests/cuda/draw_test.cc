@@ -1,5 +1,5 @@
-// Tokens drawn by the CUDA backend are the host's, bit for bit: greedy and Gumbel-max, over
-// vocabularies of less than a slice and of several, with logits that are no numbers.
+// Tokens drawn by the CUDA backend are the host's, bit for bit: greedy, Gumbel-max, top_k, top_p,
+// over vocabularies of less than a slice and of several, with logits that are no numbers.
 
 #include <gtest/gtest.h>
 
@@ -54,13 +54,24 @@ class CudaDraw : public ::testing::Test {
   std::unique_ptr<Backend> backend_;
 };
 
+constexpr int kKinds = 10;
 std::vector<SamplingParams> Kinds() {
-  std::vector<SamplingParams> kinds(5);
+  std::vector<SamplingParams> kinds(kKinds);
   kinds[0].temperature = 0.0f;
   kinds[1].temperature = 0.7f;
   kinds[2].temperature = 5.0f;
   kinds[3].min_p = 0.05f;
   kinds[4].temperature = 0.05f;
+  kinds[5].top_k = 1;
+  kinds[6].top_k = 40;
+  kinds[6].temperature = 2.0f;
+  kinds[7].top_p = 0.9f;
+  kinds[7].temperature = 1.5f;
+  kinds[8].top_k = 100;
+  kinds[8].top_p = 0.5f;
+  kinds[8].min_p = 0.01f;
+  kinds[9].top_k = 1 << 20;  // more than there are
+  kinds[9].top_p = 1e-6f;
   for (size_t i = 0; i < kinds.size(); ++i) kinds[i].seed = 17 * i + 3;
   return kinds;
 }
@@ -69,7 +80,7 @@ TEST_F(CudaDraw, IsTheHosts) {
   for (const int64_t vocab : {1, 3, 255, 4096, 4097, 13000}) {
     std::mt19937 random(static_cast<uint32_t>(vocab));
     std::normal_distribution<float> normal(0.0f, 3.0f);
-    std::vector<float> logits(static_cast<size_t>(5 * vocab));
+    std::vector<float> logits(static_cast<size_t>(kKinds * vocab));
     for (float& logit : logits) logit = std::nearbyint(normal(random) * 4) / 4;  // with ties
     Compare(logits, vocab, Kinds());
   }
@@ -80,8 +91,8 @@ TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
   const float fills[] = {kInf, -kInf, std::nanf(""), 1.0f};
   for (const float fill : fills) {
     for (const float one : fills) {
-      std::vector<float> logits(static_cast<size_t>(5 * vocab), fill);
-      for (int64_t r = 0; r < 5; ++r) logits[r * vocab + 4500] = one;
+      std::vector<float> logits(static_cast<size_t>(kKinds * vocab), fill);
+      for (int64_t r = 0; r < kKinds; ++r) logits[r * vocab + 4500] = one;
       Compare(logits, vocab, Kinds());
     }
   }
@@ -98,7 +109,6 @@ TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
   EXPECT_TRUE(asks(alone, params));
   EXPECT_FALSE(asks(shared, params));
   for (const auto& change : std::vector<std::function<void(SamplingParams&)>>{
-           [](SamplingParams& p) { p.top_k = 5; }, [](SamplingParams& p) { p.top_p = 0.9f; },
            [](SamplingParams& p) { p.logprobs = 0; },
            [](SamplingParams& p) { p.presence_penalty = 0.5f; },
            [](SamplingParams& p) {
@@ -108,8 +118,8 @@ TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
     change(changed);
     EXPECT_FALSE(asks(alone, changed));
   }
-  params.temperature = 0.0f;
-  params.top_k = 5;  // means nothing to a greedy one
+  params.top_k = 5;
+  params.top_p = 0.9f;
   EXPECT_TRUE(asks(alone, params));
 }
 

@@ -19,7 +19,7 @@ import zmq
 
 import echelon
 import service
-from echelon import Accepted, AsyncClient, Client, Done, Tokens
+from echelon import Accepted, AsyncClient, Client, Done, Stream, Tokens
 
 PROMPT = "Once upon a time there was a ladder"
 CONTEXT = 8192  # of the checkpoint
@@ -109,10 +109,10 @@ def test_cancel(running):
         assert isinstance(next(stream), Accepted)
         count = len(next(stream).token_ids)
         # Another connection has no right to it.
-        other._core.streams["mine"] = echelon._core._Stream(None)
-        other._core.cancel("mine")
-        other._send()
-        refused(echelon.NotFound, lambda: other._next("mine"))
+        theirs = Stream(other, other._core.resume("mine", 0))
+        other._core.outbox.clear()  # it knows the id, but has not taken the stream over
+        theirs.cancel()
+        refused(echelon.NotFound, lambda: next(theirs))
         stream.cancel()
         for event in stream:
             count += len(event.token_ids) if isinstance(event, Tokens) else 0
@@ -154,9 +154,9 @@ def test_bad_input_names_field_and_limit(running):
         def bad(field, *words, kind=echelon.InvalidArgument, **fields):
             body = {"prompt": "x", "max_tokens": 1, **fields}
             body = {name: value for name, value in body.items() if value is not ...}
-            request_id = client._core.submit(body, "")
+            stream = Stream(client, client._core.submit(body, ""))
             client._send()
-            refused(kind, lambda: client._next(request_id), field, words)
+            refused(kind, lambda: next(stream), field, words)
 
         bad("prompt", prompt=...)
         bad("prompt", prompt="")

@@ -2,25 +2,35 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import threading
 import time
 from types import TracebackType
-from typing import Any, Deque, Dict, Iterator, Optional, Type, Union
+from typing import Any, Callable, Deque, Iterator, Optional, Type
 
 import zmq
 
-from ._core import Collector, Core, Options, build_request, encode
-from .errors import EchelonError, Unavailable
+from ._connection import LAST_WORDS_MS, POLL_S, Connection
+from ._core import Collector, Core, Options, StreamState, build_request
+from .errors import DeadlineExceeded, EchelonError, Unavailable
 from .types import Completion, Done, Event, Request, Status
-
-_POLL_S = 0.1
 
 
 class Stream(Iterator[Event]):
-    """The events of one request, in order; ends after Done. An error of the request is raised."""
+    """The events of one request, in order; ends after Done. An error of the request is raised.
 
-    def __init__(self, client: "Client", request_id: str) -> None:
-        self.id = request_id
+    A stream that is left early is closed: by close(), at the end of a `with`, or when nobody holds it any more (as
+    after `for event in client.stream(...): break`).
+    """
+
+    _ended = True  # until there is something to close
+
+    def __init__(self, client: "Client", state: StreamState, timeout_s: Optional[float] = None) -> None:
+        self.id = state.id
         self._client = client
+        self._state = state
+        self._timeout_s = timeout_s
+        self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._ended = False
 
     def __iter__(self) -> "Stream":
@@ -30,7 +40,7 @@ class Stream(Iterator[Event]):
         if self._ended:
             raise StopIteration
         try:
-            event = self._client._next(self.id)
+            event = self._wait()
         except EchelonError:
             self._ended = True
             raise
@@ -38,9 +48,16 @@ class Stream(Iterator[Event]):
         return event
 
     def cancel(self) -> None:
-        """The stream ends with Done, finish_reason "cancelled"."""
-        self._client._core.cancel(self.id)
+        """The stream ends with Done, finish_reason "cancelled", after what was generated until then."""
+        self._client._core.cancel(self._state)
         self._client._send()
+
+    def close(self) -> None:
+        """Gives the stream up: the request is cancelled where it still runs, and what came for it is dropped."""
+        self._ended = True
+        self._client._core.close(self._state)
+        with contextlib.suppress(EchelonError):  # a connection on which nothing leaves: the service ends what nobody reads
+            self._client._send()
 
     def collect(self) -> Completion:
         """Reads the rest."""
@@ -49,7 +66,27 @@ class Stream(Iterator[Event]):
             completion = collector.add(event)
             if completion is not None:
                 return completion
-        raise AssertionError("a stream ends with Done or an error")
+        raise ValueError(f"the stream of request {self.id} was read to its end or closed before")
+
+    def _wait(self) -> Event:
+        while not self._state.arrived:
+            left = POLL_S if self._end_s is None else self._end_s - time.monotonic()
+            if left <= 0:
+                self.close()
+                raise DeadlineExceeded(f"the answer was not complete within {self._timeout_s:g} s (timeout_s)")
+            self._client._pump(min(left, POLL_S))
+        return self._client._core.take(self._state)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            self._client._abandon(self._state)
 
 
 class Client:
@@ -59,19 +96,26 @@ class Client:
                  give_up_after_s: float = 30.0) -> None:
         self.endpoint = endpoint
         self._core = Core(Options(connect_timeout_s, silence_s, give_up_after_s))
-        self._context = zmq.Context()
-        self._waiting: Dict[str, Deque[Union[Event, Status, EchelonError]]] = collections.defaultdict(collections.deque)
-        self._socket: Optional[zmq.Socket[bytes]] = None
+        self._thread = threading.get_ident()
+        self._abandoned: Deque[StreamState] = collections.deque()
+        self._connection: Optional[Connection] = Connection(endpoint, zmq.Context(), zmq.Poller)
         try:
-            self._open()
+            self._connection.open()
             self.ping(connect_timeout_s)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        self._close_sockets()
-        self._context.term()
+        """Streams that are still open go on in the service for its frontend.resume_ttl_ms: another client can resume() them."""
+        if self._connection is None:
+            return
+        with contextlib.suppress(EchelonError):
+            self._send()
+        self._core.fail(Unavailable("this client is closed"))
+        connection, self._connection = self._connection, None
+        connection.close(LAST_WORDS_MS)
+        connection.context.term()
 
     def __enter__(self) -> "Client":
         return self
@@ -80,105 +124,96 @@ class Client:
                  trace: Optional[TracebackType]) -> None:
         self.close()
 
-    def stream(self, request: Optional[Request] = None, *, request_id: str = "", **fields: Any) -> Stream:
-        """Submits; `fields` are those of Request. The same id again starts the stream from its beginning."""
-        self._waiting.pop(request_id, None)
-        request_id = self._core.submit(build_request(request, fields), request_id)
-        self._send()
-        return Stream(self, request_id)
+    def stream(self, request: Optional[Request] = None, *, request_id: str = "", timeout_s: Optional[float] = None,
+               **fields: Any) -> Stream:
+        """Submits; `fields` are those of Request. The same id again starts the stream from its beginning.
 
-    def generate(self, request: Optional[Request] = None, *, request_id: str = "", **fields: Any) -> Completion:
-        return self.stream(request, request_id=request_id, **fields).collect()
+        An answer that is not complete after `timeout_s` is cancelled, and DeadlineExceeded raised.
+        """
+        self._need_open()
+        stream = Stream(self, self._core.submit(build_request(request, fields), request_id), timeout_s)
+        self._send()
+        return stream
+
+    def generate(self, request: Optional[Request] = None, *, request_id: str = "", timeout_s: Optional[float] = None,
+                 **fields: Any) -> Completion:
+        with self.stream(request, request_id=request_id, timeout_s=timeout_s, **fields) as stream:
+            return stream.collect()
 
     def resume(self, request_id: str, seq: int) -> Stream:
         """The stream of a request that another connection submitted, from token `seq` on."""
-        self._waiting.pop(request_id, None)
-        self._core.resume(request_id, seq)
+        self._need_open()
+        stream = Stream(self, self._core.resume(request_id, seq))
         self._send()
-        return Stream(self, request_id)
+        return stream
 
     def status(self, timeout_s: float = 5.0) -> Status:
+        self._need_open()
         self._core.ask_status()
-        self._send()
-        self._pump_until(lambda: bool(self._waiting[""]), timeout_s)
-        answer = self._waiting[""].popleft()
+        self._pump_until(lambda: bool(self._core.answers), timeout_s)
+        answer = self._core.answers.popleft()
         if isinstance(answer, EchelonError):
             raise answer
-        assert isinstance(answer, Status)
         return answer
 
     def ping(self, timeout_s: float = 5.0) -> None:
+        self._need_open()
         before = self._core.pongs
         self._core.ping()
-        self._send()
         self._pump_until(lambda: self._core.pongs > before, timeout_s)
 
-    def _pump_until(self, condition: Any, timeout_s: float) -> None:
+    def _pump_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        self._send()
         end = time.monotonic() + timeout_s
         while not condition():
             left = end - time.monotonic()
             if left <= 0:
                 self._core.status_wanted = 0
                 raise Unavailable(f"no answer from {self.endpoint} within {timeout_s:g} s; is the service running there?")
-            self._pump(min(left, _POLL_S))
-
-    def _next(self, request_id: str) -> Event:
-        while not self._waiting[request_id]:
-            self._pump(_POLL_S)
-        arrival = self._waiting[request_id].popleft()
-        if isinstance(arrival, (Done, EchelonError)):
-            del self._waiting[request_id]
-        if isinstance(arrival, EchelonError):
-            raise arrival
-        assert not isinstance(arrival, Status)
-        return arrival
+            self._pump(min(left, POLL_S))
 
     def _pump(self, timeout_s: float) -> None:
-        assert self._socket is not None
+        """One wait for a message, and what follows from it. An error here is the connection's, and everybody's."""
+        connection = self._need_open()
         started = time.monotonic()
-        ready = dict(self._poller.poll(int(timeout_s * 1000)))
-        if self._socket in ready:
-            for request_id, arrival in self._core.on_message(self._socket.recv_multipart()):
-                if arrival is not None:
-                    self._waiting[request_id].append(arrival)
-        elif self._monitor in ready:
-            self._monitor.recv_multipart()  # the connection broke
-            self._reopen()
-        elif self._core.on_silence(time.monotonic() - started):
-            self._reopen()
-        self._send()
+        try:
+            if connection.socket is None:  # it could not be opened again
+                self._reopen()
+            ready = dict(connection.poller.poll(int(timeout_s * 1000)))
+            if connection.socket in ready:
+                self._core.on_message(connection.socket.recv_multipart())
+            elif self._core.on_silence(time.monotonic() - started) or connection.monitor in ready:
+                self._reopen()
+            self._send()
+        except Exception as error:
+            raise self._core.fail(error) from None
 
     def _send(self) -> None:
-        assert self._socket is not None
-        while self._core.outbox:
+        while self._abandoned:
+            self._core.close(self._abandoned.popleft())
+        while self._core.outbox and self._connection is not None and self._connection.socket is not None:
+            message = self._core.outbox.popleft()
             try:
-                self._socket.send_multipart(encode(self._core.outbox[0]), zmq.DONTWAIT)
+                self._connection.socket.send_multipart(message, zmq.DONTWAIT)
             except zmq.Again:
                 raise Unavailable(f"the queue to {self.endpoint} is full; is the service running there?") from None
-            finally:
-                self._core.outbox.pop(0)
 
-    def _open(self) -> None:
-        socket = self._context.socket(zmq.DEALER)
-        self._socket = socket
-        socket.linger = 0
-        socket.heartbeat_ivl, socket.heartbeat_timeout = 2000, 6000
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        socket.connect(self.endpoint)
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+    def _abandon(self, state: StreamState) -> None:
+        """For Stream.__del__, which runs anywhere: inside of any call here, or in a thread that collects garbage."""
+        self._abandoned.append(state)
+        if threading.get_ident() == self._thread:
+            with contextlib.suppress(EchelonError):
+                self._send()
 
-    def _close_sockets(self) -> None:
-        if self._socket is not None:
-            self._socket.disable_monitor()
-            self._monitor.close(linger=0)
-            self._socket.close()
-            self._socket = None
+    def _need_open(self) -> Connection:
+        if self._connection is None:
+            raise Unavailable("this client is closed")
+        return self._connection
 
     def _reopen(self) -> None:
         """ZeroMQ would reconnect by itself, but the service would know us under a new name then."""
-        self._close_sockets()
-        time.sleep(_POLL_S)
-        self._open()
-        self._core.on_reopened()
+        connection = self._need_open()
+        connection.close()
+        time.sleep(POLL_S)
+        connection.open()
+        self._core.on_reopened(POLL_S)

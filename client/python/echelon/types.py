@@ -67,7 +67,7 @@ class Usage:
 
 @dataclasses.dataclass
 class Timings:
-    """Seconds; ttft_s counts from acceptance."""
+    """Seconds; queue_s, ttft_s and total_s count from the receipt of the request."""
 
     queue_s: float
     ttft_s: float
@@ -135,7 +135,7 @@ class RankProgress:
 
 @dataclasses.dataclass
 class Status:
-    state: str  # starting | loading | ready | relaunching | failed
+    state: str  # starting | loading | ready | relaunching | failed | stopped
     version: str
     model: str
     epoch: int

@@ -1,6 +1,7 @@
 """A service in a thread that speaks docs/client-api.md: a token log per request, and faults on demand."""
 import json
 import threading
+import time
 
 import zmq
 
@@ -14,13 +15,13 @@ STATUS = {"state": "ready", "version": "0.1.0", "model": "fake", "layout": {"tp"
 
 class FakeService:
     """Answers request r with tokens 100, 101, ... Faults: break the connections before a token once, leave one out once,
-    never answer, refuse, stay silent after `accepted`, send nonsense."""
+    at the first submits, leave a token out, refuse, stay silent after `accepted` or before it, send nonsense."""
 
     def __init__(self, tokens=5, break_before=None, skip=None, refuse=None, hold=False, always_skip=False, nonsense=False,
-                 drop_first_submit=False):
+                 drop_submits=0, mute=False):
         self.tokens, self.break_before, self.skip = tokens, break_before, skip
         self.refuse, self.hold, self.always_skip, self.nonsense = refuse, hold, always_skip, nonsense
-        self.drop_first_submit = drop_first_submit
+        self.drop_submits, self.mute = drop_submits, mute
         self.received = []
         self.bodies = {}
         self.context = zmq.Context()
@@ -42,6 +43,15 @@ class FakeService:
         if self.thread.is_alive():
             self.thread.join()
         self.context.destroy(linger=0)
+
+    def got(self, kind, within_s=5):
+        """Whether a message of this type came, or comes soon."""
+        end = time.monotonic() + within_s
+        while kind not in [kind for kind, _, _ in self.received]:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
 
     def _bind(self):
         self.socket = self.context.socket(zmq.ROUTER)
@@ -75,8 +85,8 @@ class FakeService:
             self._send(peer, "pong", "", {})
         elif kind == "status":
             self._send(peer, "status", "", STATUS)
-        elif kind == "submit" and self.drop_first_submit:
-            self.drop_first_submit = False
+        elif kind == "submit" and self.drop_submits > 0:
+            self.drop_submits -= 1
             self._break()
         elif kind == "submit" and self.nonsense:
             self._send(peer, "accepted", request_id, {"prompt_tokens": 1})
@@ -85,7 +95,8 @@ class FakeService:
         elif kind == "submit":
             if self.bodies.setdefault(request_id, body) != body:
                 return self._error(peer, request_id, "invalid_argument", "this id has another body")
-            self._stream(peer, request_id, 0)
+            if not self.mute:
+                self._stream(peer, request_id, 0)
         elif request_id not in self.bodies:
             self._error(peer, request_id, "not_found", "no such request")
         elif kind == "cancel":

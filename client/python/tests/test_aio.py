@@ -1,9 +1,10 @@
 import asyncio
+import gc
 
 import pytest
 from fake_service import FakeService
 
-from echelon import Accepted, AsyncClient, Done, NotFound, Tokens, Unavailable
+from echelon import Accepted, AsyncClient, Done, InternalError, NotFound, Tokens, Unavailable, _core
 
 
 def run(body, **faults):
@@ -48,6 +49,88 @@ def test_cancel_ends_the_stream():
         assert (await stream.collect()).done.finish_reason == "cancelled"
 
     run(body, hold=True)
+
+
+async def cancelled(service, client):
+    got = await asyncio.get_running_loop().run_in_executor(None, service.got, "cancel")
+    return got and not client._core.streams
+
+
+def test_a_cancelled_task_cancels_its_request():
+    async def body(service, client):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.generate(prompt="hi"), 0.2)
+        assert await cancelled(service, client)
+
+    run(body, hold=True)
+
+
+def test_a_stream_left_early_is_cancelled():
+    async def body(service, client):
+        async for event in await client.stream(prompt="hi"):
+            assert isinstance(event, Accepted)
+            break
+        gc.collect()  # for Pythons that do not count references
+        assert await cancelled(service, client)
+
+    run(body, hold=True)
+
+
+def test_closing_a_stream_cancels_it():
+    async def body(service, client):
+        async with await client.stream(prompt="hi") as stream:
+            await stream.__anext__()
+        assert await cancelled(service, client)
+        assert [event async for event in stream] == []
+
+    run(body, hold=True)
+
+
+def test_streams_that_are_not_read_stop_no_other(monkeypatch):
+    monkeypatch.setattr(_core, "UNREAD_MAX", 8)
+
+    async def body(service, client):
+        unread = [await client.stream(prompt=f"{i}") for i in range(5)]
+        answer = await client.generate(prompt="read")
+        assert len(answer.token_ids) == 50
+        assert all(len(stream._state.arrived) <= 8 for stream in unread)
+        for stream in unread:
+            assert (await stream.collect()).token_ids == answer.token_ids
+
+    run(body, tokens=50)
+
+
+def test_any_failure_ends_those_who_wait_and_nobody_later():
+    async def body(service, client):
+        on_message, failures = client._core.on_message, [ValueError("an answer nobody foresaw")]
+
+        def fail_once(parts):
+            if failures:
+                raise failures.pop()
+            on_message(parts)
+
+        client._core.on_message = fail_once
+        answers = await asyncio.gather(client.generate(prompt="a"), client.generate(prompt="b"), return_exceptions=True)
+        assert all(isinstance(answer, InternalError) and "foresaw" in str(answer) for answer in answers), answers
+        assert (await client.generate(prompt="c")).token_ids == [100, 101, 102, 103, 104]
+
+    run(body)
+
+
+def test_a_client_that_is_not_open_says_so():
+    async def main():
+        client = AsyncClient("tcp://127.0.0.1:1")
+        with pytest.raises(Unavailable, match="async with"):
+            await client.generate(prompt="hi")
+        with FakeService(hold=True) as service:
+            client = await AsyncClient(service.endpoint).open()
+            waiting = asyncio.create_task(client.generate(prompt="hi"))
+            await client.ping()
+            await client.close()
+            with pytest.raises(Unavailable, match="closed"):
+                await waiting
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 def test_errors_status_and_ping():

@@ -1,10 +1,11 @@
+import gc
 import math
 
 import pytest
 from fake_service import FakeService
 
-from echelon import (Accepted, Client, Done, EchelonError, InvalidArgument, NotFound, ProtocolError, ResourceExhausted, Tokens,
-                     Unavailable)
+from echelon import (Accepted, Cancelled, Client, DeadlineExceeded, Done, EchelonError, InvalidArgument, NotFound, ProtocolError,
+                     ResourceExhausted, Tokens, Unavailable, _core)
 
 
 def kinds(service):
@@ -49,7 +50,7 @@ def test_a_broken_connection_resumes_where_it_stopped():
 
 
 def test_an_unanswered_submit_is_sent_again():
-    with FakeService(drop_first_submit=True) as service, Client(service.endpoint) as client:
+    with FakeService(drop_submits=1) as service, Client(service.endpoint) as client:
         check(client.generate(prompt="hi"), 5)
         assert kinds(service) == ["submit", "submit"]
 
@@ -95,6 +96,89 @@ def test_cancel_ends_the_stream():
         assert list(stream) == []
 
 
+def test_a_request_cancelled_before_it_was_accepted_ends():
+    with FakeService(mute=True) as service, Client(service.endpoint) as client:
+        stream = client.stream(prompt="hi", timeout_s=5)
+        stream.cancel()
+        assert next(stream).finish_reason == "cancelled"
+
+
+def test_a_stream_left_early_is_cancelled():
+    with FakeService(hold=True) as service, Client(service.endpoint) as client:
+        for event in client.stream(prompt="hi"):
+            assert isinstance(event, Accepted)
+            break
+        gc.collect()  # for Pythons that do not count references
+        assert service.got("cancel") and not client._core.streams
+
+
+def test_closing_a_stream_cancels_it():
+    with FakeService(hold=True) as service, Client(service.endpoint) as client:
+        with client.stream(prompt="hi") as stream:
+            next(stream)
+        assert service.got("cancel") and not client._core.streams
+        assert list(stream) == []
+        stream.close()
+        client.ping()
+        assert kinds(service) == ["submit", "cancel"]
+
+
+def test_closing_the_client_sends_what_was_cancelled_before():
+    with FakeService(hold=True) as service:
+        with Client(service.endpoint) as client:
+            client.stream(prompt="hi").close()
+        assert service.got("cancel")
+
+
+def test_what_was_read_to_its_end_is_not_cancelled():
+    with FakeService() as service, Client(service.endpoint) as client:
+        with client.stream(prompt="hi") as stream:
+            check(stream.collect(), 5)
+        del stream
+        client.ping()
+        assert kinds(service) == ["submit"]
+
+
+def test_an_answer_that_takes_too_long_is_cancelled():
+    with FakeService(hold=True) as service, Client(service.endpoint) as client:
+        with pytest.raises(DeadlineExceeded, match="0.2 s"):
+            client.generate(prompt="hi", timeout_s=0.2)
+        assert service.got("cancel") and not client._core.streams
+
+
+def test_an_id_used_again_has_nothing_of_its_former_stream():
+    with FakeService() as service, Client(service.endpoint) as client:
+        former = client.stream(prompt="hi", request_id="same")
+        next(former)
+        former.close()
+        check(client.generate(prompt="hi", request_id="same"), 5)
+
+
+def test_a_former_stream_of_an_id_does_not_cancel_the_new_one():
+    with FakeService(hold=True) as service, Client(service.endpoint) as client:
+        former = client.stream(prompt="hi", request_id="same")
+        next(former)
+        stream = client.stream(prompt="hi", request_id="same")
+        with pytest.raises(Cancelled, match="again"):
+            next(former)
+        former.close()
+        del former
+        assert isinstance(next(stream), Accepted)
+        client.ping()
+        assert kinds(service) == ["submit", "submit"]
+
+
+def test_a_stream_that_is_not_read_is_left_to_the_service(monkeypatch):
+    monkeypatch.setattr(_core, "UNREAD_MAX", 8)
+    with FakeService(tokens=50) as service, Client(service.endpoint) as client:
+        stream = client.stream(prompt="hi")
+        for _ in range(60):
+            client.ping()
+        assert len(stream._state.arrived) == 8
+        check(stream.collect(), 50)
+        assert "resume" in kinds(service)
+
+
 def test_resume_and_resubmission():
     with FakeService() as service, Client(service.endpoint) as client:
         check(client.generate(prompt="hi", request_id="same"), 5)
@@ -119,6 +203,27 @@ def test_nobody_there():
         Client("tcp://127.0.0.1:1", connect_timeout_s=0.2)
 
 
+def test_what_cannot_be_sent_is_refused_at_once():
+    with pytest.raises(InvalidArgument, match="tcp://host:port"):
+        Client("localhost:5760")
+    with FakeService() as service, Client(service.endpoint) as client:
+        with pytest.raises(InvalidArgument, match="A-Z a-z"):
+            client.generate(prompt="hi", request_id="no blanks")
+        with pytest.raises(ValueError):
+            client.generate(prompt="hi", temperature=math.nan)
+        check(client.generate(prompt="hi"), 5)
+        assert not client._core.streams
+        client.close()
+        with pytest.raises(Unavailable, match="closed"):
+            client.generate(prompt="hi")
+
+
+def test_a_connection_that_breaks_on_every_submit_is_given_up():
+    with FakeService(drop_submits=1000) as service, Client(service.endpoint) as client:
+        with pytest.raises(ResourceExhausted, match="message_bytes_max"):
+            client.generate(prompt="x" * (2 << 20), timeout_s=20)
+
+
 def test_a_service_that_dies_is_given_up():
     service = FakeService(hold=True)
     with service, Client(service.endpoint, silence_s=0.1, give_up_after_s=0.6) as client:
@@ -140,5 +245,7 @@ def test_a_silent_service_that_answers_pings_is_waited_for():
 
 def test_nonsense_is_a_protocol_error():
     with FakeService(nonsense=True) as service, Client(service.endpoint) as client:
+        stream = client.stream(prompt="hi")
+        assert client.status().state == "ready"  # the other stream's trouble is not ours
         with pytest.raises(ProtocolError, match="accepted"):
-            client.generate(prompt="hi")
+            stream.collect()

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "client/testing/fake_server.h"
+#include "tests/support/model_builder.h"
 
 namespace echelon {
 namespace {
@@ -49,12 +50,30 @@ TEST(Bench, BandwidthIsTheSumOrUnknown) {
   EXPECT_EQ(ReadBytesPerSecond(status), 12);
 }
 
+TEST(Bench, DrawsNoIdsThatTheServiceRefuses) {
+  const ScratchFolder folder;
+  WriteTinySafetensors({.vocab = 300}, folder.path());
+  ServiceConfig config;
+  config.model.path = folder.path();
+  ModelConfig model;
+  model.vocab_size = 384;  // a padded embedding: as in the checkpoints of Qwen
+  EXPECT_EQ(*UsableTokenIds(config, model), 300);
+  model.vocab_size = 280;
+  EXPECT_EQ(*UsableTokenIds(config, model), 280);
+
+  const ScratchFolder bare;
+  config.model.path = bare.path();
+  EXPECT_FALSE(UsableTokenIds(config, model).ok());
+  config.model.load_format = "dummy";
+  EXPECT_EQ(*UsableTokenIds(config, model), 280);
+}
+
 TEST(Bench, RatesFollowTheClock) {
   // 5 tokens, each 20 ms after the one before: at most 50 tokens a second, however slow the
   // machine.
   FakeServer server(WithPong(FakeService({.tokens = 5, .token_delay_ms = 20})));
   const auto client = ConnectTo(server);
-  Bench bench(*client, {.prompt = 7, .gen = 5, .streams = 1, .vocab_size = 10}, 1,
+  Bench bench(*client, {.prompt = 7, .gen = 5, .streams = 1, .token_ids = 10}, 1,
               [] { return Status(); });
   const auto rates = bench.Run();
   ASSERT_TRUE(rates.ok()) << rates.error().message;
@@ -67,7 +86,7 @@ TEST(Bench, RatesFollowTheClock) {
 TEST(Bench, MissingTokensAreAnError) {
   FakeServer server(WithPong(FakeService({.tokens = 5})));
   const auto client = ConnectTo(server);
-  Bench bench(*client, {.prompt = 7, .gen = 6, .streams = 1, .vocab_size = 10}, 1,
+  Bench bench(*client, {.prompt = 7, .gen = 6, .streams = 1, .token_ids = 10}, 1,
               [] { return Status(); });
   const auto rates = bench.Run();
   ASSERT_FALSE(rates.ok());

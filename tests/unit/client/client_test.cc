@@ -96,6 +96,58 @@ TEST(Client, StreamsOfOneConnectionDoNotMix) {
   EXPECT_THAT(completions["b"].token_ids, ElementsAre(100, 101, 102));
 }
 
+TEST(Client, AWaitForOneStreamEndsThoughAnotherHasEvents) {
+  const FakeServer server(WithPong([](const Frame& frame) -> std::vector<FakeAction> {
+    return {
+        {{"accepted", frame.id, R"({"prompt_tokens":1,"seed":1})"}, frame.id == "late" ? 300 : 0}};
+  }));
+  const auto client = ConnectTo(server);
+  ASSERT_TRUE(client->Submit(kBody, "early").ok());
+  ASSERT_TRUE(client->Submit(kBody, "late").ok());
+  const auto none = client->Next(100, "late");
+  ASSERT_TRUE(none.ok()) << none.error().message;
+  EXPECT_FALSE(none->has_value());
+  const auto early = client->Next(0, "early");
+  ASSERT_TRUE(early.ok() && early->has_value());
+  EXPECT_EQ((*early)->id, "early");
+  EXPECT_TRUE((*client->Next(2'000, "late")).has_value());
+}
+
+TEST(Client, AnIdSubmittedAgainHasNothingOfItsFormerStream) {
+  const FakeServer server(FakeService({.tokens = 3}));
+  const auto client = ConnectTo(server);
+  ASSERT_TRUE(client->Submit(kBody, "same").ok());
+  ASSERT_TRUE(client->Submit(kBody, "other").ok());
+  const auto read = [&](const std::string& id) {
+    int events = 0;
+    for (bool last = false; !last; ++events) {
+      const auto event = client->Next(1'000, id);
+      if (!event.ok() || !event->has_value()) return -1;
+      last = (*event)->IsLast();
+    }
+    return events;
+  };
+  EXPECT_EQ(read("other"), 5);  // and all five of "same" wait
+  ASSERT_TRUE(client->Submit(kBody, "same").ok());
+  EXPECT_EQ(read("same"), 5);
+  EXPECT_FALSE((*client->Next(50, "same")).has_value());
+}
+
+TEST(Client, TheLargestAnswerThatTheTransportTakesIsRead) {
+  const size_t bytes = (size_t{64} << 20) + 1;  // more than what Json reads by default
+  const FakeServer server(WithPong([&](const Frame& frame) -> std::vector<FakeAction> {
+    return {{{"accepted", frame.id, R"({"prompt_tokens":1,"seed":1})"}},
+            {{"done", frame.id,
+              StrCat(R"({"seq":0,"finish_reason":"length","text":")", std::string(bytes, 'x'),
+                     R"(","usage":{"prompt_tokens":1,"completion_tokens":0},"timings":{},)"
+                     R"("seed":1,"layout":{"tp":1,"pp":1,"sp":1}})")}}};
+  }));
+  const auto client = ConnectTo(server);
+  const auto completion = client->Generate(kBody);
+  ASSERT_TRUE(completion.ok()) << completion.error().message;
+  EXPECT_EQ(completion->text.size(), bytes);
+}
+
 TEST(Client, ABrokenConnectionResumesWhereItStopped) {
   const FakeServer server(FakeService({.tokens = 8, .break_before_token = 3}));
   const auto client = ConnectTo(server);
@@ -195,6 +247,22 @@ TEST(Client, CancelEndsAStream) {
   });
   ASSERT_TRUE(completion.ok()) << completion.error().message;
   EXPECT_EQ(completion->done.finish_reason, "cancelled");
+}
+
+TEST(Client, ARequestCancelledBeforeItWasAcceptedEnds) {
+  const FakeServer server(WithPong([](const Frame& frame) -> std::vector<FakeAction> {
+    if (frame.type != "cancel") return {};
+    return {{{"done", frame.id,
+              R"({"seq":0,"finish_reason":"cancelled","text":"","usage":{"prompt_tokens":0,)"
+              R"("completion_tokens":0},"timings":{},"seed":1,)"
+              R"("layout":{"tp":1,"pp":1,"sp":1}})"}}};
+  }));
+  const auto client = ConnectTo(server);
+  ASSERT_TRUE(client->Submit(kBody, "early").ok());
+  ASSERT_TRUE(client->Cancel("early").ok());
+  const auto event = client->Next(1'000, "early");
+  ASSERT_TRUE(event.ok() && event->has_value());
+  EXPECT_TRUE((*event)->IsLast());
 }
 
 TEST(Client, ASlowServiceIsWaitedForWhileItAnswersPings) {

@@ -148,6 +148,33 @@ TEST(ChatTemplate, ComputesAsPythonDoes) {
   }
 }
 
+TEST(ChatTemplate, PrintsNumbersAsPythonDoes) {
+  // json.loads, and then Jinja's {{ }} or json.dumps.
+  const auto of = [](const char* number) {
+    return Render("{{ messages[0].n }} {{ messages[0].n | tojson }} {{ [messages[0].n] }}",
+                  std::string(R"([{"role":"user","n":)") + number + "}]");
+  };
+  EXPECT_EQ(of("3.14159265358979"), "3.14159265358979 3.14159265358979 [3.14159265358979]");
+  EXPECT_EQ(of("123456789012.0"), "123456789012.0 123456789012.0 [123456789012.0]");
+  EXPECT_EQ(of("1e16"), "1e+16 1e+16 [1e+16]");
+  EXPECT_EQ(of("9223372036854775807"),
+            "9223372036854775807 9223372036854775807 [9223372036854775807]");
+  EXPECT_EQ(of("18446744073709551615"),
+            "18446744073709551615 18446744073709551615 [18446744073709551615]");
+  EXPECT_EQ(Plain("{{ messages[0].n * 10 }} {{ (messages[0].n * 10) | tojson }}",
+                  R"([{"role":"user","n":1e308}])"),
+            "inf Infinity");
+  const auto eval = [](const char* expression) {
+    return Render(std::string("{{ ") + expression + " }}",
+                  R"([{"role":"user","n":18446744073709551615}])");
+  };
+  EXPECT_EQ(eval("messages[0].n is integer and messages[0].n is number"), "True");
+  EXPECT_EQ(eval("messages[0].n is odd"), "True");
+  EXPECT_EQ(eval("messages[0].n == messages[0].n and messages[0].n != 1"), "True");
+  EXPECT_EQ(eval("messages[0].n > 1 and messages[0].n | int == messages[0].n"), "True");
+  EXPECT_EQ(eval("messages[0].n / 2"), "9.223372036854776e+18");
+}
+
 TEST(ChatTemplate, LoopsAndScopes) {
   EXPECT_EQ(Plain("{% for i in [1,2,3] %}{{ loop.index0 }}{{ loop.first }}{{ loop.last }};"
                   "{% endfor %}"),

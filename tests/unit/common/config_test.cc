@@ -109,11 +109,12 @@ TEST(Config, ChecksTheFormOfTexts) {
   const std::vector<std::pair<std::string, std::string>> bad = {
       {"frontend.endpoint", "127.0.0.1:80"}, {"frontend.endpoint", "tcp://127.0.0.1:99999"},
       {"frontend.endpoint", "tcp://:80"},    {"frontend.endpoint", ""},
-      {"group.endpoint", "ipc://"},          {"metrics.address", "9760"},
-      {"metrics.address", "localhost:"},     {"metrics.address", "a:1,2"},
-      {"model.ladder_layers", "1,,3"},       {"model.ladder_layers", "last:"},
-      {"model.ladder_layers", "last:1,2"},   {"layout.layers_per_stage", "8,0"},
-      {"layout.layers_per_stage", "8 8"},    {"layout.shard_shares", "2,0"}};
+      {"group.endpoint", "ipc://"},          {"group.endpoint", "ipc:///run/workers.sock"},
+      {"metrics.address", "9760"},           {"metrics.address", "localhost:"},
+      {"metrics.address", "a:1,2"},          {"model.ladder_layers", "1,,3"},
+      {"model.ladder_layers", "last:"},      {"model.ladder_layers", "last:1,2"},
+      {"layout.layers_per_stage", "8,0"},    {"layout.layers_per_stage", "8 8"},
+      {"layout.shard_shares", "2,0"}};
   for (const auto& [key, value] : bad) {
     EXPECT_THAT(ErrorOf("", {{key, value}}), HasSubstr("command line: " + key)) << value;
   }

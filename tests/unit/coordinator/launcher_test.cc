@@ -8,6 +8,7 @@
 
 #include "common/network.h"
 #include "common/strings.h"
+#include "tests/support/model_builder.h"
 
 namespace echelon {
 namespace {
@@ -97,7 +98,8 @@ TEST(ExpectedHosts, FillSlotsInOrder) {
 }
 
 TEST(ExpectedHosts, ReadHostFiles) {
-  const std::string path = ::testing::TempDir() + "/hosts";
+  const ScratchFolder folder;
+  const std::string path = folder / "hosts";
   std::ofstream(path) << "# the cluster\nn1 slots=2 max_slots=4\n\n  n2 # one\n";
   GroupSettings settings;
   settings.launcher = "hostfile";

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/exact_math.h"
+#include "kernels/threshold_math.h"
 #include "tests/unit/worker/vocab_ranks.h"
 
 namespace echelon {

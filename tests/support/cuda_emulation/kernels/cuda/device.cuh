@@ -65,6 +65,7 @@ Value LoadAligned(const void* p) {
 inline Bytes16 Load16(const void* p) { return LoadAligned<Bytes16>(p); }
 inline Bytes8 Load8(const void* p) { return LoadAligned<Bytes8>(p); }
 inline uint32_t Load4(const void* p) { return LoadAligned<uint32_t>(p); }
+inline void AtomicAdd(uint64_t* to, uint64_t value) { *to += value; }  // fibers do not preempt
 inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
 
 inline void MmaBf16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
