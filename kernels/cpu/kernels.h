@@ -101,7 +101,7 @@ struct SplitArgs {
 struct CpuKernels {
   const char* isa;
   const char* title;  // the same for people
-  // Ops of up to this many tokens multiply codes in bytes (QuantisedRows::bytes); 0: none do.
+  // Ops of up to this many tokens multiply codes in bytes (QuantisedRows::bytes).
   int byte_tokens;
 
   // Rows [begin, end) of x (T, cols); column 0 is element `lead` of the first group.

@@ -5,12 +5,13 @@
 //   sum = fma(min, x_sum, sum)                    (formats with minima)
 // so that a row of the result has the same bits for every number of tokens.
 //
-// Few tokens (one tile): codes are unpacked in registers as they come from memory; with AVX-512
-// into bytes, whose dots a Q4_1 group takes 48 instructions for and not 66. More: two panels are
-// unpacked into the thread's scratch once, and tiles of tokens pass over them, while the next two
-// panels come nearer. With AVX-512 a group costs a tile of 8 tokens and 2 panels 256 dots and 64
-// for scales and minima, on two ports: 160 cycles for 8,192 multiply-adds (162 measured); unpacking
-// adds some 60 cycles for all tiles of a chunk.
+// Few tokens (one tile): codes are unpacked in registers as they come from memory; where they are
+// fewest into bytes, so that a Q4_1 group takes 48 instructions and not 66 with AVX-512, 106 and
+// not 126 with AVX2 (Q4_0, whose offset then is taken off the dots, 110 and not 158). More: two
+// panels are unpacked into the thread's scratch once, and tiles of tokens pass over them, while the
+// next two panels come nearer. With AVX-512 a group costs a tile of 8 tokens and 2 panels 256 dots
+// and 64 for scales and minima, on two ports: 160 cycles for 8,192 multiply-adds (162 measured);
+// unpacking adds some 60 cycles for all tiles of a chunk.
 
 #include <cstdint>
 

@@ -1,6 +1,6 @@
 """Real checkpoints answer as the float32 oracle says (tests/golden/*.json), through the whole ring.
 
-usage: oracle_test.py --backend reference|cpu [--model smollm2|gemma3|all] [--perplexity] [--cases N]
+usage: oracle_test.py --backend reference|cpu [--isa avx2|avxvnni|avx512] [--model smollm2|gemma3|all] [--perplexity] [--cases N]
 
 reference: every greedy case equal token for token; log-probabilities of the top five within 2e-3.
 cpu:       teacher-forced along the oracle's tokens, top-1 equal wherever the oracle's margin exceeds 0.15; generated tokens
@@ -65,22 +65,22 @@ def check_cpu(connection, case):
     return f"{len(wide)} forced steps equal; free run equal for {same} of {len(tokens)} tokens"
 
 
-def run_greedy(backend, path, cases):
-    check = check_reference if backend == "reference" else check_cpu
+def run_greedy(worker, path, cases):
+    check = check_reference if worker["worker.backend"] == "reference" else check_cpu
     groups = {}
     for case in cases:
         groups.setdefault(tuple(sorted(schedule_settings(case).items())), []).append(case)
     for settings, group in groups.items():
-        with service.Service({"model.path": path, "worker.backend": backend, **dict(settings)}) as running:
+        with service.Service({"model.path": path, **worker, **dict(settings)}) as running:
             connection = api.Connection(running.endpoint)
             for case in group:
                 print(f"  {case['name']}: {check(connection, case)}", flush=True)
             connection.close()
 
 
-def run_perplexity(backend, path, case):
+def run_perplexity(worker, path, case):
     command = [service.BIN / "echelon", "perplexity", "--model", path, "--file", "/usr/share/common-licenses/GPL-3", "--chars", case["chars"],
-               "--window", case["window"], "--backend", backend, "--json"]
+               "--window", case["window"], "--backend", worker["worker.backend"], "--set", f"worker.isa={worker['worker.isa']}", "--json"]
     if case.get("schedule", "standard") != "standard":
         command += ["--schedule", case["schedule"], "--ladder-layers", ",".join(map(str, case["ladder_layers"]))]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -89,26 +89,28 @@ def run_perplexity(backend, path, case):
     assert got["predicted"] == case["predicted"], got
     off = got["perplexity"] / case["perplexity"] - 1
     print(f"  perplexity {got['perplexity']:.5f}, oracle {case['perplexity']:.5f}, off by {off:+.2e}", flush=True)
-    assert abs(off) < PERPLEXITY_TOLERANCE[backend]
+    assert abs(off) < PERPLEXITY_TOLERANCE[worker["worker.backend"]]
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", choices=["reference", "cpu"], required=True)
+    parser.add_argument("--isa", choices=["auto", "avx2", "avxvnni", "avx512"], default="auto")
     parser.add_argument("--model", choices=[*MODELS, "all"], default="all")
     parser.add_argument("--cases", type=int, default=1000, help="at most so many greedy cases a model")
     parser.add_argument("--perplexity", action="store_true", help="the perplexities instead of the greedy cases")
     flags = parser.parse_args()
+    worker = {"worker.backend": flags.backend, "worker.isa": flags.isa}
     for name in MODELS if flags.model == "all" else [flags.model]:
         path, golden = MODELS[name]
         service.need_model(path)
         oracle = json.loads((GOLDEN / golden).read_text())
-        print(f"{name} on {flags.backend}", flush=True)
+        print(f"{name} on {flags.backend}, isa {flags.isa}", flush=True)
         if flags.perplexity:
             for case in oracle["perplexity"]:
-                run_perplexity(flags.backend, path, case)
+                run_perplexity(worker, path, case)
         else:
-            run_greedy(flags.backend, path, oracle["greedy"][:flags.cases])
+            run_greedy(worker, path, oracle["greedy"][:flags.cases])
     print("passed")
 
 
