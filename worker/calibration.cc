@@ -12,6 +12,7 @@
 #include "common/network.h"
 #include "common/rank_part.h"
 #include "common/shard_elements.h"
+#include "common/strings.h"
 #include "common/sum_share.h"
 #include "worker/comm/local_comm.h"
 #include "worker/executor.h"
@@ -25,8 +26,10 @@ constexpr int kRows[] = {1, 4, 16, 64};
 constexpr int kRowsMax = 512;
 constexpr int kContext = 1024;  // where attention is measured
 constexpr int kChunk = 64;      // rows of its prefill steps
-constexpr int kShards = 4;      // the part of a rank is measured of a group of so many
-constexpr int kBatch = 16;      // sequences of the sampling measurement
+constexpr int kLateChunks = 3, kLateDecodes = 8;
+constexpr int kPositions = kContext + kLateChunks * kChunk + kLateDecodes;  // of the longest
+constexpr int kShards = 4;  // the part of a rank is measured of a group of so many
+constexpr int kBatch = 16;  // sequences of the sampling measurement
 
 // A group of which only this rank is there: every operation is complete at once, what should have
 // come is whatever the buffers hold. For timing steps whose numbers nobody reads.
@@ -70,7 +73,7 @@ class SoloRank {
     ExecutorOptions executor;
     executor.layout.tp = tp;
     executor.step_tokens_max = kRowsMax;
-    executor.context_max = kContext + kRowsMax;
+    executor.context_max = kPositions;
     executor.sequences_max = kBatch;
     executor.kv_memory_bytes = 1ull << 30;
     ASSIGN_OR_RETURN(Weights weights,
@@ -109,7 +112,10 @@ class SoloRank {
     const SequenceId id = plan.sequences[0].id;
     ASSIGN_OR_RETURN(late.first, Run(plan));
     int at = kRowsMax;
-    for (const int rows : {kContext - kRowsMax, kChunk, kChunk, kChunk, 1, 1, 1, 1, 1, 1, 1, 1}) {
+    std::vector<int> steps = {kContext - kRowsMax};
+    steps.insert(steps.end(), kLateChunks, kChunk);
+    steps.insert(steps.end(), kLateDecodes, 1);
+    for (const int rows : steps) {
       ASSIGN_OR_RETURN(const double time, Run(GoOn(id, at, rows)));
       if (rows == kChunk) late.chunk = std::min(late.chunk, time);
       if (rows == 1) late.decode = std::min(late.decode, time);
@@ -293,6 +299,17 @@ Calibrator::LinkTimes Calibrator::MeasureLink() const {
 }
 
 Status Calibrator::Measure() {
+  const ModelConfig& model = checkpoint_.config();
+  if (model.context_max < kPositions) {
+    return InvalidArgument(StrCat("calibration runs steps of up to ", kPositions,
+                                  " positions, the model's context has ", model.context_max,
+                                  ": measure a model of the same size with a longer one"));
+  }
+  if (model.n_heads < 2) {
+    return InvalidArgument(
+        "calibration compares a whole rank with one of several, which a model with one attention "
+        "head cannot have: measure a model with two or more");
+  }
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   ASSIGN_OR_RETURN(const Times all, MeasureRank(cores));
   all_.KeepLeast(all);

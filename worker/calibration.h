@@ -26,6 +26,7 @@ class Calibrator {
       : checkpoint_(checkpoint), backend_(backend) {}
 
   // One round; of several, the least time of each step counts: what disturbs a machine only adds.
+  // kInvalidArgument for a model with too short a context, or with a single attention head.
   Status Measure();
   // At least one round was measured.
   Calibration Rates() const;

@@ -56,7 +56,8 @@ class Executor {
   // Runs this rank's part of the plan. The result is returned on the result rank alone (last stage,
   // tp 0), nothing elsewhere. A plan that contradicts the state (unknown sequence, page out of
   // range, ...) is an error on every rank alike, before any of them computes or communicates: the
-  // executor is unchanged and the next plan may follow.
+  // executor is unchanged and could go on. (A worker ends all the same: such a plan is the
+  // coordinator's mistake, and a new epoch starts from what the token log knows.)
   Result<std::optional<StepResult>> Run(const StepPlan& plan);
 
   int pages() const;                   // of the KV caches of all sp ranks: the same on all ranks

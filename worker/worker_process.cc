@@ -240,7 +240,7 @@ Status WorkerProcess::ServeAsLead() {
     const bool busy = under_way || clock_.NowUs() - last_plan_us < kLeadBusyUs;
     LinkEvent event = link_.NextEvent(busy ? kLeadTurnMs : kLeadIdleTurnMs);
     if (event.kind == LinkEvent::kNone) {
-      under_way = mpi_->Progress();
+      under_way = mpi_->MoveOn();
       continue;
     }
     if (event.kind == LinkEvent::kShutdown) {

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import sys
 import time
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import api
@@ -25,9 +26,9 @@ def over_hosts(count, agent, **layout):
             **{f"layout.{name}": value for name, value in layout.items()}}
 
 
-def ask(running):
+def ask(running, **wishes):
     connection = api.Connection(running.endpoint)
-    answer = connection.ask(f"hosts.{time.monotonic_ns()}", **PROMPT)
+    answer = connection.ask(f"hosts.{time.monotonic_ns()}", **{**PROMPT, **wishes})
     connection.close()
     return answer
 
@@ -48,6 +49,29 @@ def check_answer(count, agent, **layout):
         assert answer.token_ids == expected, f"{answer.token_ids} instead of {expected}"
         assert "10.99.0." in running.log(), "the log does not name the chosen interface"
     print(f"{layout} over {count} hosts: {len(expected)} tokens, the same as on one host", flush=True)
+
+
+def attentions_passed(running, what):
+    """By sequence-parallel ranks, of all ranks together."""
+    with urllib.request.urlopen(running.metrics_url + "/metrics") as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("echelon_ring_attentions_total{") and f'passed="{what}"' in line)
+
+
+def check_sequence_parallel(agent):
+    """A prompt of some 1500 tokens in large chunks, for which keys go round between the hosts, and in small ones, for which queries do."""
+    prompt = PROMPT["prompt"] * 210
+    for rows, passed in (512, "keys"), (16, "queries"):
+        layout = {"layout.sp": 2, "scheduler.step_tokens_max": rows}
+        with service.Service({"model.path": service.SMOL, "worker.threads": 1, **layout}) as running:
+            expected = ask(running, prompt=prompt)
+        assert expected.error is None, expected.error
+        with service.Service({**over_hosts(2, agent), **layout}) as running:
+            answer = ask(running, prompt=prompt)
+            assert answer.error is None, answer.error
+            assert answer.token_ids == expected.token_ids, f"{answer.token_ids} instead of {expected.token_ids}"
+            assert attentions_passed(running, passed) > 0, f"no {passed} passed with chunks of {rows}"
+        print(f"sp = 2 over 2 hosts, {passed} passed: {len(expected.token_ids)} tokens, the same as on one host", flush=True)
 
 
 def wait_for(condition, what, seconds, running):
@@ -104,6 +128,7 @@ def inside(agent):
     """Runs on host 1, coordinator included."""
     check_answer(2, agent, tp=2)
     check_answer(3, agent, pp=3)
+    check_sequence_parallel(agent)
     check_lost_worker(agent)
     check_pulled_cable(agent)
 

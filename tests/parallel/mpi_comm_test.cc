@@ -5,6 +5,7 @@
 //   mpi_comm_test off       MPI carries everything
 //   mpi_comm_test 2,1       as if the first two ranks were on one host, the third on another, the
 //                           next two on one again ...; ranks of a "host" share memory
+//   mpi_comm_test off sizes no test: rank 0 sends less than rank 1 expects, which must end both
 
 #include "worker/comm/mpi_comm.h"
 
@@ -221,9 +222,14 @@ echelon::MpiOptions OptionsFrom(const std::string& word) {
   return options;
 }
 
+void SendLessThanExpected(echelon::Communicator& comm) {
+  std::vector<char> data(4000);
+  comm.Wait(comm.rank() == 0 ? comm.Send(data.data(), 32, 1) : comm.Recv(data.data(), 4000, 0));
+}
+
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  if (argc != 2) return 2;
+  if (argc < 2) return 2;
   auto environment = echelon::MpiEnvironment::Start(OptionsFrom(argv[1]));
   if (!environment.ok()) {
     std::fprintf(stderr, "%s\n", environment.error().message.c_str());
@@ -232,6 +238,10 @@ int main(int argc, char** argv) {
   if (!(*environment)->shared_memory_problem().empty()) {
     std::fprintf(stderr, "%s\n", (*environment)->shared_memory_problem().c_str());
     return 1;  // what is to be tested would not run
+  }
+  if (argc == 3) {
+    SendLessThanExpected(*(*environment)->World());
+    return 0;
   }
   echelon::g_environment = environment->get();
   return RUN_ALL_TESTS();

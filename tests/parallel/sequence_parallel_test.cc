@@ -166,6 +166,28 @@ void ExpectMessagesKeepEveryBit(KvType type) {
   }
 }
 
+// A window over several messages round the ring: what it hides lies in the first ones, wholly or in
+// part. Every position against the twin.
+TEST(LongSequence, AWindowOverMessagesAgreesWithTheTwin) {
+  testing::LayoutModel model = testing::LayoutModels()[0];
+  model.tiny.family = "mistral";
+  model.tiny.context = 1500;
+  model.tiny.window = 600;
+  const bool fast = MakeBackend({"cpu", 1, "auto"}).ok();
+  if (fast) model.backend = "cpu";
+  const testing::TinyGroups groups(model);
+  Wish wish = Scored();
+  wish.prompt = RandomIds(1400, 3);
+  LocalGroupOptions options = groups.Options(Layout(1, 1, 3));
+  options.executor.context_max = 1500;
+  options.executor.step_tokens_max = 1500;
+  options.executor.ring_tokens = 1;
+  const auto group = groups.Start(options);
+  const auto whole = Generate(*group, {wish}, kPageTokens, {.chunk = 1500});
+  EXPECT_LT(groups.WorstAgainstTwin(wish, whole[0], 1), (fast ? 2 : 1) * model.tolerance);
+  EXPECT_EQ(Generate(*group, {wish}, kPageTokens, {.chunk = 700}), whole);
+}
+
 TEST(LongSequence, MessagesAndPassingKeepEveryBit) { ExpectMessagesKeepEveryBit(KvType::kF32); }
 TEST(LongSequence, SoTheyDoOverCodes) { ExpectMessagesKeepEveryBit(KvType::kQ8_0); }
 

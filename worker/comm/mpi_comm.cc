@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/check.h"
+#include "common/strings.h"
 #include "worker/comm/far_link.h"
 #include "worker/comm/group_comm.h"
 
@@ -27,22 +29,25 @@ class MpiBatch final : public FarBatch {
   void Send(const void* data, size_t bytes, int to, FarTag tag) override {
     const auto* from = static_cast<const std::byte*>(data);
     InPieces(bytes, [&](size_t at, int count) {
-      MPI_Isend(from + at, count, MPI_BYTE, to, static_cast<int>(tag), comm_, &Add());
+      MPI_Isend(from + at, count, MPI_BYTE, to, static_cast<int>(tag), comm_, &Add(-1));
     });
   }
   void Recv(void* data, size_t bytes, int from, FarTag tag) override {
     auto* to = static_cast<std::byte*>(data);
     InPieces(bytes, [&](size_t at, int count) {
-      MPI_Irecv(to + at, count, MPI_BYTE, from, static_cast<int>(tag), comm_, &Add());
+      MPI_Irecv(to + at, count, MPI_BYTE, from, static_cast<int>(tag), comm_, &Add(count));
     });
   }
   bool Test() override {
     if (open_ == 0) return true;
     done_.resize(requests_.size());
+    statuses_.resize(requests_.size());
     int done = 0;
     MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &done, done_.data(),
-                 MPI_STATUSES_IGNORE);
-    if (done != MPI_UNDEFINED) open_ -= done;
+                 statuses_.data());
+    if (done == MPI_UNDEFINED) return open_ == 0;
+    for (int i = 0; i < done; ++i) CheckSize(statuses_[i], expected_[done_[i]]);
+    open_ -= done;
     return open_ == 0;
   }
 
@@ -58,14 +63,27 @@ class MpiBatch final : public FarBatch {
     } while (at < bytes);
   }
 
-  MPI_Request& Add() {
+  // MPI itself refuses only what is longer than expected.
+  static void CheckSize(const MPI_Status& status, int expected) {
+    int sent = 0;
+    if (expected < 0) return;
+    MPI_Get_count(&status, MPI_BYTE, &sent);
+    CHECK_MSG(sent == expected, StrCat("rank ", status.MPI_SOURCE, " of the group sent ", sent,
+                                       " bytes where ", expected, " are expected"));
+  }
+
+  // expected: bytes to be received; -1: they are sent.
+  MPI_Request& Add(int expected) {
     ++open_;
+    expected_.push_back(expected);
     return requests_.emplace_back(MPI_REQUEST_NULL);
   }
 
   const MPI_Comm comm_;
   std::vector<MPI_Request> requests_;
-  std::vector<int> done_;  // scratch
+  std::vector<int> expected_;  // of each request
+  std::vector<int> done_;      // scratch
+  std::vector<MPI_Status> statuses_;
   int open_ = 0;
 };
 
@@ -128,7 +146,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
 
   std::vector<int> everyone(size);
   std::iota(everyone.begin(), everyone.end(), 0);
-  const auto all_far = [&](std::shared_ptr<echelon::Progress> progress) {
+  const auto all_far = [&](std::shared_ptr<Progress> progress) {
     MPI_Comm world;
     MPI_Comm_dup(MPI_COMM_WORLD, &world);
     return std::make_unique<GroupCommunicator>(std::move(progress),
@@ -136,7 +154,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
                                                std::make_unique<MpiLink>(world));
   };
   const auto first =
-      all_far(std::make_shared<echelon::Progress>(HostPlace{rank, rank, 0, nullptr}, spin_ns));
+      all_far(std::make_shared<Progress>(HostPlace{rank, rank, 0, nullptr}, spin_ns));
   std::vector<int> hosts(size);
   first->Wait(first->AllGather(&host, hosts.data(), sizeof(host)));
   const GroupMembers members(rank, hosts, everyone);
@@ -145,7 +163,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
   shared_memory_problem_ = std::move(shared.problem);
   if (shared.failed[rank]) host = -1 - rank;
   HostPlace place{host, rank, members.index_on_host[rank], std::move(shared.segment)};
-  progress_ = std::make_shared<echelon::Progress>(std::move(place), spin_ns);
+  progress_ = std::make_shared<Progress>(std::move(place), spin_ns);
   base_ = all_far(progress_);
 }
 
@@ -154,7 +172,7 @@ MpiEnvironment::~MpiEnvironment() {
   MPI_Finalize();
 }
 
-bool MpiEnvironment::Progress() const {
+bool MpiEnvironment::MoveOn() const {
   const bool under_way = base_->MoveOn();
   int found = 0;
   MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE);

@@ -35,7 +35,7 @@ class MpiEnvironment {
 
   std::unique_ptr<Communicator> World() const;  // collective over all ranks
   // For a rank that waits for something else; whether anything of its own is under way still.
-  bool Progress() const;
+  bool MoveOn() const;
   int ranks_on_this_host() const { return ranks_on_this_host_; }
   // Why this host's ranks do not share memory though they should; "" = they do, or need not.
   const std::string& shared_memory_problem() const { return shared_memory_problem_; }
@@ -46,7 +46,7 @@ class MpiEnvironment {
 
   int ranks_on_this_host_ = 1;
   std::string shared_memory_problem_;
-  std::shared_ptr<echelon::Progress> progress_;
+  std::shared_ptr<Progress> progress_;
   std::unique_ptr<Communicator> base_;  // the world before ranks know their hosts
 };
 
