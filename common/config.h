@@ -49,6 +49,7 @@ struct SchedulerSettings {
   int64_t deadline_default_ms = 0;  // 0 = none
   int64_t max_tokens_default = 128;
   int64_t request_losses_max = 2;            // lost groups that a running request outlives
+  int64_t drain_ms = 10'000;                 // for requests under way when the service is to end
   std::string speculation = "off";           // off | prompt_lookup; for requests that do not say
   int64_t speculation_tokens_max = 8;        // guessed in one step, all requests together
   int64_t speculation_ngram_max_tokens = 4;  // the end of the text that must have stood before

@@ -175,8 +175,10 @@ void AddScheduler(std::vector<ConfigRow>& rows) {
   SectionRows<S> add(rows, "scheduler", &ServiceConfig::scheduler);
   add.Int("queue_requests_max", &S::queue_requests_max, "requests", 1, 1 << 20,
           "Requests that may wait; the next one is refused with a time to retry after.");
-  add.Int("queue_tokens_max", &S::queue_tokens_max, "tokens", 1, int64_t{1} << 32,
-          "Prompt tokens that may wait, all requests together.");
+  add.Int(
+      "queue_tokens_max", &S::queue_tokens_max, "tokens", 1, int64_t{1} << 32,
+      "Prompt tokens that may wait, all requests together; a text not yet tokenized counts one for "
+      "each 4 bytes of its message. Looked at as a request comes.");
   add.Int("sequences_max", &S::sequences_max, "requests", 1, 4096, "Requests that run at once.");
   add.Int("step_tokens_max", &S::step_tokens_max, "tokens", 1, 1 << 20,
           "Tokens of one step: pieces of prompts and one token of each running request.");
@@ -189,6 +191,9 @@ void AddScheduler(std::vector<ConfigRow>& rows) {
   add.Int("request_losses_max", &S::request_losses_max, "losses", 0, 1 << 20,
           "Lost worker groups that a running request outlives: the next group goes on with it, bit "
           "for bit. One more and it ends with an error: it may be what kills them.");
+  add.Int("drain_ms", &S::drain_ms, "ms", 0, kDay,
+          "How long requests under way may go on when the service is told to end (SIGTERM); told "
+          "again, it ends them at once.");
   add.Choice("speculation", &S::speculation, {"off", "prompt_lookup"},
              "Whether to guess tokens from what stands in the text already, for requests that do "
              "not say; never changes an answer.");
@@ -210,14 +215,15 @@ void AddFrontend(std::vector<ConfigRow>& rows) {
            EndpointProblem);
   add.Int("message_bytes_max", &S::message_bytes_max, "bytes", 4 * kKiB, kGiB,
           "Largest message of a client; a larger one closes its connection.");
-  add.Int("clients_max", &S::clients_max, "clients", 1, 1 << 20, "Clients connected at once.");
+  add.Int("clients_max", &S::clients_max, "clients", 1, 1 << 20,
+          "Clients with requests under way at once.");
   add.Int("resume_ttl_ms", &S::resume_ttl_ms, "ms", 0, kDay,
           "How long a finished answer is kept for clients that resume it, and a request whose "
           "client went away runs on before it is ended.");
   add.Int("slow_reader_timeout_ms", &S::slow_reader_timeout_ms, "ms", 100, kDay,
           "A client that takes nothing for so long is dropped.");
   add.Int("undelivered_bytes_max", &S::undelivered_bytes_max, "bytes", 64 * kKiB, kTiB,
-          "Answers that wait for slow clients, all together.");
+          "Generated text that waits for slow clients, all together.");
 }
 
 void AddMetrics(std::vector<ConfigRow>& rows) {

@@ -17,6 +17,9 @@ using SequenceId = uint64_t;
 // before the result of the one before it is back.
 inline constexpr int32_t kTokenFromLastStep = -1;
 
+// Least repetition penalty: logits are divided by it, and none below 1e32 then overflows.
+inline constexpr float kRepetitionPenaltyMin = 1e-6f;
+
 struct SamplingParams {
   float temperature = 1.0f;         // 0 = greedy: exact argmax, ties to the lower id
   int32_t top_k = 0;                // 0 = off

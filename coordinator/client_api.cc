@@ -57,7 +57,7 @@ constexpr NumberField kNumberFields[] = {
     {"temperature", 0, 100, false, &SamplingParams::temperature},
     {"top_p", 0, 1, true, &SamplingParams::top_p},
     {"min_p", 0, 1, false, &SamplingParams::min_p},
-    {"repetition_penalty", 0, 100, true, &SamplingParams::repetition_penalty},
+    {"repetition_penalty", 1e-6, 100, false, &SamplingParams::repetition_penalty},
     {"presence_penalty", -100, 100, false, &SamplingParams::presence_penalty},
     {"frequency_penalty", -100, 100, false, &SamplingParams::frequency_penalty},
 };
@@ -157,6 +157,26 @@ Status ParseStops(const Json& body, int64_t vocab, Request& request) {
   return Status();
 }
 
+// A content of parts becomes one text, a line for each.
+Status JoinTextParts(Json& content, const std::string& field) {
+  std::string text;
+  for (const Json& part : content.as_array()) {
+    const Json* type = part.Find("type");
+    const Json* words = part.Find("text");
+    if (type == nullptr || !type->is_string() || type->as_string() != "text" || words == nullptr ||
+        !words->is_string()) {
+      Error error = Unsupported(
+          StrCat(field, " may have parts {\"type\": \"text\", \"text\": \"...\"} alone"));
+      error.field = field;
+      return error;
+    }
+    if (&part != &content.as_array().front()) text += '\n';
+    text += words->as_string();
+  }
+  content = Json(std::move(text));
+  return Status();
+}
+
 Status ParseMessages(const Json& messages, Request& request) {
   const std::string name = "messages";
   if (!messages.is_array()) return WrongType(name, "an array", messages);
@@ -172,10 +192,17 @@ Status ParseMessages(const Json& messages, Request& request) {
       const Json* value = message.Find(key);
       const std::string field = StrCat(name, "[", i, "].", key);
       if (value == nullptr) return InvalidArgument(StrCat(field, " is missing"), field);
-      if (!value->is_string()) return WrongType(field, "a string", *value);
+      const bool parts = value->is_array() && std::string_view(key) == "content";
+      if (!value->is_string() && !parts) return WrongType(field, "a string", *value);
     }
   }
   request.messages = messages;
+  for (Json& message : request.messages.as_array()) {
+    Json content = *message.Find("content");
+    if (!content.is_array()) continue;
+    RETURN_IF_ERROR(JoinTextParts(content, "messages.content"));
+    message.Set("content", std::move(content));
+  }
   return Status();
 }
 
@@ -273,27 +300,64 @@ Status ParseSpeculation(const Json& body, const SubmitLimits& limits, Request& r
       "speculation");
 }
 
-// Fields whose silent absence would change the answer: refused, unless they ask for nothing.
+// Fields whose silent absence would change the answer, and what this service has in their place.
+struct RefusedField {
+  const char* name;
+  const char* instead;
+};
+constexpr RefusedField kRefusedFields[] = {
+    {"tools", ""},
+    {"tool_choice", ""},
+    {"functions", ""},
+    {"function_call", ""},
+    {"response_format", ""},
+    {"json_schema", ""},
+    {"structured_outputs", ""},
+    {"guided_json", ""},
+    {"guided_regex", ""},
+    {"guided_choice", ""},
+    {"guided_grammar", ""},
+    {"grammar", ""},
+    {"echo", ""},
+    {"suffix", ""},
+    {"images", ""},
+    {"min_tokens", ""},
+    {"bad_words", "logit_bias"},
+    {"chat_template", ""},
+    {"chat_template_kwargs", ""},
+    {"n_predict", "max_tokens"},
+    {"repeat_penalty", "repetition_penalty"},
+};
+
+// Whether a field asks for nothing.
+bool IsNothing(const Json& value) {
+  const Json* type = value.Find("type");  // of a response_format
+  return (value.is_bool() && !value.as_bool()) || (value.is_int() && value.as_int() == 0) ||
+         (value.is_array() && value.as_array().empty()) ||
+         (value.is_object() && value.as_object().empty()) ||
+         (value.is_string() && (value.as_string().empty() || value.as_string() == "none")) ||
+         (type != nullptr && type->is_string() && type->as_string() == "text");
+}
+
 Status RefuseUnsupported(const Json& body) {
-  for (const char* field : {"tools", "functions", "response_format", "echo", "suffix", "images"}) {
-    const Json* value = Given(body, field);
-    if (value == nullptr) continue;
-    const Json* type = value->Find("type");
-    const bool nothing = (value->is_bool() && !value->as_bool()) ||
-                         (value->is_array() && value->as_array().empty()) ||
-                         (value->is_string() && value->as_string().empty()) ||
-                         (type != nullptr && type->is_string() && type->as_string() == "text");
-    if (nothing) continue;
-    Error error = Unsupported(StrCat(field, " is not supported by this service"));
-    error.field = field;
+  for (const auto& [name, instead] : kRefusedFields) {
+    const Json* value = Given(body, name);
+    if (value == nullptr || IsNothing(*value)) continue;
+    Error error = Unsupported(StrCat(name, " is not supported by this service",
+                                     *instead != 0 ? "; it has " : "", instead));
+    error.field = name;
     return error;
   }
   return Status();
 }
 
+// Values of a body: the ids of a million tokens, some 40 MB while they are parsed.
+constexpr size_t kBodyValuesMax = size_t{1} << 20;
+
 Result<Json> ParseObject(std::string_view body) {
   // 16: a submit body nests 4 deep, templates' extra message fields a little more.
-  Result<Json> json = Json::Parse(body, "body", {.bytes_max = body.size(), .depth_max = 16});
+  Result<Json> json = Json::Parse(
+      body, "body", {.bytes_max = body.size(), .depth_max = 16, .values_max = kBodyValuesMax});
   if (!json.ok()) return InvalidArgument(json.error().message);
   if (!json->is_object()) {
     return InvalidArgument(StrCat("the body must be a JSON object, not ", json->KindName()));
@@ -317,6 +381,7 @@ Result<Request> ParseSubmit(std::string_view id, std::string_view text,
   Request request;
   request.id = std::string(id);
   request.body_hash = HashBytes(text);
+  request.body_bytes = text.size();
   RETURN_IF_ERROR(RefuseUnsupported(body));
   RETURN_IF_ERROR(ParsePrompt(body, limits.vocab_size, request));
   RETURN_IF_ERROR(ParseNumbers(body, request.params));

@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kFrameBytesMax = 16 << 20;
 constexpr int kHandshakeMs = 5000;
 constexpr int kLingerMs = 200;
+constexpr int kMalformedPerCall = 64;
 }  // namespace
 
 class ControlSocket::Impl {
@@ -47,7 +48,7 @@ Result<std::unique_ptr<ControlSocket>> ControlSocket::Bind(const std::string& en
 }
 
 std::optional<ControlFrame> ControlSocket::Receive() {
-  for (;;) {
+  for (int i = 0; i < kMalformedPerCall; ++i) {
     zmq::message_t peer, head, body, rest;
     if (!impl_->socket.recv(peer, zmq::recv_flags::dontwait)) return std::nullopt;
     int parts = 1;
@@ -62,6 +63,7 @@ std::optional<ControlFrame> ControlSocket::Receive() {
     }
     ++impl_->malformed;
   }
+  return std::nullopt;  // the rest at the next look
 }
 
 bool ControlSocket::Send(const std::string& peer, const ControlHeader& header,

@@ -13,6 +13,9 @@ namespace {
 // is a few kB; one of 8192 tokens with 20 logprobs each for prompt and text is 3 MB.
 constexpr size_t kEndedMax = 1024;
 constexpr int64_t kEndedBytesMax = int64_t{256} << 20;
+// What waits for the tokenizer counts as a token for so many bytes of its message: English has 4 to
+// 5 of them. So scheduler.queue_tokens_max bounds the texts too.
+constexpr int64_t kBodyBytesPerToken = 4;
 
 SchedulerLimits LimitsOf(const ServiceConfig& config) {
   SchedulerLimits limits;
@@ -57,22 +60,18 @@ Coordinator::Entry* Coordinator::FindByRequest(const std::string& request_id) {
 }
 
 void Coordinator::HandleClients() {
-  for (FrontendEvent& event : parts_.frontend.Poll()) {
+  parts_.frontend.Poll([this](FrontendEvent event) {
     switch (event.kind) {
       case FrontendEvent::Kind::kSubmit:
-        Submit(event.identity, std::move(event.request));
-        break;
+        return Submit(event.identity, std::move(event.request));
       case FrontendEvent::Kind::kCancel:
-        EndFor(event.request.id, FinishReason::kCancelled, nullptr);
-        break;
+        return EndFor(event.request.id, FinishReason::kCancelled, nullptr);
       case FrontendEvent::Kind::kAbandoned:
-        EndFor(event.request.id, FinishReason::kError, &event.error);
-        break;
+        return EndFor(event.request.id, FinishReason::kError, &event.error);
       case FrontendEvent::Kind::kStatus:
-        parts_.frontend.SendStatus(event.identity, event.request.id, StatusJson());
-        break;
+        return parts_.frontend.SendStatus(event.identity, event.request.id, StatusJson());
     }
-  }
+  });
 }
 
 int64_t Coordinator::Waiting() const {
@@ -109,15 +108,13 @@ int64_t Coordinator::RetryAfterMs() const {
 void Coordinator::Submit(const std::string& identity, Request request) {
   const std::string id = request.id;
   const auto refuse = [&](const Error& error, std::optional<int64_t> retry_after_ms) {
-    parts_.metrics.AddRefused(ErrorCodeName(error.code));
     parts_.frontend.Refuse(identity, id, error, retry_after_ms);
   };
   if (Entry* old = FindByRequest(id)) {
-    // Twice in one turn; otherwise the frontend knows the stream.
-    if (old->sequence->finish_reason() != FinishReason::kError) return;
+    CHECK(old->sequence->finish_reason() == FinishReason::kError);  // else the stream is resumed
     Forget(old->sequence->id());
   }
-  if (closed_) return refuse(Unavailable("the service is shutting down"), {});
+  if (closed_) return refuse(*closed_, {});
   if (const std::optional<Error> full = QueueLimit()) return refuse(*full, RetryAfterMs());
   if (!request.seed_given) request.params.seed = parts_.draw_seed() >> 1;  // below 2^63
 
@@ -130,6 +127,9 @@ void Coordinator::Submit(const std::string& identity, Request request) {
   if (entry.prompt.empty() && !parts_.encoder.Submit(std::move(job))) {
     return refuse(ResourceExhausted("too many prompts wait for the tokenizer"), RetryAfterMs());
   }
+  const auto tokens = static_cast<int64_t>(entry.prompt.size());
+  const int64_t body_tokens = static_cast<int64_t>(request.body_bytes) / kBodyBytesPerToken;
+  SetWaiting(entry, entry.prompt.empty() ? body_tokens : tokens);
   if (!entry.prompt.empty()) entry.stage = Stage::kHeld;
   if (request.deadline_ms > 0) entry.deadline_us = now + request.deadline_ms * 1000;
   entry.sequence = std::make_unique<Sequence>(sequence_id, std::move(request), parts_.tokenizer);
@@ -139,10 +139,13 @@ void Coordinator::Submit(const std::string& identity, Request request) {
   by_request_[id] = sequence.id();
   parts_.frontend.Open(identity, &sequence);
   Entry& placed = entries_.emplace(sequence.id(), std::move(entry)).first->second;
-  if (placed.stage == Stage::kHeld) {
-    waiting_tokens_ += static_cast<int64_t>(placed.prompt.size());
-    Admit(placed);
-  }
+  if (placed.stage == Stage::kHeld) Admit(placed);
+}
+
+// What the entry counts for in queue_tokens_max while it is not with the scheduler.
+void Coordinator::SetWaiting(Entry& entry, int64_t tokens) {
+  waiting_tokens_ += tokens - entry.waiting_tokens;
+  entry.waiting_tokens = tokens;
 }
 
 void Coordinator::TakeEncoded() {
@@ -150,12 +153,12 @@ void Coordinator::TakeEncoded() {
     Entry* entry = Find(result.ticket);
     if (entry == nullptr || entry->stage != Stage::kEncoding) continue;  // ended meanwhile
     if (!result.ids.ok()) {
-      Fail(*entry, result.ids.error());
+      Reject(*entry, result.ids.error());
       continue;
     }
     entry->prompt = std::move(result.ids).value();
     entry->stage = Stage::kHeld;
-    waiting_tokens_ += static_cast<int64_t>(entry->prompt.size());
+    SetWaiting(*entry, static_cast<int64_t>(entry->prompt.size()));
     Admit(*entry);
   }
 }
@@ -168,16 +171,29 @@ void Coordinator::Admit(Entry& entry) {
   const int64_t room = std::max<int64_t>(1, int64_t{scheduler_.capacity().context_max} - prompt);
   const int32_t max_tokens = sequence.request().max_tokens.value_or(
       static_cast<int32_t>(std::min(parts_.config.scheduler.max_tokens_default, room)));
-  waiting_tokens_ -= prompt;
-  entry.stage = Stage::kEncoding;  // off the books until it is scheduled or failed
+  SetWaiting(entry, 0);
+  const Status known = CheckVocabulary(entry.prompt);
+  if (!known.ok()) return Reject(entry, known.error());
   sequence.SetPrompt(std::move(entry.prompt), max_tokens);
   const Status fits = scheduler_.CheckFits(prompt, max_tokens);
-  if (!fits.ok()) return Fail(entry, fits.error());
+  if (!fits.ok()) return Reject(entry, fits.error());
   entry.stage = Stage::kScheduled;
   scheduler_.Add(&sequence);
   if (sequence.internal()) return;
   parts_.frontend.Accept(sequence.request().id, AcceptedBody(sequence, parts_.frontend.facts(),
                                                              parts_.clock.WallUnixMs() / 1000));
+}
+
+// A tokenizer may know tokens that the model has no embedding for: a text can hold them.
+Status Coordinator::CheckVocabulary(const std::vector<int32_t>& prompt) const {
+  const int32_t rows = scheduler_.capacity().vocab_size;
+  const auto beyond =
+      std::find_if(prompt.begin(), prompt.end(), [&](int32_t id) { return id >= rows; });
+  if (beyond == prompt.end()) return {};
+  return InvalidArgument(
+      StrCat("the prompt has token ", *beyond, " at position ", beyond - prompt.begin(),
+             ", which the model has no embedding for: it has ", rows),
+      "prompt");
 }
 
 void Coordinator::EndFor(const std::string& request_id, FinishReason reason, const Error* error) {
@@ -186,6 +202,12 @@ void Coordinator::EndFor(const std::string& request_id, FinishReason reason, con
   if (error != nullptr) return Fail(*entry, *error);
   entry->sequence->Finish(reason, parts_.clock.NowUs());
   Ended(*entry);
+}
+
+// It was never accepted.
+void Coordinator::Reject(Entry& entry, Error error) {
+  parts_.frontend.CountRefused(error.code);
+  Fail(entry, std::move(error));
 }
 
 void Coordinator::Fail(Entry& entry, Error error, std::optional<int64_t> retry_after_ms) {
@@ -198,7 +220,8 @@ void Coordinator::Ended(Entry& entry) {
   Sequence& sequence = *entry.sequence;
   CHECK(sequence.finished() && entry.stage != Stage::kEnded);
   if (entry.stage == Stage::kScheduled) scheduler_.Remove(sequence.id());
-  if (entry.stage == Stage::kHeld) waiting_tokens_ -= static_cast<int64_t>(entry.prompt.size());
+  if (entry.stage == Stage::kEncoding) parts_.encoder.Drop(sequence.id());
+  SetWaiting(entry, 0);
   entry.stage = Stage::kEnded;
   entry.prompt.clear();
   --live_;
@@ -253,8 +276,10 @@ void Coordinator::ForgetOld() {
   }
 }
 
+void Coordinator::Drain(const Error& error) { closed_ = error; }
+
 void Coordinator::Close(const Error& error) {
-  closed_ = true;
+  Drain(error);
   for (auto& [id, entry] : entries_) {
     if (entry.stage != Stage::kEnded) Fail(entry, error);
   }
@@ -267,7 +292,10 @@ void Coordinator::CheckInvariants() const {
   int64_t waiting_tokens = 0;
   for (const auto& [id, entry] : entries_) {
     live += entry.stage == Stage::kEnded ? 0 : 1;
-    waiting_tokens += entry.stage == Stage::kHeld ? static_cast<int64_t>(entry.prompt.size()) : 0;
+    const bool held = entry.stage == Stage::kHeld;
+    waiting_tokens += entry.waiting_tokens;
+    CHECK(!held || entry.waiting_tokens == static_cast<int64_t>(entry.prompt.size()));
+    CHECK(held || entry.stage == Stage::kEncoding || entry.waiting_tokens == 0);
     CHECK(entry.sequence->finished() == (entry.stage == Stage::kEnded));
   }
   CHECK(live == live_);

@@ -49,6 +49,10 @@ class Coordinator {
   int64_t NextWakeUs() const { return parts_.frontend.NextWakeUs(); }
   // The service cannot go on: the program must end with a status other than 0.
   const std::optional<Error>& failure() const { return failure_; }
+  // Refuses new requests with `error`; those under way go on.
+  void Drain(const Error& error);
+  // No request is under way, and clients have taken what they could.
+  bool quiet() const { return live_ == 0 && !parts_.frontend.HasMoreToSend(); }
   // Ends every request with `error` and takes no more; used before the program ends.
   void Close(const Error& error);
 
@@ -68,6 +72,7 @@ class Coordinator {
     std::unique_ptr<Sequence> sequence;
     Stage stage = Stage::kEncoding;
     std::vector<int32_t> prompt;  // while held
+    int64_t waiting_tokens = 0;   // its part of the coordinator's
     int64_t deadline_us = 0;      // 0 = none
     bool prompt_counted = false;
     int64_t losses = 0;  // groups that were lost while it ran
@@ -79,8 +84,11 @@ class Coordinator {
   int64_t Waiting() const;  // requests that have not started
   std::optional<Error> QueueLimit() const;
   int64_t RetryAfterMs() const;
+  void SetWaiting(Entry& entry, int64_t tokens);
   void TakeEncoded();
   void Admit(Entry& entry);
+  Status CheckVocabulary(const std::vector<int32_t>& prompt) const;
+  void Reject(Entry& entry, Error error);
   void EndFor(const std::string& request_id, FinishReason reason, const Error* error);
   void Fail(Entry& entry, Error error, std::optional<int64_t> retry_after_ms = {});
   void Ended(Entry& entry);
@@ -116,12 +124,12 @@ class Coordinator {
   std::deque<int64_t> plan_us_;  // planning time of the steps in flight
   SequenceId next_id_ = 1;
   int64_t live_ = 0;
-  int64_t waiting_tokens_ = 0;    // prompt tokens of held requests
+  int64_t waiting_tokens_ = 0;    // prompt tokens of requests on their way to the scheduler
   double request_seconds_ = 1.0;  // moving average of a request's time, for the retry hint
   int64_t last_token_us_ = 0;     // in this epoch; 0 = none yet
   int64_t last_result_us_ = 0;
-  std::string last_loss_;  // for people
-  bool closed_ = false;
+  std::string last_loss_;        // for people
+  std::optional<Error> closed_;  // what new requests are refused with
   std::optional<Error> failure_;
 };
 

@@ -13,13 +13,17 @@ namespace {
 
 // Without a token for this long an idle group is asked for one.
 constexpr int64_t kProbeIdleUs = 10'000'000;
-// Ready counts as proven for this long: a probe interval, a slow step (30 s) and some air.
-constexpr int64_t kReadyForUs = 45'000'000;
+// Ready counts as proven for a probe interval, the slowest step that is allowed, and some air.
+constexpr int64_t kReadyAirUs = 5'000'000;
 // A state machine that has not turned for this long is dead.
 constexpr int64_t kAliveForUs = 10'000'000;
 // A relaunch on this machine takes about this long; clients that come back earlier wait in the
 // queue.
 constexpr int64_t kRetryAfterLossMs = 1'000;
+
+// Of the group in one turn: a group that always has more to do is peppered with frames, and the
+// heartbeats of this program must go out all the same.
+constexpr int kGroupTicksMax = 4;
 
 double Seconds(int64_t us) { return static_cast<double>(us) / 1e6; }
 
@@ -27,7 +31,7 @@ double Seconds(int64_t us) { return static_cast<double>(us) / 1e6; }
 
 void Coordinator::DriveGroup() {
   WorkerGroup& group = parts_.group;
-  while (group.Tick()) {
+  for (int i = 0; i < kGroupTicksMax && group.Tick(); ++i) {
   }
   for (const LostGroup& lost : group.TakeLost()) GroupLost(lost);
   if (const std::optional<Error> failure = group.failure(); failure && !failure_) {
@@ -192,7 +196,7 @@ void Coordinator::Probe() {
   entry.sequence->times.accepted = now;
   entry.prompt = {std::max(parts_.tokenizer.bos_id(), 0)};
   entry.stage = Stage::kHeld;
-  waiting_tokens_ += 1;
+  SetWaiting(entry, 1);
   ++live_;
   const SequenceId id = entry.sequence->id();
   Admit(entries_.emplace(id, std::move(entry)).first->second);
@@ -205,11 +209,14 @@ void Coordinator::Report() {
   HealthReport health;
   health.alive_until_us = failure_ ? 0 : now + kAliveForUs;
   if (ready && last_token_us_ != 0 && !closed_) {
-    health.ready_until_us = std::max(last_token_us_, last_result_us_) + kReadyForUs;
+    const int64_t step_us = parts_.config.group.step_deadline_ms * 1000;
+    health.ready_until_us =
+        std::max(last_token_us_, last_result_us_) + kProbeIdleUs + step_us + kReadyAirUs;
   } else {
-    health.reason = failure_ ? failure_->message
-                             : StrCat("worker group: ", GroupStateName(parts_.group.state()),
-                                      ready ? ", no token produced yet" : "");
+    health.reason = failure_  ? failure_->message
+                    : closed_ ? closed_->message
+                              : StrCat("worker group: ", GroupStateName(parts_.group.state()),
+                                       ready ? ", no token produced yet" : "");
   }
   parts_.health.Set(std::move(health));
 
@@ -221,7 +228,12 @@ void Coordinator::Report() {
   metrics.SetReplayTokensForced(scheduler_.counters().replay_tokens_forced);
   metrics.SetDraftTokens(scheduler_.counters().tokens_drafted,
                          scheduler_.counters().drafts_accepted);
-  metrics.SetGroupRestarts(parts_.group.counters().relaunches);
+  const GroupCounters& group = parts_.group.counters();
+  metrics.SetGroupRestarts(group.relaunches);
+  metrics.SetDroppedFrames(group.stale_frames, group.malformed_frames);
+  const FrontendCounters& clients = parts_.frontend.counters();
+  for (const auto& [code, total] : clients.refused) metrics.SetRefused(ErrorCodeName(code), total);
+  metrics.SetDroppedReplies(clients.dropped_replies);
   metrics.SetGroupReady(ready);
   if (parts_.group.state() == GroupState::kLoading) {
     for (const RankStatus& rank : parts_.group.ranks()) {

@@ -7,6 +7,7 @@
 // Close() of their stream.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -35,8 +36,9 @@ struct FrontendEvent {
 
 struct FrontendCounters {
   uint64_t messages = 0;
-  uint64_t refused_messages = 0;  // malformed, unknown type, version
-  uint64_t dropped_replies = 0;   // answers outside streams that a full or gone peer did not take
+  uint64_t refused_messages = 0;          // malformed, unknown type, version
+  std::map<ErrorCode, uint64_t> refused;  // whatever was refused before it ran, messages included
+  uint64_t dropped_replies = 0;  // answers outside streams that a full or gone peer did not take
 };
 
 class Frontend {
@@ -44,12 +46,15 @@ class Frontend {
   Frontend(FrontendSettings settings, SubmitLimits limits, ClientTransport& transport,
            const Clock& clock);
 
-  // Takes what clients sent, a bounded number of messages, and looks for readers that gave up.
-  std::vector<FrontendEvent> Poll();
+  // Takes what clients sent, a bounded amount, and looks for readers that gave up. Each event is
+  // handled before the next message is read, so that a cancel finds the submit before it.
+  void Poll(const std::function<void(FrontendEvent)>& handle);
 
   void Refuse(const std::string& identity, const std::string& id, const Error& error,
               std::optional<int64_t> retry_after_ms = {});
-  // A stream for a request just submitted. `accepted` follows by Accept().
+  // An open stream ends by an error before its request was accepted.
+  void CountRefused(ErrorCode code) { ++counters_.refused[code]; }
+  // A stream for the request whose kSubmit is being handled. `accepted` follows by Accept().
   void Open(const std::string& identity, const Sequence* sequence);
   void Accept(const std::string& id, std::string accepted_body);
   // The log of `id` has more, or its sequence finished.
@@ -63,6 +68,7 @@ class Frontend {
 
   void SetFacts(ServiceFacts facts) { facts_ = std::move(facts); }
   const ServiceFacts& facts() const { return facts_; }
+  bool HasMoreToSend() const { return !dirty_.empty(); }
   // When Flush or Poll has something to do again without a message: Clock::NowUs, or INT64_MAX.
   int64_t NextWakeUs() const;
   int64_t undelivered_bytes() const { return undelivered_total_; }
@@ -93,7 +99,8 @@ class Frontend {
   void HandleSubmit(const ClientMessage& message, std::vector<FrontendEvent>& events);
   void HandleResume(const ClientMessage& message);
   void HandleCancel(const ClientMessage& message, std::vector<FrontendEvent>& events);
-  bool Attach(const std::string& id, Stream& stream, const std::string& identity);
+  bool HasRoomFor(const std::string& identity, const std::string& id);
+  void Attach(const std::string& id, Stream& stream, const std::string& identity);
   void Detach(const std::string& id, Stream& stream);
   void RestartAt(Stream& stream, int32_t next);
   void Abandon(const std::string& id, Stream& stream, Error error,

@@ -8,7 +8,7 @@
 // in `failed` (more losses than the budget, or a refusal that no relaunch can cure) or `stopped`.
 //
 // What the coordinator does with it:
-//   each turn: while (group.Tick()) {}                       // until nothing is left to do
+//   each turn: some group.Tick(), until it says false
 //              for (error : TakeLost())    the plans in flight are gone: answer or replay requests
 //              for (result : TakeResults()) commit           // only of the present epoch, in order
 //              if (state() == ready)        SendPlan(plan)   // plan.epoch = epoch(), step ids from

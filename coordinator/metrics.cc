@@ -111,6 +111,18 @@ struct Metrics::Impl {
                                  .Name("echelon_requests_refused_total")
                                  .Help("Requests refused before they ran, by error code.")
                                  .Register(registry);
+  Family<Counter>& frames =
+      prometheus::BuildCounter()
+          .Name("echelon_group_frames_dropped_total")
+          .Help(
+              "Messages on the workers' control socket that were dropped: of an epoch that is "
+              "over, or malformed.")
+          .Register(registry);
+  Counter& stale_frames = frames.Add({{"reason", "stale"}});
+  Counter& malformed_frames = frames.Add({{"reason", "malformed"}});
+  Counter& dropped_replies =
+      NewCounter("echelon_replies_dropped_total",
+                 "Refusals, pongs and statuses that a client did not take in time.");
   Family<Histogram>& rank_step =
       prometheus::BuildHistogram()
           .Name("echelon_rank_step_seconds")
@@ -145,7 +157,8 @@ Metrics::Metrics(const std::string& version, const std::string& model)
   for (const char* reason : {"stop", "length", "cancelled", "error"}) {
     impl_->finished.Add({{"finished_reason", reason}});  // a series that is 0 is no missing one
   }
-  for (const char* code : {"invalid_argument", "resource_exhausted", "unavailable"}) {
+  for (const char* code :
+       {"invalid_argument", "unsupported", "resource_exhausted", "unavailable", "not_found"}) {
     impl_->refused.Add({{"code", code}});
   }
 }
@@ -225,9 +238,14 @@ void Metrics::SetDraftTokens(uint64_t drafted_total, uint64_t accepted_total) {
 }
 void Metrics::AddReplayLogitMismatch() { impl_->mismatches.Increment(); }
 
-void Metrics::AddRefused(const std::string& reason) {
-  impl_->refused.Add({{"code", reason}}).Increment();
+void Metrics::SetRefused(const std::string& code, uint64_t total) {
+  Impl::Follow(impl_->refused.Add({{"code", code}}), total);
 }
+void Metrics::SetDroppedFrames(uint64_t stale_total, uint64_t malformed_total) {
+  Impl::Follow(impl_->stale_frames, stale_total);
+  Impl::Follow(impl_->malformed_frames, malformed_total);
+}
+void Metrics::SetDroppedReplies(uint64_t total) { Impl::Follow(impl_->dropped_replies, total); }
 
 std::string Metrics::Text() const {
   std::ostringstream out;

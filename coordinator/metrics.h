@@ -41,7 +41,9 @@ class Metrics {
   void SetReplayTokensForced(uint64_t total);
   void SetDraftTokens(uint64_t drafted_total, uint64_t accepted_total);
   void AddReplayLogitMismatch();
-  void AddRefused(const std::string& reason);  // an ErrorCodeName
+  void SetRefused(const std::string& code, uint64_t total);  // an ErrorCodeName
+  void SetDroppedFrames(uint64_t stale_total, uint64_t malformed_total);
+  void SetDroppedReplies(uint64_t total);
 
   // The text exposition format.
   std::string Text() const;

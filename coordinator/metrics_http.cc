@@ -26,6 +26,7 @@ namespace {
 constexpr size_t kConnectionsMax = 64;
 constexpr size_t kRequestBytesMax = 8 << 10;
 constexpr auto kConnectionTimeMax = std::chrono::seconds(5);
+constexpr auto kAcceptAgain = std::chrono::milliseconds(50);
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
@@ -107,7 +108,10 @@ class Server final : public MetricsHttp {
 
   void Accept() {
     const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0) return;
+    if (fd < 0) {  // no descriptors left, perhaps: it stays readable
+      std::this_thread::sleep_for(kAcceptAgain);
+      return;
+    }
     Connection connection;
     connection.fd = fd;
     connection.deadline = std::chrono::steady_clock::now() + kConnectionTimeMax;

@@ -50,6 +50,7 @@ class InlineEncoder final : public PromptEncoder {
     done_.push_back({job.ticket, EncodePrompt(tokenizer_, template_.get(), job)});
     return true;
   }
+  void Drop(uint64_t) override {}
   std::vector<EncodedPrompt> Take() override { return std::exchange(done_, {}); }
   int wake_fd() const override { return -1; }
 
@@ -88,6 +89,10 @@ class ThreadedEncoder final : public PromptEncoder {
     }
     changed_.notify_one();
     return true;
+  }
+  void Drop(uint64_t ticket) override {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(jobs_, [&](const EncodeJob& job) { return job.ticket == ticket; });
   }
   std::vector<EncodedPrompt> Take() override {
     uint64_t count = 0;

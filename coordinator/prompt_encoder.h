@@ -32,6 +32,8 @@ class PromptEncoder {
  public:
   virtual ~PromptEncoder() = default;
   virtual bool Submit(EncodeJob job) = 0;  // false: the queue is full
+  // Nobody waits for `ticket` any more: its job goes, unless it is being done or was done.
+  virtual void Drop(uint64_t ticket) = 0;
   virtual std::vector<EncodedPrompt> Take() = 0;
   virtual int wake_fd() const = 0;  // readable while Take has something; -1 = never waits
 };

@@ -15,6 +15,7 @@ namespace echelon {
 struct Request {
   std::string id;          // chosen by the client
   uint64_t body_hash = 0;  // of the body's bytes: a resubmission must send the same ones
+  size_t body_bytes = 0;
 
   // Exactly one of these three is given.
   std::optional<std::string> prompt_text;

@@ -20,7 +20,7 @@ namespace echelon {
 
 namespace {
 
-// Prompts that wait for the tokenizer; more than this and the queue limit has long refused.
+// Prompts that wait for the tokenizer; scheduler.queue_requests_max may be set above it.
 constexpr size_t kEncodeJobsMax = 4096;
 // From the group's Shutdown to giving up on it: TERM, 2 s, KILL, leases.
 constexpr int64_t kStopUsMax = 15'000'000;
@@ -65,6 +65,7 @@ class Service {
   Status LaunchGroup();
   void Sleep();
   bool StopAsked() const;
+  void Drain();
   void Stop();
 
   const ServiceOptions& options_;
@@ -121,7 +122,8 @@ Status Service::Start() {
                       metrics_address.empty() ? "no address" : metrics_address));
   frontend_ = std::make_unique<Frontend>(
       config_.frontend,
-      SubmitLimits{tokenizer_->vocab_size(), config_.scheduler.deadline_default_ms,
+      SubmitLimits{std::min<int64_t>(tokenizer_->vocab_size(), setup.effective.model.vocab_size),
+                   config_.scheduler.deadline_default_ms,
                    config_.scheduler.speculation == "prompt_lookup"},
       *transport_, clock_);
   frontend_->SetFacts({model,
@@ -171,8 +173,26 @@ void Service::Sleep() {
   (void)poll(fds, 4, static_cast<int>((wait_us + 999) / 1000));
 }
 
+Error ShuttingDown() { return Unavailable("the service is shutting down"); }
+
+// Requests under way may end by themselves; asked again, nobody waits for them.
+void Service::Drain() {
+  const int64_t drain_ms = config_.scheduler.drain_ms;
+  coordinator_->Drain(ShuttingDown());
+  logger_.Info(coordinator_->quiet()
+                   ? std::string("stopping")
+                   : StrCat("stopping: ", coordinator_->live(), " requests may go on for ",
+                            drain_ms, " ms (scheduler.drain_ms), or until asked again"));
+  const int64_t until = clock_.NowUs() + drain_ms * 1000;
+  while (!coordinator_->quiet() && !coordinator_->failure() && clock_.NowUs() < until) {
+    if (StopAsked()) return;
+    coordinator_->Tick();
+    Sleep();
+  }
+}
+
 void Service::Stop() {
-  coordinator_->Close(Unavailable("the service is shutting down"));
+  coordinator_->Close(ShuttingDown());
   group_->Shutdown();
   const int64_t until = clock_.NowUs() + kStopUsMax;
   while (group_->state() != GroupState::kStopped && clock_.NowUs() < until) {
@@ -189,7 +209,7 @@ Status Service::Run() {
   while (!coordinator_->failure()) {
     coordinator_->Tick();
     if (StopAsked()) {
-      logger_.Info("stopping");
+      Drain();
       Stop();
       return Status();
     }

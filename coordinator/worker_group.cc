@@ -262,7 +262,7 @@ void ManagedGroup::GiveUp(Error error) {
 }
 
 bool ManagedGroup::AfterEnd(int64_t now_us) {
-  if (state_ == GroupState::kFailed) return false;
+  if (state_ == GroupState::kFailed && !stopping_) return false;
   if (stopping_) {
     logger_.Info("the worker group has ended");
     state_ = GroupState::kStopped;
@@ -277,8 +277,9 @@ bool ManagedGroup::AfterEnd(int64_t now_us) {
 }
 
 void ManagedGroup::Shutdown() {
-  if (stopping_ || state_ == GroupState::kFailed) return;
+  if (stopping_) return;
   stopping_ = true;
+  if (state_ == GroupState::kFailed) return;  // its end has begun
   const bool was_alive = alive();
   state_ = GroupState::kRelaunching;  // until every process is gone
   if (was_alive) end_.Begin(clock_.NowUs(), epoch_, true);

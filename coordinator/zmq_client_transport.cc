@@ -10,7 +10,9 @@ namespace echelon {
 namespace {
 
 // Messages to one peer that wait in ZeroMQ before kFull. An event is at most kEventBytesMax
-// (frontend.cc) or the one `done`, so a client that does not read holds about 64 x 64 KiB = 4 MiB.
+// (frontend_delivery.cc), so a client that does not read holds about 64 x 64 KiB = 4 MiB, and as
+// much more as its requests' `done` have: prompt ids and log-probabilities, some MB where asked
+// for.
 constexpr int kSendQueueMessages = 64;
 // Messages of one peer that wait before its connection is no longer read.
 constexpr int kReceiveQueueMessages = 64;

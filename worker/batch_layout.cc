@@ -119,7 +119,7 @@ class StepChecker {
     RETURN_IF_ERROR(finite_from("temperature", p.temperature, 0.0f));
     RETURN_IF_ERROR(finite_from("top_p", p.top_p, 0.0f));
     RETURN_IF_ERROR(finite_from("min_p", p.min_p, 0.0f));
-    RETURN_IF_ERROR(finite_from("repetition_penalty", p.repetition_penalty, 0x1p-20f));
+    RETURN_IF_ERROR(finite_from("repetition_penalty", p.repetition_penalty, kRepetitionPenaltyMin));
     RETURN_IF_ERROR(finite_from("presence_penalty", p.presence_penalty, kAny));
     RETURN_IF_ERROR(finite_from("frequency_penalty", p.frequency_penalty, kAny));
     for (const auto& [id, bias] : p.logit_bias) {

@@ -132,7 +132,8 @@ class FakeGroup final : public WorkerGroup {
   void KeepPlans(bool on) { keep_plans_ = on; }
   std::function<void(StepResult&)> tamper;  // on results, as they leave
 
-  bool Tick() override { return false; }
+  bool never_idle = false;
+  bool Tick() override { return never_idle; }
   int wake_fd() const override { return -1; }
   GroupState state() const override { return state_; }
   uint64_t epoch() const override { return epoch_; }

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -253,7 +254,7 @@ TEST(Config, EveryDefaultIsAllowed) {
 
 TEST(Config, LoadsAFileAndSaysWhenItCannot) {
   const auto folder = std::filesystem::path(testing::TempDir());
-  const std::string path = (folder / "echelon_config_test.yaml").string();
+  const std::string path = (folder / StrCat("echelon-config-", getpid(), ".yaml")).string();
   std::ofstream(path) << "layout: {tp: 2}\n";
   const auto config = LoadConfig(path, {{"layout.pp", "2"}});
   std::filesystem::remove(path);

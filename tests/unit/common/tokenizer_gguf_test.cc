@@ -1,12 +1,14 @@
 // What the metadata of a GGUF file may say about its tokenizer.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
 #include <fstream>
 
 #include "common/model/tokenizer.h"
+#include "common/strings.h"
 #include "tests/support/gguf_bytes.h"
 
 namespace echelon {
@@ -40,7 +42,7 @@ GgufSpec PieceSpec() {
 }
 
 Result<std::unique_ptr<Tokenizer>> Load(const GgufSpec& spec) {
-  const std::string path = testing::TempDir() + "tokenizer_gguf_test.gguf";
+  const std::string path = StrCat(testing::TempDir(), "/echelon-tokenizer-", getpid(), ".gguf");
   std::ofstream(path, std::ios::binary) << spec.Build();
   auto tokenizer = LoadTokenizer(path);
   std::remove(path.c_str());

@@ -112,7 +112,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"top_p", "0", "above 0 to 1"}, BadCase{"top_p", "1.0001", "above 0 to 1"},
         BadCase{"top_p", "1e-60", "above 0"}, BadCase{"top_k", "-2", "from -1"},
         BadCase{"top_k", "1e3", "integer"}, BadCase{"min_p", "-1e-9", "from 0 to 1"},
-        BadCase{"min_p", "2", "from 0 to 1"}, BadCase{"repetition_penalty", "0", "above 0 to 100"},
+        BadCase{"min_p", "2", "from 0 to 1"},
+        BadCase{"repetition_penalty", "0", "from 1e-06 to 100"},
         BadCase{"presence_penalty", "-101", "from -100"},
         BadCase{"frequency_penalty", "1e300", "to 100"}, BadCase{"logit_bias", "[1]", "object"},
         BadCase{"logit_bias", R"({"1000":1})", "from 0 to 999"},
@@ -186,6 +187,39 @@ TEST(ClientApi, WhatWouldChangeTheAnswerIsRefusedNotIgnored) {
   EXPECT_FALSE(Parse(R"({"prompt":"x","response_format":{"type":"json_object"}})").ok());
   EXPECT_TRUE(
       Parse(R"({"prompt":"x","response_format":{"type":"text"},"tools":[],"echo":false})").ok());
+}
+
+TEST(ClientApi, WhatOthersCallItIsNamedAsWeDo) {
+  for (const char* field : {"min_tokens", "guided_json", "grammar", "tool_choice", "bad_words"}) {
+    const auto refused = Parse(StrCat(R"({"prompt":"x",")", field, R"(":["y"]})"));
+    ASSERT_FALSE(refused.ok()) << field;
+    EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
+    EXPECT_EQ(refused.error().field, field);
+  }
+  EXPECT_NE(Parse(R"({"prompt":"x","n_predict":5})").error().message.find("max_tokens"),
+            std::string::npos);
+  EXPECT_TRUE(Parse(R"({"prompt":"x","min_tokens":0,"chat_template_kwargs":{},
+                        "tool_choice":"none"})")
+                  .ok());
+}
+
+TEST(ClientApi, ContentOfTextPartsIsOneText) {
+  const auto request = Parse(R"({"messages":[{"role":"user","content":[
+      {"type":"text","text":"a"},{"type":"text","text":"b"}],"name":"n"}]})");
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  EXPECT_EQ(request->messages.Dump(), R"([{"role":"user","content":"a\nb","name":"n"}])");
+  const auto picture = Parse(
+      R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]})");
+  ASSERT_FALSE(picture.ok());
+  EXPECT_EQ(picture.error().code, ErrorCode::kUnsupported);
+}
+
+// A plan with a parameter that workers refuse would end the group.
+TEST(ClientApi, APenaltyTooSmallForTheWorkersIsRefusedHere) {
+  const auto least = Parse(R"({"prompt":"x","repetition_penalty":1e-6})");
+  ASSERT_TRUE(least.ok()) << least.error().message;
+  EXPECT_EQ(least->params.repetition_penalty, kRepetitionPenaltyMin);
+  EXPECT_FALSE(Parse(R"({"prompt":"x","repetition_penalty":9.9e-7})").ok());
 }
 
 TEST(ClientApi, RequestIds) {

@@ -15,6 +15,7 @@ using testing::Rig;
 
 constexpr const char* kBody = R"({"prompt":"ab","max_tokens":6,"seed":1,"ignore_eos":true})";
 constexpr const char* kLong = R"({"prompt":"ab","max_tokens":200,"seed":1,"ignore_eos":true})";
+constexpr const char* kShort = R"({"prompt":"ab","max_tokens":8,"seed":1,"ignore_eos":true})";
 
 TEST(Coordinator, ServesARequestEndToEnd) {
   Rig rig;
@@ -117,6 +118,73 @@ TEST(Coordinator, WhatRanGoesOnWithTheNextGroupTokenForToken) {
   const std::string metrics = rig.metrics.Text();
   EXPECT_NE(metrics.find("echelon_group_restarts_total 2"), std::string::npos);
   EXPECT_NE(metrics.find("echelon_replay_logit_mismatch_total 0"), std::string::npos);
+}
+
+TEST(Coordinator, APromptWithATokenTheModelLacksIsRefused) {
+  FakeGroup::Options options;
+  options.capacity.vocab_size = ByteTokenizer::kBos;  // the tokenizer begins texts with one more
+  Rig rig({}, options);
+  rig.group.BecomeReady();
+  rig.Submit("a", "ra", kShort);
+  rig.Turn(5);
+  EXPECT_EQ(rig.Events("a"), std::vector<std::string>{"error:invalid_argument"});
+  EXPECT_NE(rig.last.Find("message")->as_string().find("no embedding"), std::string::npos);
+}
+
+TEST(Coordinator, TextsThatWaitCountForTheQueueBeforeTheyAreTokens) {
+  ServiceConfig config;
+  config.scheduler.queue_tokens_max = 200;
+  Rig rig(config);  // the group is not ready: everything waits
+  const std::string body = StrCat(R"({"prompt":")", std::string(1000, 'x'), R"("})");
+  rig.Submit("a", "r1", body);
+  rig.Submit("a", "r2", body);
+  rig.Turn();
+  EXPECT_EQ(rig.Events("a"), std::vector<std::string>{"error:resource_exhausted"});
+  rig.transport.Push("a", "cancel", "r1", "{}");
+  rig.Submit("a", "r3", body);
+  rig.Turn();
+  EXPECT_EQ(rig.Events("a"), std::vector<std::string>{"done:cancelled"}) << "its place is free";
+  EXPECT_EQ(rig.coordinator->live(), 1);
+}
+
+TEST(Coordinator, WhatRunsMayEndWhenTheServiceStops) {
+  Rig rig;
+  rig.group.BecomeReady();
+  rig.Submit("a", "ra", kShort);
+  rig.Turn(3);
+  rig.coordinator->Drain(Unavailable("the service is shutting down"));
+  rig.Submit("b", "rb", kShort);
+  EXPECT_FALSE(rig.coordinator->quiet());
+  rig.Turn(60);
+  EXPECT_EQ(rig.Events("a").back(), "done:length");
+  EXPECT_EQ(rig.Events("b"), std::vector<std::string>{"error:unavailable"});
+  EXPECT_TRUE(rig.coordinator->quiet());
+  EXPECT_GT(rig.clock.NowUs(), rig.health.Get().ready_until_us) << "a balancer sends no more";
+}
+
+TEST(Coordinator, ASlowStepThatTheDeadlineAllowsLeavesItReady) {
+  ServiceConfig config;
+  config.group.step_deadline_ms = 120'000;
+  FakeGroup::Options options;
+  options.step_us = [] { return int64_t{100'000'000}; };
+  Rig rig(config, options);
+  rig.group.BecomeReady();
+  rig.Turn(2);
+  rig.clock.AdvanceUs(100'000'000);
+  rig.Turn();  // the probe's token
+  const int64_t proven = rig.clock.NowUs();
+  rig.Submit("a", "ra", kShort);
+  rig.Turn(3);
+  EXPECT_GE(rig.health.Get().ready_until_us, proven + 120'000'000);
+}
+
+TEST(Coordinator, AGroupThatIsNeverIdleDoesNotHoldItUp) {
+  Rig rig;
+  rig.group.never_idle = true;
+  rig.group.BecomeReady();
+  rig.Submit("a", "ra", kShort);
+  rig.Turn(60);
+  EXPECT_EQ(rig.Events("a").back(), "done:length");
 }
 
 TEST(Coordinator, ARequestThatWasThereAtTooManyLossesEnds) {

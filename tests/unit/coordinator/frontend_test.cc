@@ -106,8 +106,6 @@ TEST_F(FrontendTest, ResubmissionOfTheSameBodyIsIdempotent) {
 TEST_F(FrontendTest, TheSameIdWithAnotherBodyIsRefused) {
   rig_.Submit("c", "r", kBody);
   rig_.Submit("d", "r", R"({"prompt":"other"})");
-  rig_.Turn(1);
-  rig_.Submit("d", "r", R"({"prompt":"other"})");
   rig_.Turn(60);
   EXPECT_NE(ErrorOf("d").find("another body"), std::string::npos);
   EXPECT_EQ(rig_.Events("c").back(), "done:length");
@@ -209,13 +207,56 @@ TEST(Frontend, ClientsMax) {
   for (const char* client : {"a", "b", "c"}) rig.Submit(client, StrCat("r-", client), kBody);
   rig.Submit("a", "another", kBody);
   rig.Turn();
+  EXPECT_EQ(rig.coordinator->live(), 3) << "the refused request does not run";
   EXPECT_EQ(rig.Events("c"), std::vector<std::string>{"error:resource_exhausted"});
   EXPECT_TRUE(rig.last.Find("retryable")->as_bool());
   EXPECT_EQ(rig.frontend->clients(), 2);
   rig.group.BecomeReady();
   rig.Turn(60);
   EXPECT_EQ(rig.frontend->clients(), 0);
-  EXPECT_EQ(rig.coordinator->live(), 0) << "the refused request does not run";
+  EXPECT_EQ(rig.coordinator->live(), 0);
+}
+
+TEST_F(FrontendTest, MessagesOfOneTurnSeeEachOther) {
+  const char* body = R"({"prompt":"ab","max_tokens":100,"seed":1,"ignore_eos":true})";
+  rig_.Submit("a", "cancelled", body);
+  rig_.transport.Push("a", "cancel", "cancelled", "{}");
+  rig_.Submit("b", "resumed", kBody);
+  rig_.transport.Push("b", "resume", "resumed", R"({"seq":0})");
+  rig_.Submit("c", "twice", kBody);
+  rig_.Submit("c", "twice", kBody);
+  rig_.Submit("d", "other", kBody);
+  rig_.Submit("d", "other", body);
+  rig_.Turn(3);
+  EXPECT_EQ(rig_.Events("a").back(), "done:cancelled");
+  rig_.Turn(60);
+  EXPECT_EQ(rig_.Events("b").back(), "done:length");
+  EXPECT_EQ(rig_.Events("c").back(), "done:length");
+  const std::vector<std::string> other = rig_.Events("d");
+  EXPECT_EQ(other.front(), "error:invalid_argument") << "another body under the same id";
+  EXPECT_EQ(other.back(), "done:length");
+}
+
+TEST_F(FrontendTest, ATurnTakesABoundedNumberOfBytes) {
+  const std::string large = StrCat(R"({"x":")", std::string(600 << 10, 'y'), R"("})");
+  for (int i = 0; i < 3; ++i) rig_.transport.Push("c", "ping", "", large);
+  rig_.Turn();
+  EXPECT_EQ(rig_.Events("c").size(), 2u) << "the second one reaches the limit of 1 MiB";
+  rig_.Turn();
+  EXPECT_EQ(rig_.Events("c").size(), 1u);
+}
+
+TEST_F(FrontendTest, EveryRefusalIsCounted) {
+  rig_.Submit("c", "r", R"({"prompt":"x","temperature":-1})");
+  rig_.Submit("c", "s", R"({"prompt":"x","tools":[1]})");
+  rig_.Submit("c", "t", R"({"prompt":"x","max_tokens":100000000})");
+  rig_.Turn(3);
+  const std::string text = rig_.metrics.Text();
+  EXPECT_NE(text.find(R"(echelon_requests_refused_total{code="invalid_argument"} 2)"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find(R"(echelon_requests_refused_total{code="unsupported"} 1)"),
+            std::string::npos);
 }
 
 TEST(Frontend, UndeliveredBytesAreBounded) {

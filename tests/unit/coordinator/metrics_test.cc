@@ -27,7 +27,9 @@ std::string Filled() {
   metrics.SetPreemptions(4);
   metrics.SetGroupRestarts(1);
   metrics.SetDraftTokens(9, 4);
-  metrics.AddRefused("resource_exhausted");
+  metrics.SetRefused("resource_exhausted", 1);
+  metrics.SetDroppedFrames(3, 6);
+  metrics.SetDroppedReplies(8);
   return metrics.Text();
 }
 
@@ -40,6 +42,9 @@ TEST(Metrics, ValuesArriveUnderTheDocumentedNames) {
   for (const char* line :
        {"echelon_prompt_tokens_total 10",
         "echelon_generation_tokens_total 3",
+        "echelon_group_frames_dropped_total{reason=\"stale\"} 3",
+        "echelon_group_frames_dropped_total{reason=\"malformed\"} 6",
+        "echelon_replies_dropped_total 8",
         "echelon_requests_running 2",
         "echelon_requests_waiting 5",
         "echelon_kv_cache_usage_ratio 0.25",

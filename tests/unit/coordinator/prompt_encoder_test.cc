@@ -73,5 +73,22 @@ TEST(ThreadedEncoder, TheQueueIsBounded) {
   EXPECT_GT(refused, 0);
 }
 
+TEST(ThreadedEncoder, AJobThatIsDroppedIsNotDone) {
+  const ByteTokenizer tokenizer;
+  const auto encoder = MakeThreadedEncoder(tokenizer, nullptr, 4);
+  ASSERT_TRUE(encoder->Submit({1, std::string(30'000'000, 'a'), {}}));  // takes a while
+  ASSERT_TRUE(encoder->Submit({2, "dropped", {}}));
+  ASSERT_TRUE(encoder->Submit({3, "kept", {}}));
+  encoder->Drop(2);
+  encoder->Drop(2);
+  std::vector<uint64_t> done;
+  while (done.size() < 2) {
+    pollfd fd = {encoder->wake_fd(), POLLIN, 0};
+    ASSERT_EQ(poll(&fd, 1, 5000), 1);
+    for (const EncodedPrompt& prompt : encoder->Take()) done.push_back(prompt.ticket);
+  }
+  EXPECT_EQ(done, (std::vector<uint64_t>{1, 3}));
+}
+
 }  // namespace
 }  // namespace echelon

@@ -86,6 +86,9 @@ TEST_F(WorkerGroupTest, RefusesAnotherBuildAndGivesUp) {
   EXPECT_THAT(DecodeRefuse(frame->second)->reason, HasSubstr("install the same build"));
   Pass(1000);
   EXPECT_THAT(script_.signals, Contains(SIGTERM));
+  group_->Shutdown();
+  EXPECT_TRUE(UntilState(GroupState::kStopped)) << "the program need not wait for it";
+  EXPECT_THAT(group_->failure()->message, HasSubstr("other")) << "the reason stays";
 }
 
 TEST_F(WorkerGroupTest, RefusesAnotherProtocolAndAnotherWorld) {
