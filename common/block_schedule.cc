@@ -1,5 +1,7 @@
 #include "common/block_schedule.h"
 
+#include <algorithm>
+
 #include "common/check.h"
 
 namespace echelon {
@@ -10,6 +12,13 @@ ReduceKind DesyncReduce(const ModelConfig& model, size_t sub_block) {
   CHECK(sub_block < model.desync_pattern.size());
   const bool last = sub_block + 1 == 2 * model.layers.size();
   return last || model.desync_pattern[sub_block] == '1' ? ReduceKind::kResidual : ReduceKind::kNone;
+}
+
+// How many outputs are pending just before step `at` of the whole schedule.
+int PendingBefore(const std::vector<SubBlockStep>& all, size_t at) {
+  int pending = 0;
+  for (size_t i = 0; i < at; ++i) pending = std::min(pending, all[i].in_flight_max) + 1;
+  return at < all.size() ? std::min(pending, all[at].in_flight_max) : 0;
 }
 
 }  // namespace
@@ -35,6 +44,18 @@ BlockSchedule MakeSchedule(const ModelConfig& model) {
     }
   }
   return schedule;
+}
+
+StageSchedule StageScheduleOf(const ModelConfig& model, int64_t begin, int64_t end) {
+  const std::vector<SubBlockStep> all = MakeSchedule(model).steps;
+  const auto first_of_layer = [&](int64_t layer) {
+    return std::find_if(all.begin(), all.end(),
+                        [&](const SubBlockStep& s) { return s.layer >= layer; });
+  };
+  const auto from = first_of_layer(begin), to = first_of_layer(end);
+  return {{from, to},
+          {from - PendingBefore(all, from - all.begin()), from},
+          PendingBefore(all, to - all.begin())};
 }
 
 }  // namespace echelon

@@ -43,4 +43,13 @@ struct BlockSchedule {
 // checkpoint's own or an explicit override.
 BlockSchedule MakeSchedule(const ModelConfig& model);
 
+// The steps of one pipeline stage.
+struct StageSchedule {
+  std::vector<SubBlockStep> steps;
+  std::vector<SubBlockStep> entering;  // pending when the stage begins
+  int leaving = 0;                     // pending that the next stage takes over
+};
+// Of layers [begin, end).
+StageSchedule StageScheduleOf(const ModelConfig& model, int64_t begin, int64_t end);
+
 }  // namespace echelon

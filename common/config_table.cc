@@ -148,8 +148,9 @@ void AddWorker(std::vector<ConfigRow>& rows) {
              "What computes: auto takes CUDA where there is a device, else the CPU.");
   add.Int("threads", &S::threads, "threads", 0, 4096,
           "Threads of each rank; 0: the cores of a host shared out among its ranks.");
-  add.Choice("isa", &S::isa, {"auto", "avx2", "avxvnni", "avx512"},
-             "Instruction set of the CPU backend; auto: the best that every rank has.");
+  add.Choice(
+      "isa", &S::isa, {"auto", "avx2", "avxvnni", "avx512"},
+      "Instruction set of the CPU backend, the same bits with each; auto: the best a host has.");
   add.Int("kv_memory_bytes", &S::kv_memory_bytes, "bytes", 0, 64 * kTiB,
           "Memory of each rank for keys and values; 0: a quarter of what is free, shared out.");
   add.Choice("kv_type", &S::kv_type, {"auto", "f32", "f16", "q8_0"},

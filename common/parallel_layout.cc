@@ -43,7 +43,6 @@ RankPosition ParallelLayout::PositionOf(int rank) const {
 int ParallelLayout::RankOf(RankPosition p) const { return (p.pp * sp + p.sp) * tp + p.tp; }
 
 Status ParallelLayout::Validate(const ModelConfig& model) const {
-  static constexpr int kAxisMax = 4096;
   static constexpr int kShareMax = 1'000'000;
   const auto bad_axis = [](const char* axis, int value) {
     return InvalidArgument(StrCat(axis, " = ", value, ": must be 1 to ", kAxisMax), axis);

@@ -34,6 +34,8 @@ struct RankPosition {
 };
 
 struct ParallelLayout {
+  static constexpr int kAxisMax = 4096;  // ranks of each axis
+
   int tp = 1, pp = 1, sp = 1;
   // Layers of each stage; given by hand (sum = n_layers) or empty for the balanced split.
   std::vector<int> layers_per_stage;

@@ -185,7 +185,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;  // "reference", "cpu", "cuda"
   virtual std::string Describe() const = 0;   // "cpu, AVX-512 VNNI, 2 threads"
-  // All that decides bits besides the model: name, instruction set, accumulation order version.
+  // All that decides bits besides the model: name, device where its kind matters, version of the
+  // order of sums.
   virtual std::string NumericsFingerprint() const = 0;
 
   // Memory.

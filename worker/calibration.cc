@@ -10,9 +10,10 @@
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/network.h"
-#include "common/planner/step_cost.h"
 #include "common/rank_part.h"
+#include "common/shard_elements.h"
 #include "common/strings.h"
+#include "common/sum_share.h"
 #include "worker/comm/local_comm.h"
 #include "worker/executor.h"
 
@@ -336,10 +337,17 @@ Calibration Calibrator::Rates() const {
   out.host.memory_bytes = free_bytes_;
   out.host.all = RatesFrom(all_, out.host.cores);
   out.host.one = RatesFrom(one_, 1);
-  const double small = static_cast<double>(checkpoint_.config().d_model) * sizeof(float);
+  // L e + B / W of both messages, e times exchanged.
+  const int64_t small = checkpoint_.config().d_model * int64_t{sizeof(float)};
+  const auto exchanges = [](int64_t bytes) {
+    return ShareOf(1, 2, bytes) == SumShare::kEach ? 1.0 : 2.0;
+  };
+  const double times = exchanges(small * kChunk) / exchanges(small);
   Link& link = out.inside;
-  link.bytes_s = small * (kChunk - 1) / std::max(1e-9, link_.large - link_.small);
-  link.latency_s = std::max(1e-7, link_.small - small / link.bytes_s);
+  link.bytes_s = static_cast<double>(small) * (kChunk - times) /
+                 std::max(1e-9, link_.large - link_.small * times);
+  link.latency_s =
+      std::max(1e-7, (link_.small - static_cast<double>(small) / link.bytes_s) / exchanges(small));
   link.hidden = std::clamp((2 * link_.large - link_.overlapped) / link_.large, 0.0, 1.0);
   return out;
 }

@@ -3,17 +3,9 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/step_buffers.h"
 
 namespace echelon {
-
-namespace {
-// How many outputs are pending just before step `at` of the whole schedule.
-int PendingBefore(const std::vector<SubBlockStep>& all, size_t at) {
-  int pending = 0;
-  for (size_t i = 0; i < at; ++i) pending = std::min(pending, all[i].in_flight_max) + 1;
-  return at < all.size() ? std::min(pending, all[at].in_flight_max) : 0;
-}
-}  // namespace
 
 Decoder::Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights,
                  Backend& backend, Communicator& tp, KvCache& cache, SequenceParallel* sharing)
@@ -24,57 +16,41 @@ Decoder::Decoder(const ModelConfig& model, const RankPart& part, const Weights& 
       tp_(tp),
       sharing_(sharing),
       attention_(model, part, backend, cache, sharing) {
-  const std::vector<SubBlockStep> all = MakeSchedule(model).steps;
-  const auto first_of_layer = [&](int64_t layer) {
-    return std::find_if(all.begin(), all.end(),
-                        [&](const SubBlockStep& s) { return s.layer >= layer; });
-  };
-  const auto begin = first_of_layer(part.layers.begin);
-  const auto end = first_of_layer(part.layers.end);
-  steps_.assign(begin, end);
-  entering_.assign(begin - PendingBefore(all, begin - all.begin()), begin);
-  leaving_ = PendingBefore(all, end - all.begin());
+  StageSchedule schedule = StageScheduleOf(model, part.layers.begin, part.layers.end);
+  steps_ = std::move(schedule.steps);
+  entering_ = std::move(schedule.entering);
+  leaving_ = schedule.leaving;
 }
 
 Result<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
                                                  Communicator& tp, KvCache& cache,
-                                                 SequenceParallel* sharing, int rows_max) {
+                                                 SequenceParallel* sharing, int64_t rows_max) {
   std::unique_ptr<Decoder> decoder(new Decoder(model, part, weights, backend, tp, cache, sharing));
   RETURN_IF_ERROR(decoder->Allocate(rows_max));
   return decoder;
 }
 
-Status Decoder::Allocate(int rows_max) {
-  const int64_t d = model_.d_model;
-  const int64_t head_dim = model_.head_dim;
-  int in_flight_max = static_cast<int>(entering_.size());
-  for (const SubBlockStep& step : steps_) {
-    in_flight_max = std::max(in_flight_max, step.in_flight_max);
-  }
-  streams_.resize(part_.last_stage ? 1 : 2);
+Status Decoder::Allocate(int64_t rows_max) {
+  const DecoderBuffers sizes = DecoderBuffersOf(model_, part_, rows_max);
+  streams_.resize(sizes.streams);
   for (Stream& stream : streams_) {
-    ASSIGN_OR_RETURN(stream.residual, tensors_.New(rows_max, d));
-    stream.outputs.resize(in_flight_max + 1);
+    ASSIGN_OR_RETURN(stream.residual, tensors_.New(sizes.stream));
+    stream.outputs.resize(sizes.outputs);
     for (Tensor& output : stream.outputs) {
-      ASSIGN_OR_RETURN(output, tensors_.New(rows_max, d));
+      ASSIGN_OR_RETURN(output, tensors_.New(sizes.stream));
     }
   }
-  ASSIGN_OR_RETURN(normed_, tensors_.New(rows_max, d));
-  ASSIGN_OR_RETURN(second_output_, tensors_.New(rows_max, d));
-  ASSIGN_OR_RETURN(attention_scratch_.qkv,
-                   tensors_.New(rows_max, (part_.heads() + 2 * part_.kv_heads()) * head_dim));
-  ASSIGN_OR_RETURN(attention_scratch_.context, tensors_.New(rows_max, part_.heads() * head_dim));
-  ASSIGN_OR_RETURN(mlp_scratch_,
-                   tensors_.New(std::min<int64_t>(rows_max, kMlpRowsMax), 2 * part_.ff()));
-  if (part_.ff() == 0 || part_.vocab() == 0) zeros_.assign(rows_max * d, 0.0f);
+  ASSIGN_OR_RETURN(normed_, tensors_.New(sizes.stream));
+  ASSIGN_OR_RETURN(second_output_, tensors_.New(sizes.stream));
+  ASSIGN_OR_RETURN(attention_scratch_.qkv, tensors_.New(sizes.qkv));
+  ASSIGN_OR_RETURN(attention_scratch_.context, tensors_.New(sizes.context));
+  ASSIGN_OR_RETURN(mlp_scratch_, tensors_.New(sizes.gate_up));
+  if (part_.ff() == 0 || part_.vocab() == 0) zeros_.assign(rows_max * model_.d_model, 0.0f);
   if (!part_.last_stage) return {};
-  const int64_t row_bytes = std::max<int64_t>(1, part_.vocab()) * int64_t{sizeof(float)};
-  const int64_t rows =
-      std::clamp<int64_t>(kLogitBytesMax / row_bytes, kLogitRowsMin, kLogitRowsMax);
-  ASSIGN_OR_RETURN(head_rows_, tensors_.New(rows, d));
-  ASSIGN_OR_RETURN(head_normed_, tensors_.New(rows, d));
-  ASSIGN_OR_RETURN(logits_, tensors_.New(rows, part_.vocab()));
+  ASSIGN_OR_RETURN(head_rows_, tensors_.New(sizes.head_stream));
+  ASSIGN_OR_RETURN(head_normed_, tensors_.New(sizes.head_stream));
+  ASSIGN_OR_RETURN(logits_, tensors_.New(sizes.logits));
   return {};
 }
 

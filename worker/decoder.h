@@ -32,20 +32,14 @@
 
 namespace echelon {
 
-// Logits are made some rows at a time, so that their memory does not grow with the batch: 64 rows
-// of a vocabulary of 65,536, 16 of one of 262,144. Fewer than 8 and the head would be read from
-// memory more often than the multiply-adds of a row take.
-inline constexpr int64_t kLogitBytesMax = int64_t{16} << 20;
-inline constexpr int kLogitRowsMin = 8, kLogitRowsMax = 64;
-
 class Decoder {
  public:
   // All references outlive the decoder. `sharing`: null without sequence parallelism; with it the
-  // parts of a step are what sharing->Begin said. rows_max: of one step.
+  // parts of a step are what sharing->Begin said. rows_max: of one step, that this rank computes.
   static Result<std::unique_ptr<Decoder>> Create(const ModelConfig& model, const RankPart& part,
                                                  const Weights& weights, Backend& backend,
                                                  Communicator& tp, KvCache& cache,
-                                                 SequenceParallel* sharing, int rows_max);
+                                                 SequenceParallel* sharing, int64_t rows_max);
 
   // First stage: the stream begins as the embedding of the parts' ids. What the parts view lives
   // until Forward has returned and the backend is synchronized.
@@ -65,6 +59,7 @@ class Decoder {
   // whole step, on all sp ranks). rows.size() at most logit_rows_max(); enqueued when it returns,
   // `rows` may change after Synchronize(); valid until the next call.
   int64_t logit_rows_max() const { return logits_.rows; }
+  uint64_t buffer_bytes() const { return tensors_.bytes(); }
   bool sharing() const { return sharing_ != nullptr; }  // Logits exchanges messages
   Tensor Logits(std::span<const int32_t> rows);
 
@@ -94,7 +89,7 @@ class Decoder {
 
   Decoder(const ModelConfig& model, const RankPart& part, const Weights& weights, Backend& backend,
           Communicator& tp, KvCache& cache, SequenceParallel* sharing);
-  Status Allocate(int rows_max);
+  Status Allocate(int64_t rows_max);
 
   void BeginStep(std::span<const StepRows> parts);
   Tensor NextOutput();

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/rank_part.h"
+#include "common/step_buffers.h"
 #include "common/strings.h"
 #include "worker/batch_layout.h"
 #include "worker/decoder.h"
@@ -121,21 +122,20 @@ class Executor::Impl {
     SequenceSharing sharing;
     sharing.parts = {kv.sp, kv.page_tokens};
     if (kv.sp > 1) {
-      sharing.ring_pages =
-          SequenceSharing::RingPages(sharing.parts, options.ring_tokens, kv.context_max);
+      sharing.ring_pages = RingPages(kv.sp, kv.page_tokens, options.ring_tokens, kv.context_max);
     }
     kv.ring_pages = sharing.ring_pages;
     ASSIGN_OR_RETURN(const KvShape shape, AgreeOnPages(SizeKvCache(model_, part_, kv), world));
     ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
+    const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens, kv.sp};
     if (kv.sp > 1) {
       sharing.rank = part_.at.sp;
       sharing.pages_per_rank = shape.pages;
       ASSIGN_OR_RETURN(sharing_, SequenceParallel::Create(model_, part_, sharing, backend_, *cache_,
-                                                          *groups_.sharing, *groups_.ring,
-                                                          options.step_tokens_max));
+                                                          *groups_.sharing, *groups_.ring, bounds));
     }
     ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
-                                               *cache_, sharing_.get(), options.step_tokens_max));
+                                               *cache_, sharing_.get(), RankRowsMax(bounds)));
     if (part_.last_stage) {
       output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
     }
@@ -179,6 +179,9 @@ class Executor::Impl {
   uint64_t kv_bytes() const { return cache_->shape().PageBytes() * cache_->shape().pages; }
   uint64_t kv_position_bytes() const {
     return cache_->shape().PageBytes() / cache_->shape().page_tokens;
+  }
+  uint64_t buffer_bytes() const {
+    return decoder_->buffer_bytes() + (sharing_ ? sharing_->buffer_bytes() : 0);
   }
   bool is_result_rank() const { return part_.rank == result_rank_; }
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
@@ -310,6 +313,7 @@ int Executor::pages() const { return impl_->limits().pages; }
 int Executor::context_max() const { return impl_->limits().context_max; }
 uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }
 uint64_t Executor::kv_position_bytes() const { return impl_->kv_position_bytes(); }
+uint64_t Executor::buffer_bytes() const { return impl_->buffer_bytes(); }
 bool Executor::is_result_rank() const { return impl_->is_result_rank(); }
 std::string Executor::DescribeTokenSplit() const { return impl_->DescribeTokenSplit(); }
 

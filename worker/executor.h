@@ -64,6 +64,7 @@ class Executor {
   int context_max() const;             // positions of one sequence
   uint64_t kv_bytes() const;           // of this rank
   uint64_t kv_position_bytes() const;  // of one position, all layers of this rank
+  uint64_t buffer_bytes() const;       // what steps are computed in (common/step_buffers.h)
   bool is_result_rank() const;
   std::string DescribeTokenSplit() const;  // "" where nothing was measured
 

@@ -36,31 +36,29 @@ SequenceParallel::SequenceParallel(const RankPart& part, const SequenceSharing& 
 
 Result<std::unique_ptr<SequenceParallel>> SequenceParallel::Create(
     const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
-    Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring, int rows_max) {
+    Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring,
+    const StepBounds& bounds) {
   SequenceSharing counted = sharing;
   counted.page_bytes = static_cast<int64_t>(cache.PageData(0, 0, 1).size());
   counted.query_bytes = int64_t{part.heads()} * model.head_dim * int64_t{sizeof(float)};
   counted.partial_bytes = int64_t{part.heads()} * (model.head_dim + 2) * int64_t{sizeof(float)};
   std::unique_ptr<SequenceParallel> made(
       new SequenceParallel(part, counted, backend, cache, exchange, ring));
-  RETURN_IF_ERROR(made->Allocate(model, rows_max));
+  RETURN_IF_ERROR(made->Allocate(SharingBuffersOf(model, part, bounds)));
   if (ring.hosts() > 1) made->sharing_.bytes_per_pair = made->MeasureBytesPerPair(model, part);
   return made;
 }
 
-Status SequenceParallel::Allocate(const ModelConfig& model, int rows_max) {
-  const int64_t query = int64_t{heads_} * head_dim_;
-  const int64_t partial = int64_t{heads_} * (head_dim_ + 2);
-  ASSIGN_OR_RETURN(queries_, tensors_.New(rows_max, query));
-  ASSIGN_OR_RETURN(key_queries_, tensors_.New(rows_max, query));
-  ASSIGN_OR_RETURN(foreign_queries_, tensors_.New(rows_max, query));
-  ASSIGN_OR_RETURN(foreign_partials_, tensors_.New(rows_max, partial));
-  ASSIGN_OR_RETURN(copied_partials_, tensors_.New(kCopiedRowsMax, partial));
-  // Every own row may have a partial of every rank, copied rows one more.
-  ASSIGN_OR_RETURN(
-      partials_, tensors_.New(int64_t{sharing_.parts.parts} * rows_max + kCopiedRowsMax, partial));
-  // A row may be wanted twice: scored and sampled.
-  ASSIGN_OR_RETURN(collected_, tensors_.New(int64_t{2} * rows_max, model.d_model));
+Status SequenceParallel::Allocate(const SharingBuffers& sizes) {
+  ASSIGN_OR_RETURN(queries_, tensors_.New(sizes.queries));
+  ASSIGN_OR_RETURN(key_queries_, tensors_.New(sizes.queries));
+  ASSIGN_OR_RETURN(foreign_queries_, tensors_.New(sizes.foreign_queries));
+  ASSIGN_OR_RETURN(foreign_partials_, tensors_.New(sizes.foreign_partials));
+  ASSIGN_OR_RETURN(copied_partials_, tensors_.New(sizes.copied_partials));
+  ASSIGN_OR_RETURN(partials_, tensors_.New(sizes.partials));
+  if (sizes.collected.rows > 0) {
+    ASSIGN_OR_RETURN(collected_, tensors_.New(sizes.collected));
+  }
   KvShape staging = cache_.shape();
   staging.layers = 1;
   staging.pages = 2 * sharing_.ring_pages;

@@ -16,6 +16,7 @@
 #include "common/model_config.h"
 #include "common/rank_part.h"
 #include "common/result.h"
+#include "common/step_buffers.h"
 #include "kernels/backend.h"
 #include "worker/comm/communicator.h"
 #include "worker/sequence_plan.h"
@@ -32,11 +33,11 @@ struct PassingCounts {
 class SequenceParallel {
  public:
   // `exchange`, `ring`: two queues over the same sp ranks, in rank order. All references outlive
-  // the object. rows_max: of one step. The staging cache holds 2 * sharing.ring_pages pages of a
-  // layer.
+  // the object. The staging cache holds 2 * sharing.ring_pages pages of a layer.
   static Result<std::unique_ptr<SequenceParallel>> Create(
       const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
-      Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring, int rows_max);
+      Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring,
+      const StepBounds& bounds);
 
   // The rows of the whole step, page ids of the whole group; cut into two parts at row `cut`, or
   // one part where it is 0. This rank's rows of each part, which live until the next Begin.
@@ -44,14 +45,16 @@ class SequenceParallel {
   // args as for one rank, of this rank's rows of a part: reads q, heads, scale, window, layer;
   // writes out.
   void Attend(const AttentionArgs& args, int part);
-  // out (rows.size(), d_model), on all ranks: x (own rows, d_model) of the step's rows `rows`.
+  // Last stage, at most LogitRows(part) rows: out (rows.size(), d_model), on all ranks: x (own
+  // rows, d_model) of the step's rows `rows`.
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out);
+  uint64_t buffer_bytes() const { return tensors_.bytes(); }
   PassingCounts TakeCounts();  // since the last call
 
  private:
   SequenceParallel(const RankPart& part, const SequenceSharing& sharing, Backend& backend,
                    KvCache& cache, Communicator& exchange, Communicator& ring);
-  Status Allocate(const ModelConfig& model, int rows_max);
+  Status Allocate(const SharingBuffers& sizes);
   // SequenceSharing::bytes_per_pair of the slowest link beside the fastest rank. Collective.
   double MeasureBytesPerPair(const ModelConfig& model, const RankPart& part);
   double PassingSeconds();
@@ -87,13 +90,11 @@ class SequenceParallel {
   Communicator& ring_;
   std::unique_ptr<KvCache> staging_;  // two messages of ring_pages pages
   TensorBuffers tensors_{backend_};
-  Tensor queries_;                   // (rows_max, H * D) query rows to send
-  Tensor key_queries_;               // (rows_max, H * D) of the key rows
-  Tensor foreign_queries_;           // (rows_max, H * D)
-  Tensor foreign_partials_;          // (rows_max, H * (D + 2))
-  Tensor copied_partials_;           // (kCopiedRowsMax, H * (D + 2))
-  Tensor partials_;                  // (sp * rows_max + kCopiedRowsMax, H * (D + 2))
-  Tensor collected_;                 // (2 * rows_max, d_model)
+  // As SharingBuffers has them.
+  Tensor queries_, key_queries_;
+  Tensor foreign_queries_, foreign_partials_;
+  Tensor copied_partials_, partials_;
+  Tensor collected_;
   int64_t cut_ = 0;                  // row where the second part begins
   std::vector<SequencePlan> plans_;  // of the step's parts
   std::map<std::pair<int, int>, AttentionPlan> attention_plans_;  // by part and window

@@ -2,20 +2,14 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <utility>
 
 #include "common/check.h"
+#include "common/step_buffers.h"
 
 namespace echelon {
 
-int SequenceSharing::RingPages(const PageParts& parts, int tokens, int context_max) {
-  const int split = std::lcm(kAttentionSplit, parts.page_tokens) / parts.page_tokens;
-  const auto whole = [&](int64_t pages) { return (pages + split - 1) / split * split; };
-  const int64_t context_pages = (int64_t{context_max} + parts.page_tokens - 1) / parts.page_tokens;
-  const int64_t useful = whole((context_pages + parts.parts - 1) / parts.parts);
-  return static_cast<int>(std::min(whole(std::max(1, tokens / parts.page_tokens)), useful));
-}
+static_assert(kRingSplit == kAttentionSplit);
 
 int64_t AttentionPlan::QueryPartials(int r) const {
   const int64_t before = r < rank ? r : r - 1;

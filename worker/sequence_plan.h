@@ -13,14 +13,11 @@
 #include <span>
 #include <vector>
 
+#include "common/step_rules.h"
 #include "worker/batch_layout.h"
 #include "worker/page_parts.h"
 
 namespace echelon {
-
-// Decodes that all ranks compute: reading the weights costs as much as multiplying about this many
-// rows with them, so that sharing fewer rows out saves no time and costs a message each way.
-inline constexpr int kCopiedRowsMax = 8;
 
 // What is passed for one sequence in one layer.
 enum class Passing : uint8_t {
@@ -40,10 +37,6 @@ struct SequenceSharing {
   // its heads): bandwidth / compute. 0: nothing travels behind attention, bytes alone count. The
   // same on all ranks; no bit depends on it.
   double bytes_per_pair = 0.0;
-
-  // A message's pages where at most `tokens` places (and no more than a sequence can fill) are sent
-  // at once: whole splits, so that a row's partial can be continued.
-  static int RingPages(const PageParts& parts, int tokens, int context_max);
 };
 
 // Rows that attend the pages of one list: AttentionArgs::rows, begin and end.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "common/step_buffers.h"
 #include "kernels/backend.h"
 
 namespace echelon {
@@ -16,18 +17,20 @@ class TensorBuffers {
  public:
   explicit TensorBuffers(Backend& backend) : backend_(backend) {}
 
-  // (rows, cols), dense, undefined until written.
-  Result<Tensor> New(int64_t rows, int64_t cols) {
-    ASSIGN_OR_RETURN(auto buffer,
-                     backend_.Allocate(static_cast<size_t>(rows * cols) * sizeof(float)));
-    const Tensor tensor(static_cast<float*>(buffer->data()), rows, cols);
+  // Dense, undefined until written.
+  Result<Tensor> New(const BufferShape& shape) {
+    ASSIGN_OR_RETURN(auto buffer, backend_.Allocate(static_cast<size_t>(shape.bytes())));
+    const Tensor tensor(static_cast<float*>(buffer->data()), shape.rows, shape.cols);
+    bytes_ += static_cast<uint64_t>(shape.bytes());
     buffers_.push_back(std::move(buffer));
     return tensor;
   }
+  uint64_t bytes() const { return bytes_; }
 
  private:
   Backend& backend_;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  uint64_t bytes_ = 0;
 };
 
 }  // namespace echelon

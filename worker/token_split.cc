@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/planner/step_cost.h"
+#include "common/shard_elements.h"
+#include "common/step_rules.h"
 #include "common/strings.h"
 #include "kernels/exact_math.h"
 #include "worker/page_parts.h"

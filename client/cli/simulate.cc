@@ -27,7 +27,8 @@ constexpr int kGpusPerHost = 8;
 constexpr double kContext = 8192;          // of the decode curves
 constexpr double kStreamsPerGpu = 4;       // of the throughput curve
 constexpr double kPromptTokens = 1 << 20;  // of the prefill curve
-constexpr double kChunkPerRank = 8192;     // rows of one sp rank's prefill step
+constexpr int64_t kRankRowsMost = 8192;    // of one sp rank's prefill step ...
+constexpr int64_t kRankRowsLeast = 512;    // ... halved until a rank's memory holds its buffers
 constexpr double kWeightBytes = 2.0;       // bfloat16
 
 enum class Scenario { kLatency, kThroughput, kMillionTokens };
@@ -40,8 +41,8 @@ struct ScenarioInfo {
 constexpr ScenarioInfo kScenarios[] = {
     {Scenario::kLatency, "latency", "decode, 1 stream, 8k context", "tokens/s"},
     {Scenario::kThroughput, "throughput", "decode, 4 streams a GPU, 8k context", "tokens/s"},
-    {Scenario::kMillionTokens, "million", "prefill of 1,048,576 tokens, tp 8 or 16 x sp",
-     "tokens/s"},
+    {Scenario::kMillionTokens, "million",
+     "prefill of 1,048,576 tokens, tp 8 or 16 x sp, up to 8192 rows a rank and step", "tokens/s"},
 };
 
 struct SimulatedPoint {
@@ -50,7 +51,8 @@ struct SimulatedPoint {
   ScheduleKind schedule = ScheduleKind::kStandard;
   int gpus = 0;
   ParallelLayout layout;
-  double seconds = 0.0;  // of the prompt, or of one token for all streams
+  int64_t step_rows = 0;  // of all sp ranks together
+  double seconds = 0.0;   // of the prompt, or of one token for all streams
   double tokens_s = 0.0;
   double efficiency = 0.0;  // tokens/s a GPU, against the fewest GPUs of the same curve
 };
@@ -86,20 +88,31 @@ std::optional<SimulatedPoint> Simulate(const ScenarioInfo& info, const ModelConf
   Workload workload;
   workload.context = static_cast<int64_t>(million ? kPromptTokens : kContext);
   workload.streams = static_cast<int64_t>(streams);
-  workload.step_tokens_max = static_cast<int64_t>(kChunkPerRank);
+  workload.sequences_max = workload.streams;
   const HostSpec host = H100Host();
   const uint64_t gpu_memory = host.memory_bytes / kGpusPerHost;
-  for (int stage = 0; stage < layout.pp; ++stage) {
-    const int rank = layout.RankOf({0, stage, 0});
-    if (MemoryOfRank(kWeightBytes, model, layout, rank, workload).total() > gpu_memory) return {};
-  }
+  const auto fits = [&](int64_t rank_rows) {
+    workload.step_tokens_max = rank_rows * layout.sp;
+    for (int stage = 0; stage < layout.pp; ++stage) {
+      const int rank = layout.RankOf({0, stage, 0});
+      if (MemoryOfRank(kWeightBytes, model, layout, rank, workload).total() > gpu_memory) {
+        return false;
+      }
+    }
+    return true;
+  };
+  int64_t rank_rows = kRankRowsMost;
+  while (rank_rows >= kRankRowsLeast && !fits(rank_rows)) rank_rows /= 2;
+  if (rank_rows < kRankRowsLeast) return {};
   const Cluster cluster = UniformCluster(host, (gpus + kGpusPerHost - 1) / kGpusPerHost,
                                          NvlinkInside(), InfinibandBetween());
   CostInputs inputs{model, layout, cluster, kWeightBytes, kWeightBytes};
   inputs.activation_bytes = 2.0;
-  const PhaseCost cost = million ? CostOfPrefill(inputs, kPromptTokens, kChunkPerRank * layout.sp)
-                                 : CostOfDecode(inputs, kContext, streams);
-  SimulatedPoint point{&info, model.name, model.schedule, gpus, layout, cost.seconds};
+  const auto step_rows = million ? workload.step_tokens_max : workload.streams;
+  const PhaseCost cost = million
+                             ? CostOfPrefill(inputs, kPromptTokens, static_cast<double>(step_rows))
+                             : CostOfDecode(inputs, kContext, streams);
+  SimulatedPoint point{&info, model.name, model.schedule, gpus, layout, step_rows, cost.seconds};
   point.tokens_s = (million ? kPromptTokens : streams) / cost.seconds;
   return point;
 }
@@ -122,12 +135,14 @@ std::vector<SimulatedPoint> CurveOf(const ScenarioInfo& info, const ModelConfig&
 }
 
 std::string Csv(const std::vector<SimulatedPoint>& points) {
-  std::string out = "scenario,model,schedule,gpus,tp,pp,sp,seconds,tokens_per_second,efficiency\n";
+  std::string out =
+      "scenario,model,schedule,gpus,tp,pp,sp,step_rows,seconds,tokens_per_second,efficiency\n";
   for (const SimulatedPoint& p : points) {
     char text[256];
-    std::snprintf(text, sizeof text, "%s,%s,%s,%d,%d,%d,%d,%.6g,%.6g,%.4f\n", p.scenario->name,
+    std::snprintf(text, sizeof text, "%s,%s,%s,%d,%d,%d,%d,%lld,%.6g,%.6g,%.4f\n", p.scenario->name,
                   p.model.c_str(), ScheduleName(p.schedule), p.gpus, p.layout.tp, p.layout.pp,
-                  p.layout.sp, p.seconds, p.tokens_s, p.efficiency);
+                  p.layout.sp, static_cast<long long>(p.step_rows), p.seconds, p.tokens_s,
+                  p.efficiency);
     out += text;
   }
   return out;
@@ -144,6 +159,7 @@ Json ToJson(const std::vector<SimulatedPoint>& points) {
     item.Set("tp", p.layout.tp);
     item.Set("pp", p.layout.pp);
     item.Set("sp", p.layout.sp);
+    item.Set("step_rows", p.step_rows);
     item.Set("seconds", p.seconds);
     item.Set("tokens_per_second", p.tokens_s);
     item.Set("efficiency", p.efficiency);

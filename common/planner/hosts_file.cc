@@ -14,7 +14,9 @@ namespace echelon {
 
 namespace {
 
-constexpr int kHostsMax = 65536;
+// Hosts, and slots of all of them together: 64 times the largest layout's 1,024 GPUs that
+// `echelon simulate` draws; ranks and their sums stay far below what an int holds.
+constexpr int kHostsMax = 65536, kSlotsMax = 65536;
 
 // One key: a figure of T with its unit, or a curve.
 template <typename T>
@@ -239,7 +241,7 @@ Result<Cluster> ParseHosts(std::string_view yaml, std::string_view source) {
     if (entry.section != "defaults" || entry.key.empty()) continue;
     RETURN_IF_ERROR(SetHost(defaults, default_count, {source, entry}));
   }
-  std::vector<int> counts;
+  std::vector<int> counts, lines;
   for (const ConfigEntry& entry : entries) {
     if (entry.section == "defaults") continue;
     const Place place{source, entry};
@@ -251,6 +253,7 @@ Result<Cluster> ParseHosts(std::string_view yaml, std::string_view source) {
       cluster.hosts.push_back(defaults);
       cluster.hosts.back().name = entry.section;
       counts.push_back(default_count);
+      lines.push_back(entry.line);
     }
     if (!entry.key.empty()) RETURN_IF_ERROR(SetHost(cluster.hosts.back(), counts.back(), place));
   }
@@ -259,11 +262,17 @@ Result<Cluster> ParseHosts(std::string_view yaml, std::string_view source) {
                                   "\"node1: {slots: 2, cores: 16, memory_gb: 64}\""));
   }
   std::vector<HostSpec> hosts;
+  int64_t slots = 0;
   for (size_t h = 0; h < cluster.hosts.size(); ++h) {
+    const HostSpec& host = cluster.hosts[h];
+    slots += int64_t{counts[h]} * host.slots;  // at least one each: hosts are no more than slots
+    if (slots > kSlotsMax) {
+      return InvalidArgument(
+          StrCat(source, ":", lines[h], ": ", host.name, ": ", counts[h], " hosts of ", host.slots,
+                 " slots make ", slots, " slots together; at most ", kSlotsMax, " are planned for"),
+          host.name);
+    }
     for (int i = 0; i < counts[h]; ++i) {
-      if (hosts.size() == kHostsMax) {
-        return InvalidArgument(StrCat(source, ": more than ", kHostsMax, " hosts"));
-      }
       hosts.push_back(cluster.hosts[h]);
       if (counts[h] > 1) hosts.back().name += StrCat(".", i);
     }

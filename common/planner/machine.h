@@ -30,6 +30,7 @@ class MatMulCurve {
   bool empty() const { return points_.empty(); }
   const std::vector<Point>& points() const { return points_; }
   double SecondsPerWeight(double rows) const;
+  bool operator==(const MatMulCurve&) const = default;
 
  private:
   std::vector<Point> points_;
@@ -47,6 +48,7 @@ struct ProcessorRates {
   double parallel_saves = 0.1;     // share of block_s that attention and MLP on one norm save
   double row_element_s = 1e-9;  // of a sub-block, per row and d_model: norms, activations, rotation
   double step_s = 50e-6;        // of every step: plan, embedding, sampling
+  bool operator==(const ProcessorRates&) const = default;
 };
 
 struct HostSpec {
@@ -63,28 +65,37 @@ struct HostSpec {
   const ProcessorRates& RatesOf(double threads) const { return threads > 1 ? all : one; }
 };
 
-// How all-reduces go over a link. kExchange: every rank sends its part to every other in one hop.
-// kRing: 2 (n - 1) steps of a n-th of the message each.
+// How all-reduces go over a link. kExchange: as this engine does it (common/sum_share.h). kRing:
+// ranks of one host add first, then the hosts; each time 2 (n - 1) steps of an n-th of the message.
 enum class AllReduceKind : uint8_t { kExchange, kRing };
 
 struct Link {
   AllReduceKind kind = AllReduceKind::kExchange;
-  double latency_s = 20e-6;  // of a message, or of a whole all-reduce over a ring
+  double latency_s = 20e-6;  // of an exchange, or of a whole all-reduce over a ring
   double step_s = 0.0;       // kRing: of each step
   double bytes_s = 1e9;      // of one rank, one way
-  bool shared = false;       // all ranks share bytes_s: host memory, a bus
-  double hidden = 0.0;       // share of min(compute, communication) that overlaps where it may
+  // All ranks of a host share bytes_s: host memory, a bus (bytes_s is that of a pair); a network
+  // port (bytes_s is that of the host).
+  bool shared = false;
+  double hidden = 0.0;  // share of min(compute, communication) that overlaps where it may
 
-  double AllReduceSeconds(int ranks, double bytes) const;
   double SendSeconds(double bytes) const { return latency_s + bytes / bytes_s; }
 };
+
+// Ranks of a group on each of its hosts, at least one on each.
+using GroupPlaces = std::vector<int>;
 
 struct Cluster {
   std::vector<HostSpec> hosts;  // ranks fill them in this order, slot by slot
   Link inside, between;         // of two ranks on one host, on two hosts
 
   int slots() const;
-  int HostOf(int rank) const;  // index into hosts; rank < slots()
+  std::vector<int> HostsOfRanks(int ranks) const;  // by rank, indices into hosts; ranks <= slots()
+
+  // Every rank's sum of `bytes` of all of the group's ranks.
+  double AllReduceSeconds(const GroupPlaces& group, double bytes) const;
+  // Every rank's `bytes`, handed to all of the group's others in one exchange.
+  double AllGatherSeconds(const GroupPlaces& group, double bytes) const;
 };
 
 // A cluster of `hosts` equal hosts.

@@ -2,37 +2,37 @@
 
 #include <algorithm>
 
-#include "common/block_schedule.h"
-#include "common/planner/step_cost.h"
 #include "common/rank_part.h"
+#include "common/shard_elements.h"
+#include "common/step_buffers.h"
 #include "common/tensor_shards.h"
 
 namespace echelon {
 
 namespace {
 
-constexpr int64_t kLogitRows = 64;  // the decoder makes logits of so many rows at once
-
 uint64_t KvBytes(const ModelConfig& model, const ParallelLayout& layout, const RankPart& part,
                  const Workload& w) {
   const int64_t pages = (w.context + w.page_tokens - 1) / w.page_tokens;
   const int64_t own = (pages + layout.sp - 1) / layout.sp;  // page p lies on rank p mod sp
-  const double values = 2.0 * part.n_layers() * part.kv_heads() * model.head_dim;
-  return static_cast<uint64_t>(values * w.kv_value_bytes) * own * w.page_tokens * w.streams;
+  const double position = 2.0 * part.kv_heads() * model.head_dim * w.kv_value_bytes;  // a layer
+  uint64_t bytes =
+      static_cast<uint64_t>(part.n_layers() * position) * own * w.page_tokens * w.streams;
+  if (layout.sp > 1) {  // two messages of a layer on their way round the ring
+    const int64_t ring =
+        RingPages(layout.sp, static_cast<int>(w.page_tokens), w.ring_tokens, w.context);
+    bytes += static_cast<uint64_t>(position) * 2 * ring * w.page_tokens;
+  }
+  return bytes;
 }
 
-// Decoder::Allocate's buffers, float32: two streams of residual and outputs, and the scratch.
-uint64_t ActivationBytes(const ModelConfig& model, const RankPart& part, const Workload& w) {
-  int in_flight = 0;
-  for (const SubBlockStep& step : MakeSchedule(model).steps) {
-    in_flight = std::max(in_flight, step.in_flight_max);
-  }
-  const int64_t d = model.d_model, head_dim = model.head_dim;
-  const int64_t heads = part.heads(), kv_heads = part.kv_heads(), ff = part.ff();
-  const int64_t row =
-      2 * (2 + in_flight) * d + 2 * d + (2 * heads + 2 * kv_heads) * head_dim + 3 * ff;
-  const int64_t head = part.last_stage ? kLogitRows * (2 * d + part.vocab()) : 0;
-  return static_cast<uint64_t>(w.step_tokens_max * row + head) * sizeof(float);
+uint64_t BufferBytes(const ModelConfig& model, const ParallelLayout& layout, const RankPart& part,
+                     const Workload& w) {
+  const StepBounds bounds{w.step_tokens_max, std::max(w.sequences_max, w.streams), w.page_tokens,
+                          layout.sp};
+  int64_t bytes = DecoderBuffersOf(model, part, RankRowsMax(bounds)).bytes();
+  if (layout.sp > 1) bytes += SharingBuffersOf(model, part, bounds).bytes();
+  return static_cast<uint64_t>(bytes);
 }
 
 }  // namespace
@@ -45,7 +45,7 @@ RankMemory MemoryOfRank(const Checkpoint& checkpoint, const ModelConfig& model,
     memory.weights += shard.bytes;
   }
   memory.kv = KvBytes(model, layout, part, workload);
-  memory.activations = ActivationBytes(model, part, workload);
+  memory.activations = BufferBytes(model, layout, part, workload);
   return memory;
 }
 
@@ -59,7 +59,7 @@ RankMemory MemoryOfRank(double bytes_per_weight, const ModelConfig& model,
   RankMemory memory;
   memory.weights = static_cast<uint64_t>(weights * bytes_per_weight);
   memory.kv = KvBytes(model, layout, part, workload);
-  memory.activations = ActivationBytes(model, part, workload);
+  memory.activations = BufferBytes(model, layout, part, workload);
   return memory;
 }
 

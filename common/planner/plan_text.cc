@@ -47,7 +47,7 @@ std::string RanksTable(const PlannedLayout& p, const Cluster& cluster) {
     char text[160];
     const RankMemory& m = p.ranks[r];
     std::snprintf(text, sizeof text, "  %4zu  %-18s %10s %10s %12s %10s\n", r,
-                  cluster.hosts[cluster.HostOf(static_cast<int>(r))].name.c_str(),
+                  cluster.hosts[p.host_of[r]].name.c_str(),
                   HumanBytes(static_cast<double>(m.weights)).c_str(),
                   HumanBytes(static_cast<double>(m.kv)).c_str(),
                   HumanBytes(static_cast<double>(m.activations)).c_str(),
@@ -104,7 +104,7 @@ Json LayoutJson(const PlannedLayout& p, const Cluster& cluster, const std::strin
   Json ranks = Json::MakeArray();
   for (size_t r = 0; r < p.ranks.size(); ++r) {
     Json rank = Json::MakeObject();
-    rank.Set("host", cluster.hosts[cluster.HostOf(static_cast<int>(r))].name);
+    rank.Set("host", cluster.hosts[p.host_of[r]].name);
     rank.Set("weight_bytes", p.ranks[r].weights);
     rank.Set("kv_bytes", p.ranks[r].kv);
     rank.Set("activation_bytes", p.ranks[r].activations);

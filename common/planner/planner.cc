@@ -22,7 +22,7 @@ std::vector<ParallelLayout> Candidates(const ModelConfig& model, int slots) {
     if (!taken(tp)) continue;
     for (int pp = 1; pp <= std::min(slots / tp, model.n_layers()); ++pp) {
       if (!taken(pp)) continue;
-      for (int sp = 1; sp <= slots / (tp * pp); ++sp) {
+      for (int sp = 1; sp <= std::min(slots / (tp * pp), ParallelLayout::kAxisMax); ++sp) {
         if (!taken(sp)) continue;
         const ParallelLayout layout{.tp = tp, .pp = pp, .sp = sp};
         if (layout.Validate(model).ok()) out.push_back(layout);
@@ -40,10 +40,15 @@ bool Before(const PlannedLayout& a, const PlannedLayout& b) {
 // Bytes of each rank, and the host that has the least left.
 void AddMemory(const Checkpoint& checkpoint, const ModelConfig& model, const Cluster& cluster,
                const Workload& workload, PlannedLayout& planned) {
+  const ParallelLayout& layout = planned.layout;
   std::vector<double> used(cluster.hosts.size(), 0.0);
-  for (int rank = 0; rank < planned.layout.world(); ++rank) {
-    planned.ranks.push_back(MemoryOfRank(checkpoint, model, planned.layout, rank, workload));
-    used[cluster.HostOf(rank)] += static_cast<double>(planned.ranks.back().total());
+  planned.host_of = cluster.HostsOfRanks(layout.world());
+  for (int rank = 0; rank < layout.world(); ++rank) {
+    // Ranks of a stage that differ in sp alone hold the same parts.
+    const bool known = layout.PositionOf(rank).sp > 0;
+    planned.ranks.push_back(known ? planned.ranks[rank - layout.tp]
+                                  : MemoryOfRank(checkpoint, model, layout, rank, workload));
+    used[planned.host_of[rank]] += static_cast<double>(planned.ranks.back().total());
   }
   for (size_t h = 0; h < used.size(); ++h) {
     const double share = used[h] / static_cast<double>(cluster.hosts[h].memory_bytes);

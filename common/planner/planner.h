@@ -19,6 +19,7 @@ inline constexpr double kPlannedTokens = 128;
 struct PlannedLayout {
   ParallelLayout layout;  // layers of stages and shares of shards weighted by the hosts' speed
   std::vector<RankMemory> ranks;
+  std::vector<int> host_of;  // of each rank: index into Cluster::hosts
   // The host that has the least left, and how full it is: above 1 the layout does not fit.
   int tightest_host = 0;
   double memory_used = 0.0;  // share of that host's memory

@@ -13,20 +13,6 @@
 
 namespace echelon {
 
-// Elements of one rank's matrices, as the shard table cuts them.
-struct ShardElements {
-  double attention = 0.0;  // of one layer
-  double mlp = 0.0;        // of one layer
-  double head = 0.0;
-};
-ShardElements ElementsOf(const ModelConfig& model, const TensorShard& shard);
-
-// What two parts of a step must gain, at least, for it to be split: what a rehearsal measures in
-// some milliseconds is uncertain by 5 %, and two parts take more processor time, which the other
-// programs of a service need too while it serves: probably why decode of 8 streams was up to 20
-// points worse than rehearsed on shared cores.
-inline constexpr double kSplitGainMin = 0.1;
-
 // What is to be run, and where. All references outlive the value.
 struct CostInputs {
   const ModelConfig& model;
@@ -36,8 +22,8 @@ struct CostInputs {
   double head_bytes_per_weight = 2.0;
   double kv_value_bytes = 2.0;
   double activation_bytes = 4.0;  // of one value on a link
-  // Standard blocks may run as two halves of the rows, the all-reduce of one behind the other's
-  // compute, where that is faster (worker.token_split: auto).
+  // A step may run as two halves of its rows, the all-reduce of one behind the other's compute,
+  // where that is faster by kSplitGainMin (worker.token_split: auto).
   bool token_split = false;
 };
 

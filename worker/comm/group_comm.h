@@ -3,7 +3,7 @@
 // shared memory (near_group.h), ranks of different hosts through a FarLink (MPI); threads as ranks
 // are one host without a link, and without shared memory every rank is a host of its own.
 //
-// An all-reduce is shared out in one of three ways, chosen by size and hosts alone (reduction.h).
+// An all-reduce is shared out in one of three ways, chosen by size and hosts alone (sum_share.h).
 // What is exchanged are always the ranks' own contributions, never sums of some of them, so that
 // whoever adds can add in rank order: the sum's bits do not depend on hosts or sizes.
 

@@ -22,13 +22,13 @@ std::vector<std::unique_ptr<Communicator>> MakeLocalCommunicators(int size) {
   CHECK(size > 0);
   const auto bells = NewSegment(size * sizeof(Bell));
   const auto segment = size > 1 ? NewSegment(NearGroup::SegmentBytes(size)) : nullptr;
-  const int64_t spin_ns = SpinNsFor(size);
+  const Patience patience = PatienceFor(size);
   std::vector<int> seats(size);
   std::iota(seats.begin(), seats.end(), 0);
   std::vector<std::unique_ptr<Communicator>> endpoints;
   for (int rank = 0; rank < size; ++rank) {
     endpoints.push_back(std::make_unique<GroupCommunicator>(
-        std::make_shared<Progress>(HostPlace{0, rank, rank, bells}, spin_ns),
+        std::make_shared<Progress>(HostPlace{0, rank, rank, bells}, patience),
         GroupMembers(rank, std::vector<int>(size, 0), seats), segment, nullptr));
   }
   return endpoints;

@@ -140,7 +140,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   int host = 0;
   std::tie(host, ranks_on_this_host_) = LookAround(rank);
-  const int64_t spin_ns = SpinNsFor(ranks_on_this_host_);
+  const Patience patience = PatienceFor(ranks_on_this_host_);
   if (options.pretended_host) host = options.pretended_host(rank);
   if (!options.shared_memory) host = rank;
 
@@ -154,7 +154,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
                                                std::make_unique<MpiLink>(world));
   };
   const auto first =
-      all_far(std::make_shared<Progress>(HostPlace{rank, rank, 0, nullptr}, spin_ns));
+      all_far(std::make_shared<Progress>(HostPlace{rank, rank, 0, nullptr}, patience));
   std::vector<int> hosts(size);
   first->Wait(first->AllGather(&host, hosts.data(), sizeof(host)));
   const GroupMembers members(rank, hosts, everyone);
@@ -163,7 +163,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
   shared_memory_problem_ = std::move(shared.problem);
   if (shared.failed[rank]) host = -1 - rank;
   HostPlace place{host, rank, members.index_on_host[rank], std::move(shared.segment)};
-  progress_ = std::make_shared<Progress>(std::move(place), spin_ns);
+  progress_ = std::make_shared<Progress>(std::move(place), patience);
   base_ = all_far(progress_);
 }
 

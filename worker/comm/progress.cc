@@ -13,7 +13,6 @@ namespace echelon {
 
 namespace {
 
-constexpr int64_t kNapMinNs = 5'000;
 constexpr int64_t kNapMaxNs = 4'000'000;  // an idle rank polls 250 times a second: 0.3 % of a core
 constexpr int64_t kSleepNs = 1'000'000'000;  // when only a bell can end the wait
 
@@ -54,7 +53,7 @@ void Progress::WaitUntil(const std::function<bool()>& done, const std::function<
     if (done()) return;
     if (idle && idle()) continue;
     const int64_t waited = NowNs() - begin;
-    if (waited < spin_ns_) {
+    if (waited < patience_.spin_ns) {
       Pause();
     } else {
       Sleep(waited, done);
@@ -64,7 +63,7 @@ void Progress::WaitUntil(const std::function<bool()>& done, const std::function<
 
 void Progress::Sleep(int64_t waited_ns, const std::function<bool()>& done) {
   if (waited_ns < kRingNs || !place_.bells || AwaitsOtherHosts()) {
-    const timespec nap{0, std::clamp(waited_ns / 16, kNapMinNs, kNapMaxNs)};
+    const timespec nap{0, std::clamp(waited_ns / 16, patience_.nap_min_ns, kNapMaxNs)};
     nanosleep(&nap, nullptr);
     return;
   }
@@ -75,10 +74,10 @@ void Progress::Sleep(int64_t waited_ns, const std::function<bool()>& done) {
   bell.Disarm();
 }
 
-int64_t SpinNsFor(int ranks_on_host) {
+Patience PatienceFor(int ranks_on_host) {
   cpu_set_t cores;
   const bool known = sched_getaffinity(0, sizeof(cores), &cores) == 0;
-  return known && ranks_on_host <= CPU_COUNT(&cores) ? kSpinNs : kSpinSharedNs;
+  return known && ranks_on_host <= CPU_COUNT(&cores) ? kOwnCore : kSharedCore;
 }
 
 }  // namespace echelon

@@ -21,10 +21,15 @@
 
 namespace echelon {
 
+// How a rank waits: it looks all the time for so long, then naps for so long at least.
+struct Patience {
+  int64_t spin_ns;
+  int64_t nap_min_ns;
+};
 // For ranks that have a core each: half a decode sub-block of a small model (some 100 us).
-inline constexpr int64_t kSpinNs = 60'000;
-// For ranks that share cores: the one waited for needs this very core.
-inline constexpr int64_t kSpinSharedNs = 2'000;
+inline constexpr Patience kOwnCore = {60'000, 5'000};
+// For ranks that share cores: the one waited for needs this very core, and each look takes it away.
+inline constexpr Patience kSharedCore = {2'000, 50'000};
 // A sub-block of a small model is over; awaited is the next plan, or a rank that has no core.
 inline constexpr int64_t kRingNs = 2'000'000;
 
@@ -47,7 +52,7 @@ struct HostPlace {
 
 class Progress {
  public:
-  Progress(HostPlace place, int64_t spin_ns) : place_(std::move(place)), spin_ns_(spin_ns) {}
+  Progress(HostPlace place, Patience patience) : place_(std::move(place)), patience_(patience) {}
 
   const HostPlace& place() const { return place_; }
   Bell& BellOf(int seat) const { return reinterpret_cast<Bell*>(place_.bells->data())[seat]; }
@@ -64,11 +69,11 @@ class Progress {
   void Sleep(int64_t waited_ns, const std::function<bool()>& done);
 
   const HostPlace place_;
-  const int64_t spin_ns_;
+  const Patience patience_;
   std::vector<Progressing*> all_;
 };
 
-// kSpinNs or kSpinSharedNs, by the cores this process may use.
-int64_t SpinNsFor(int ranks_on_host);
+// kOwnCore or kSharedCore, by the cores this process may use.
+Patience PatienceFor(int ranks_on_host);
 
 }  // namespace echelon

@@ -12,10 +12,6 @@ namespace echelon {
 
 namespace {
 
-// On one host a rank's sum of everything costs n reads of the message, sharing it out 2 reads and a
-// second hand-over of about a microsecond: pays from some thousand values on.
-constexpr int64_t kEachBytesMax = 16 << 10;
-
 // out[i] = terms[0][i] + terms[1][i] + ...; out may be one of the terms.
 void SumInOrder(const std::vector<const float*>& terms, float* out, int64_t count) {
   constexpr int64_t kChunk = 16;  // floats: the sums stay in registers
@@ -257,18 +253,6 @@ bool Reduction::AdvanceSecondFar() {
 }
 
 }  // namespace
-
-int64_t OneExchangeBytesMax(int hosts) {
-  constexpr int64_t kLatencyTimesBandwidth = 64 << 10;
-  if (hosts <= 2) return INT64_MAX;
-  return kLatencyTimesBandwidth * hosts / ((hosts - 1) * (hosts - 2));
-}
-
-SumShare ShareOf(int hosts, int ranks_per_host_max, int64_t bytes) {
-  if (bytes > OneExchangeBytesMax(hosts) / ranks_per_host_max) return SumShare::kGroup;
-  if (ranks_per_host_max == 1) return SumShare::kEach;
-  return hosts > 1 || bytes > kEachBytesMax ? SumShare::kHost : SumShare::kEach;
-}
 
 std::unique_ptr<GroupOperation> MakeReduction(GroupWires& wires, float* data, int64_t count) {
   CHECK(count > 0 && wires.members.size() > 1);

@@ -1,5 +1,5 @@
 #pragma once
-// An all-reduce of a group. Who sums what is the one thing that varies (SumShare):
+// An all-reduce of a group. Who sums what is the one thing that varies (common/sum_share.h):
 //
 //   kEach   every rank sums everything.            One exchange; each rank reads size - 1 messages.
 //   kHost   the ranks of a host share the sum out. Each element crosses to another host once per
@@ -14,20 +14,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "common/sum_share.h"
 #include "worker/comm/group_comm.h"
 
 namespace echelon {
-
-enum class SumShare { kEach, kHost, kGroup };
-
-// Largest all-reduce between `hosts` of one rank each that is exchanged once. With latency L and
-// bandwidth W one exchange takes L + (n - 1) B / W, two take 2 L + 2 (n - 1) / n B / W: equal at
-// B = L W n / ((n - 1) (n - 2)), L W = 32 us * 2 GB/s = 64 KiB. Two hosts send the same bytes
-// either way, so one exchange always wins there.
-int64_t OneExchangeBytesMax(int hosts);
-
-// The same on all ranks of a group.
-SumShare ShareOf(int hosts, int ranks_per_host_max, int64_t bytes);
 
 // data (count): this rank's contribution, then the sum. count > 0, at least two ranks.
 std::unique_ptr<GroupOperation> MakeReduction(GroupWires& wires, float* data, int64_t count);

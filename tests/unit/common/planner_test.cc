@@ -51,6 +51,58 @@ TEST(MatMulCurve, InterpolatesAndGoesOnInProportion) {
   EXPECT_DOUBLE_EQ(roofline.SecondsPerWeight(40), 4.0);  // 40 rows at 10/s
 }
 
+// L e + bytes / W with the rule of common/sum_share.h, whose one other user is the worker.
+TEST(Cluster, AllReducesAreTheEnginesOwn) {
+  constexpr double kNear = 1e-6, kNearRate = 8e9, kFar = 20e-6, kFarRate = 1e9;
+  constexpr double kSmall = 4 << 10, kLarge = 1 << 20;
+  Cluster cluster;
+  cluster.inside.latency_s = kNear;
+  cluster.inside.bytes_s = kNearRate;
+  cluster.between.latency_s = kFar;
+  cluster.between.bytes_s = kFarRate;
+  EXPECT_EQ(cluster.AllReduceSeconds({1}, kLarge), 0.0);
+  for (const int n : {3, 4, 8}) {
+    const GroupPlaces alone(n, 1);  // on a host each
+    const double shared_out = 2.0 * (n - 1) / n;
+    EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds({n}, kSmall), kNear + (n - 1) * kSmall / kNearRate);
+    EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds({n}, kLarge),
+                     2 * kNear + shared_out * kLarge / kNearRate);
+    EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds(alone, kSmall), kFar + (n - 1) * kSmall / kFarRate);
+    EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds(alone, kLarge),
+                     2 * kFar + shared_out * kLarge / kFarRate);
+  }
+  // Two hosts exchange once, whatever the size.
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds({1, 1}, kLarge), kFar + kLarge / kFarRate);
+  // Four hosts of two: a rank gets its half, or its eighth, of the six ranks elsewhere and of its
+  // neighbour, and hands on their sum.
+  const GroupPlaces pairs(4, 2);
+  const double halves = kFar + 6 * kSmall / 2 / kFarRate;
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds(pairs, kSmall),
+                   halves + 2 * (kNear + kSmall / 2 / kNearRate));
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds(pairs, kLarge),
+                   2 * (kFar + 6 * kLarge / 8 / kFarRate) + 2 * (kNear + kLarge / 8 / kNearRate));
+  // Of three ranks on two hosts the one that is alone gets the whole message of both others.
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds({2, 1}, kSmall),
+                   kFar + 2 * kSmall / kFarRate + 2 * (kNear + kSmall / 2 / kNearRate));
+  // Ranks of a host share its port; four share host memory as two pairs.
+  cluster.between.shared = cluster.inside.shared = true;
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds(pairs, kSmall),
+                   halves + 6 * kSmall / 2 / kFarRate + 2 * (kNear + kSmall / 2 / kNearRate));
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds({1, 1, 1}, kSmall), kFar + 2 * kSmall / kFarRate);
+  EXPECT_DOUBLE_EQ(cluster.AllReduceSeconds({4}, kSmall), kNear + 3 * 2 * kSmall / kNearRate);
+}
+
+TEST(Cluster, AllGathersReachEveryRankOnce) {
+  Cluster cluster;
+  cluster.inside.latency_s = 1e-6;
+  cluster.inside.bytes_s = 8e9;
+  cluster.between.latency_s = 20e-6;
+  cluster.between.bytes_s = 1e9;
+  EXPECT_DOUBLE_EQ(cluster.AllGatherSeconds({4}, 800), 1e-6 + 3 * 800 / 8e9);
+  EXPECT_DOUBLE_EQ(cluster.AllGatherSeconds({1, 1, 1}, 800), 20e-6 + 2 * 800 / 1e9);
+  EXPECT_DOUBLE_EQ(cluster.AllGatherSeconds({2, 2}, 800), 20e-6 + 2 * 800 / 1e9 + 1e-6 + 800 / 8e9);
+}
+
 TEST(StepCost, LadderHidesWhatStandardWaitsFor) {
   const ModelConfig standard = *NamedModel("llama-3-70b");
   const ModelConfig ladder = Ladder(standard);
@@ -159,12 +211,31 @@ TEST(StepCost, HalvesOfAStepHideEachOthersAllReduces) {
   // A decode of one stream has no halves; where weights are read anew for each half it does not
   // pay.
   EXPECT_EQ(CostOfStep(inputs, {1, 1, 100, true, 0})[0].hidden_s, 0.0);
+  model.schedule = ScheduleKind::kParallel;  // of other schedules too
+  const double parallel = CostOfStep(inputs, prefill)[0].hidden_s;
+  EXPECT_GT(parallel, 0.1 * compute);
+  model.schedule = ScheduleKind::kStandard;
   host.one.layers = MatMulCurve({{1.0, 1e-9}, {1024.0, 1e-9}});
   const Cluster flat = UniformCluster(host, 2, LinkOf(1e-6, 1.0), LinkOf(1e-6, 1.0));
   CostInputs on_flat{model, layout, flat};
   const double whole = CostOfStep(on_flat, prefill)[0].total();
   on_flat.token_split = true;
   EXPECT_EQ(CostOfStep(on_flat, prefill)[0].total(), whole);
+}
+
+// Up to kCopiedRowsMax decodes are every sp rank's own: their partials go to everyone. Of more each
+// rank has its part, whose queries go out and whose partials come back.
+TEST(StepCost, ManyDecodesPassQueriesAndPartials) {
+  const ModelConfig model = *NamedModel("llama-3-70b");
+  constexpr double kLatency = 1e-3;
+  Cluster cluster = UniformCluster(PlainHost(), 2, LinkOf(kLatency, 0), LinkOf(kLatency, 0));
+  cluster.between.bytes_s = 1e20;  // keys and values of 100 positions are more than a query
+  const ParallelLayout layout{.sp = 2};
+  const auto exposed = [&](double streams) {
+    return CostOfStep({model, layout, cluster}, {streams, 1, 100, false, 0})[0].exposed_s;
+  };
+  EXPECT_NEAR(exposed(8), 80 * kLatency, 1e-9);
+  EXPECT_NEAR(exposed(9), 80 * 2 * kLatency, 1e-9);
 }
 
 TEST(Memory, ShardsAddUpToTheModel) {
@@ -239,6 +310,24 @@ TEST(Planner, ChoosesRefusesAndSaysWhy) {
   EXPECT_FALSE(PlanLayouts(*checkpoint, model, cluster, workload).ok());
 }
 
+TEST(Planner, ManySlotsArePlannedInTime) {
+  const ScratchFolder folder;
+  TinyModel tiny;
+  tiny.n_layers = 4;
+  tiny.context = 1 << 17;
+  const auto checkpoint = TinyDummy(tiny, folder.path());
+  Workload workload;
+  workload.context = 1 << 17;  // 256 chunks
+  HostSpec host = PlainHost();
+  host.slots = 8;
+  const Cluster cluster = UniformCluster(host, 8192, LinkOf(0, 0), LinkOf(0, 0));
+  const auto plan = PlanLayouts(*checkpoint, checkpoint->config(), cluster, workload);
+  ASSERT_TRUE(plan.ok());
+  int sp = 0;
+  for (const PlannedLayout& planned : plan->fitting) sp = std::max(sp, planned.layout.sp);
+  EXPECT_EQ(sp, ParallelLayout::kAxisMax);
+}
+
 TEST(HostsFile, ReadsWhatItPrints) {
   constexpr char kText[] =
       R"(defaults: {slots: 2, cores: 16, memory_gb: 64, matmul_ps: "1:50 8:120.5"}
@@ -254,8 +343,7 @@ links:
   ASSERT_EQ(cluster->hosts.size(), 4u);
   EXPECT_EQ(cluster->slots(), 8);
   EXPECT_EQ(cluster->hosts[3].name, "node2.2");
-  EXPECT_EQ(cluster->HostOf(1), 0);
-  EXPECT_EQ(cluster->HostOf(2), 1);
+  EXPECT_EQ(cluster->HostsOfRanks(5), (std::vector<int>{0, 0, 1, 1, 2}));
   EXPECT_DOUBLE_EQ(cluster->hosts[1].all.bytes_s, 12e9);
   EXPECT_DOUBLE_EQ(cluster->hosts[1].one.block_s, 3e-6);
   EXPECT_NE(cluster->hosts[1].all.block_s, 3e-6);
@@ -277,6 +365,12 @@ TEST(HostsFile, RefusalsNameLineAndRemedy) {
   EXPECT_THAT(message("n1: {slots: 0}"), HasSubstr("from 1"));
   EXPECT_THAT(message("n1: {matmul_ps: \"8:1 4:1\"}"), HasSubstr("ascend"));
   EXPECT_THAT(message("links: {inside_gb_s: 1}"), HasSubstr("names no host"));
+  // 65,536 hosts of 65,536 slots each: more than an int holds.
+  EXPECT_THAT(message("n1: {slots: 4}\nn2:\n  slots: 65536\n  count: 65536"),
+              HasSubstr("h.yaml:3: n2: 65536 hosts of 65536 slots make 4294967300 slots together; "
+                        "at most 65536"));
+  EXPECT_EQ(message("n1: {slots: 65536}"), "accepted");
+  EXPECT_THAT(message("n1: {slots: 65536}\nn2:"), HasSubstr("h.yaml:2: n2"));
 }
 
 TEST(NearestLayouts, RefusalNamesWhatWorks) {

@@ -7,7 +7,10 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <random>
 #include <set>
+
+#include "common/step_buffers.h"
 
 namespace echelon {
 namespace {
@@ -29,7 +32,7 @@ SequenceSharing Sharing(int sp, int rank) {
   sharing.parts = {sp, 4};
   sharing.rank = rank;
   sharing.pages_per_rank = kPagesPerRank;
-  sharing.ring_pages = SequenceSharing::RingPages(sharing.parts, 256, 4096);
+  sharing.ring_pages = RingPages(sp, 4, 256, 4096);
   // 9 query heads and 3 KV heads of 64 in float32.
   sharing.page_bytes = 2 * 4 * 3 * 64 * 4;
   sharing.query_bytes = 9 * 64 * 4;
@@ -110,6 +113,30 @@ TEST(SequencePlan, KeysArePassedWhereTheyHideBehindAttention) {
       << "half of the keys is waited for";
   EXPECT_EQ(passing(4000, 112, kBytesPerPair / 4), Passing::kQueries) << "a link of a quarter";
   EXPECT_EQ(passing(0, 400, kBytesPerPair), Passing::kKeys) << "a new prompt";
+}
+
+// Chunks of any lengths at any positions, whole and cut in two: buffers have a rank's rows.
+TEST(SequencePlan, NoRankHasMoreRowsThanItsBuffers) {
+  std::mt19937 random(5);
+  const auto below = [&](int64_t n) { return static_cast<int>(random() % n); };
+  for (int round = 0; round < 300; ++round) {
+    const int sp = 2 + round % 3;
+    std::vector<Chunk> chunks;
+    for (int i = 1 + below(4); i > 0; --i) {
+      chunks.push_back({below(40), 1 + below(60)});
+    }
+    const BatchLayout all = Batch(chunks, sp);
+    const int64_t most = RankRowsMax({all.rows(), static_cast<int64_t>(chunks.size()), 4, sp});
+    for (const int64_t cut : {int64_t{0}, int64_t{1} + below(all.rows())}) {
+      for (int rank = 0; rank < sp; ++rank) {
+        const auto rows = [&](int64_t begin, int64_t end) {
+          if (begin == end) return int64_t{0};
+          return SequencePlan(Sharing(sp, rank), CutBatch(all, begin, end)).OwnRows().rows();
+        };
+        EXPECT_LE(rows(0, cut) + rows(cut, all.rows()), most) << round;
+      }
+    }
+  }
 }
 
 TEST(SequencePlan, TheRanksPlansFitTogether) {

@@ -1,4 +1,4 @@
-// What ranks of one host exchange through: segments, streams, bells, and who sums what.
+// What ranks of one host exchange through: segments, streams, bells.
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -13,7 +13,7 @@
 
 #include "common/random.h"
 #include "worker/comm/bell.h"
-#include "worker/comm/reduction.h"
+#include "worker/comm/group_comm.h"
 #include "worker/comm/shared_segment.h"
 #include "worker/comm/stream.h"
 
@@ -153,29 +153,6 @@ TEST(Bell, NoWakeUpIsLost) {
   other.join();
   EXPECT_EQ(turn.load(), 2 * kRounds);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(kRounds / 10));
-}
-
-TEST(ShareOf, OneHostSharesOutWhatIsLarge) {
-  EXPECT_EQ(ShareOf(1, 2, 2304), SumShare::kEach);
-  EXPECT_EQ(ShareOf(1, 2, 1 << 20), SumShare::kHost);
-  EXPECT_EQ(ShareOf(1, 8, int64_t{1} << 32), SumShare::kHost);
-}
-
-TEST(ShareOf, BetweenHostsTheSizeDecidesHowOftenIsExchanged) {
-  EXPECT_EQ(ShareOf(2, 1, 1 << 30), SumShare::kEach);  // two hosts: the same bytes, one exchange
-  EXPECT_EQ(ShareOf(2, 4, 4), SumShare::kHost);
-  EXPECT_EQ(ShareOf(2, 4, 1 << 30), SumShare::kHost);
-  EXPECT_EQ(ShareOf(8, 1, 2304), SumShare::kEach);
-  EXPECT_EQ(ShareOf(8, 1, 1 << 20), SumShare::kGroup);
-  EXPECT_EQ(ShareOf(3, 2, 2304), SumShare::kHost);
-  EXPECT_EQ(ShareOf(3, 2, 1 << 20), SumShare::kGroup);
-}
-
-TEST(OneExchangeBytesMax, ShrinksWithTheHosts) {
-  EXPECT_EQ(OneExchangeBytesMax(1), INT64_MAX);
-  EXPECT_EQ(OneExchangeBytesMax(2), INT64_MAX);
-  EXPECT_EQ(OneExchangeBytesMax(3), 98'304);
-  EXPECT_EQ(OneExchangeBytesMax(8), 12'483);
 }
 
 TEST(GroupMembers, KnowWhoIsNear) {
