@@ -12,6 +12,10 @@ Placement::Placement(const ParallelLayout& layout, const Cluster& cluster)
   const int stage_ranks = layout.tp * layout.sp;
   std::vector<int> on_host(cluster.hosts.size(), 0);
   for (const int h : host) ++on_host[h];
+  for (size_t h = 0; h < on_host.size(); ++h) {
+    const int without_core = on_host[h] - cluster.hosts[h].cores;
+    turns_s = std::max(turns_s, without_core * 1e-9 * kSharedCoreNapNs);
+  }
   for (int begin = 0; begin < layout.world(); begin += stage_ranks) {
     const int last = host[begin + stage_ranks - 1];
     std::vector<int> together(last - host[begin] + 1, 0);  // of the stage's ranks, by host
@@ -176,7 +180,7 @@ class StageWalk {
   void Communicate(double seconds, double behind, const Link& link) {
     const double hidden = link.hidden * std::min(seconds, behind);
     cost_.hidden_s += hidden;
-    cost_.exposed_s += seconds - hidden;
+    cost_.exposed_s += seconds - hidden + (seconds > 0 ? stage_.turns_s : 0.0);
   }
 
   void WaitForOldest() {
@@ -277,6 +281,7 @@ PlacedStage PlaceStage(const CostInputs& in, const Placement& placement, int sta
   }
   const Range layers = LayersOfStage(in.model, in.layout, stage);
   placed.steps = StageScheduleOf(in.model, layers.begin, layers.end).steps;
+  placed.turns_s = placement.turns_s;
   return placed;
 }
 

@@ -17,6 +17,8 @@ namespace echelon {
 struct Placement {
   std::vector<int> host;               // by rank: index into Cluster::hosts
   std::vector<double> threads, cores;  // by rank
+  // What a message waits for besides: a nap for each rank that its host has no core for.
+  double turns_s = 0.0;
 
   Placement(const ParallelLayout& layout, const Cluster& cluster);
 };
@@ -39,6 +41,7 @@ struct PlacedStage {
   std::set<GroupPlaces> sp_groups;  // that differ
   std::vector<SubBlockStep> steps;  // of the stage's layers
   bool next_is_far = false;         // the next stage is on another host
+  double turns_s = 0.0;             // Placement's
 };
 PlacedStage PlaceStage(const CostInputs& inputs, const Placement& placement, int stage);
 

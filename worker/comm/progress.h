@@ -16,6 +16,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/step_rules.h"
 #include "worker/comm/bell.h"
 #include "worker/comm/shared_segment.h"
 
@@ -28,8 +29,8 @@ struct Patience {
 };
 // For ranks that have a core each: half a decode sub-block of a small model (some 100 us).
 inline constexpr Patience kOwnCore = {60'000, 5'000};
-// For ranks that share cores: the one waited for needs this very core, and each look takes it away.
-inline constexpr Patience kSharedCore = {2'000, 50'000};
+// For ranks that share cores.
+inline constexpr Patience kSharedCore = {2'000, kSharedCoreNapNs};
 // A sub-block of a small model is over; awaited is the next plan, or a rank that has no core.
 inline constexpr int64_t kRingNs = 2'000'000;
 

@@ -6,6 +6,7 @@
 #include "common/nearest_layouts.h"
 #include "common/planner/hosts_file.h"
 #include "common/planner/presets.h"
+#include "common/step_rules.h"
 #include "common/strings.h"
 #include "tests/support/model_builder.h"
 
@@ -153,6 +154,10 @@ TEST(StepCost, RanksOnOneCoreTakeTurns) {
   const double alone = CostOfDecode({model, one, cluster}, 100, 8).seconds;
   EXPECT_NEAR(CostOfDecode({model, tp, cluster}, 100, 8).seconds, alone, alone * 0.01);
   EXPECT_NEAR(CostOfDecode({model, pp, cluster}, 100, 8).seconds, alone, alone * 0.01);
+  // Three ranks have no core when a message comes: two messages in each of 80 layers.
+  const double naps = 160 * 3 * 1e-9 * kSharedCoreNapNs;
+  EXPECT_NEAR(CostOfDecode({model, tp, cluster}, 100, 8).exposed_s, naps, naps * 0.01);
+  EXPECT_EQ(CostOfDecode({model, one, cluster}, 100, 8).exposed_s, 0.0);
 }
 
 TEST(StepCost, TheSlowestRankCounts) {
