@@ -110,6 +110,23 @@ Result<ProgressMessage> DecodeProgress(std::string_view bytes) {
   return Finish(in, m, "progress");
 }
 
+std::string Encode(const HeartbeatMessage& m) {
+  if (m.awaited.empty()) return "";
+  WireWriter out;
+  out.Put(m.waited_ms);
+  out.PutVector(m.awaited);
+  return out.Take();
+}
+
+Result<HeartbeatMessage> DecodeHeartbeat(std::string_view bytes) {
+  if (bytes.empty()) return HeartbeatMessage{};
+  WireReader in(bytes);
+  HeartbeatMessage m;
+  m.waited_ms = in.Get<uint64_t>();
+  m.awaited = in.GetVector<uint32_t>(kAwaitedMax);
+  return Finish(in, m, "heartbeat");
+}
+
 std::string Encode(const ReadyMessage& m) {
   WireWriter out;
   out.PutString(m.weights_fingerprint);

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/result.h"
 
@@ -70,6 +71,12 @@ struct ReadyMessage {
   uint32_t context_max = 0;  // positions
   uint32_t vocab_size = 0;
 };
+// Of a worker. An empty body, as the coordinator sends, is that of a rank that waits for nobody.
+struct HeartbeatMessage {
+  uint64_t waited_ms = 0;         // for a message of one of these ranks or more
+  std::vector<uint32_t> awaited;  // at most kAwaitedMax of them
+};
+inline constexpr uint32_t kAwaitedMax = 16;
 struct FailureMessage {
   Error error;  // rank and host filled in
 };
@@ -81,12 +88,14 @@ std::string Encode(const JoinMessage& message);
 std::string Encode(const WelcomeMessage& message);
 std::string Encode(const ProgressMessage& message);
 std::string Encode(const ReadyMessage& message);
+std::string Encode(const HeartbeatMessage& message);
 std::string Encode(const FailureMessage& message);
 std::string Encode(const RefuseMessage& message);
 Result<JoinMessage> DecodeJoin(std::string_view bytes);
 Result<WelcomeMessage> DecodeWelcome(std::string_view bytes);
 Result<ProgressMessage> DecodeProgress(std::string_view bytes);
 Result<ReadyMessage> DecodeReady(std::string_view bytes);
+Result<HeartbeatMessage> DecodeHeartbeat(std::string_view bytes);
 Result<FailureMessage> DecodeFailure(std::string_view bytes);
 Result<RefuseMessage> DecodeRefuse(std::string_view bytes);
 

@@ -22,6 +22,7 @@
 
 #include "common/clock.h"
 #include "common/config.h"
+#include "common/control.h"
 #include "common/log.h"
 #include "common/result.h"
 #include "common/step.h"
@@ -53,6 +54,7 @@ struct RankStatus {
   uint64_t token_bytes = 0, kv_position_bytes = 0, read_bytes_per_s = 0;  // see ReadyMessage
   int64_t last_heard_us = 0;        // Clock::NowUs of its last frame
   std::optional<Error> last_error;  // the last failure it reported, of any epoch
+  HeartbeatMessage waits;           // as its last heartbeat said
 };
 
 struct GroupCapacity {

@@ -137,4 +137,30 @@ std::string RankTable::DescribeLoading() const {
   return echelon::Join(loading, ", ");
 }
 
+std::string RankTable::DescribeWaits(int64_t now_us, int64_t silent_us) const {
+  constexpr size_t kNamedMax = 4;
+  std::vector<const RankStatus*> waiting, silent;
+  for (const RankStatus& status : status_) {
+    if (!status.waits.awaited.empty()) waiting.push_back(&status);
+    if (status.joined && now_us - status.last_heard_us > silent_us) silent.push_back(&status);
+  }
+  std::stable_sort(waiting.begin(), waiting.end(), [](const RankStatus* a, const RankStatus* b) {
+    return a->waits.waited_ms > b->waits.waited_ms;
+  });
+  std::string text;
+  for (size_t i = 0; i < std::min(waiting.size(), kNamedMax); ++i) {
+    std::vector<std::string> whom;
+    for (const uint32_t rank : waiting[i]->waits.awaited) {
+      if (rank < status_.size()) whom.push_back(Where(static_cast<int>(rank)));
+    }
+    text += StrCat("; ", Where(waiting[i]->rank), " has waited ", waiting[i]->waits.waited_ms,
+                   " ms for ", echelon::Join(whom, ", "));
+  }
+  for (size_t i = 0; i < std::min(silent.size(), kNamedMax); ++i) {
+    text += StrCat("; ", Where(silent[i]->rank), " has not been heard for ",
+                   (now_us - silent[i]->last_heard_us) / 1000, " ms");
+  }
+  return text;
+}
+
 }  // namespace echelon

@@ -192,9 +192,10 @@ void ManagedGroup::CheckSteps(int64_t now_us) {
   const int64_t deadline_ms = settings_.step_deadline_ms * (first_step_ ? kFirstStepFactor : 1);
   const int64_t waited_ms = (now_us - oldest_since_us_) / 1000;
   if (waited_ms <= deadline_ms) return;
-  Lose(InternalError(StrCat("step ", in_flight_.front().step_id, " has had no result for ",
-                            waited_ms, " ms (group.step_deadline_ms = ", settings_.step_deadline_ms,
-                            ")")),
+  Lose(InternalError(
+           StrCat("step ", in_flight_.front().step_id, " has had no result for ", waited_ms,
+                  " ms (group.step_deadline_ms = ", settings_.step_deadline_ms, ")",
+                  ranks_.DescribeWaits(now_us, 2 * settings_.heartbeat_interval_ms * 1000))),
        0);
 }
 

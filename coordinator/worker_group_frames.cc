@@ -100,8 +100,12 @@ void ManagedGroup::Welcome() {
 
 void ManagedGroup::HandleFromRank(const ControlFrame& frame, int rank) {
   switch (frame.header.type) {
-    case ControlType::kHeartbeat:
+    case ControlType::kHeartbeat: {
+      auto heartbeat = DecodeHeartbeat(frame.body);
+      if (!heartbeat.ok()) break;
+      ranks_.status(rank).waits = std::move(heartbeat).value();
       return;
+    }
     case ControlType::kProgress: {
       const auto progress = DecodeProgress(frame.body);
       if (!progress.ok()) break;

@@ -38,6 +38,10 @@ class ZmqControlLink final : public ControlLink {
 
   Status Start();
   Result<std::string> AwaitWelcome() override;
+  void SetHeartbeat(std::function<HeartbeatMessage()> heartbeat) override {
+    const std::lock_guard lock(mutex_);
+    heartbeat_ = std::move(heartbeat);
+  }
   void StartLease(int64_t heartbeat_interval_ms, int64_t lease_ms) override;
   void SendProgress(const ProgressMessage& m) override {
     Enqueue(ControlType::kProgress, Encode(m));
@@ -85,6 +89,7 @@ class ZmqControlLink final : public ControlLink {
 
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::function<HeartbeatMessage()> heartbeat_;
   std::deque<Frame> outgoing_;
   std::deque<LinkEvent> events_;
   std::optional<Result<std::string>> welcome_;
@@ -265,7 +270,12 @@ void ZmqControlLink::SendDue() {
   if (heartbeat_us == 0) {
     if (silent_us >= kJoinRepeatUs) SendFrame(ControlType::kJoin, join_);
   } else if (silent_us >= heartbeat_us) {
-    SendFrame(ControlType::kHeartbeat, "");
+    std::function<HeartbeatMessage()> heartbeat;
+    {
+      const std::lock_guard lock(mutex_);
+      heartbeat = heartbeat_;
+    }
+    SendFrame(ControlType::kHeartbeat, heartbeat ? Encode(heartbeat()) : "");
   }
 }
 

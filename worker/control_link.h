@@ -9,6 +9,7 @@
 // cannot outlive its epoch.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -51,6 +52,8 @@ class ControlLink {
   // Blocks until the coordinator let this rank in: the effective configuration. kInvalidArgument
   // with the coordinator's reason when it refused.
   virtual Result<std::string> AwaitWelcome() = 0;
+  // What heartbeats say from now on. Called from the link's own thread.
+  virtual void SetHeartbeat(std::function<HeartbeatMessage()> heartbeat) = 0;
   // From here on heartbeats are sent and the lease counts.
   virtual void StartLease(int64_t heartbeat_interval_ms, int64_t lease_ms) = 0;
 

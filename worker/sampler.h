@@ -44,7 +44,8 @@ class Sampler {
   SamplingState& StateOf(SequenceId id);
 
   // How a backend may draw the sequence's token by itself; none where more is asked for than it
-  // knows: penalties, biases, log-probabilities, other ranks' parts. The row is the caller's to set.
+  // knows: penalties, biases, log-probabilities, other ranks' parts. The row is the caller's to
+  // set.
   std::optional<DrawRow> DrawnByBackend(SequenceId id, int32_t position);
 
   // Of each row the token drawn, or the known one.

@@ -120,10 +120,18 @@ Status WorkerProcess::Configure(const std::string& yaml) {
   return {};
 }
 
+HeartbeatMessage HeartbeatOf(const LongWait& wait) {
+  const LongWait::Seen seen = wait.Get();
+  const auto count = std::min<size_t>(seen.ranks.size(), kAwaitedMax);
+  return {static_cast<uint64_t>(seen.waited.count()),
+          {seen.ranks.begin(), seen.ranks.begin() + static_cast<int64_t>(count)}};
+}
+
 Status WorkerProcess::StartMpi() {
   MpiOptions options;
   options.shared_memory = config_.worker.shared_memory == "auto";
   ASSIGN_OR_RETURN(mpi_, MpiEnvironment::Start(options));
+  link_.SetHeartbeat([wait = mpi_->long_wait()] { return HeartbeatOf(*wait); });
   if (!mpi_->shared_memory_problem().empty()) {
     logger_.Warn(StrCat(mpi_->shared_memory_problem(), "; the ranks of this host go through MPI"));
   }

@@ -5,6 +5,7 @@ the step deadline, and never a wrong token.
 usage: link_test.py          as root
 """
 import pathlib
+import re
 import socket
 import statistics
 import subprocess
@@ -118,9 +119,11 @@ def check_stall(agent, link, **layout):
         asker.join()
         assert seen < STEP_DEADLINE_MS / 1e3 + 1.5, f"seen after {seen:.1f} s"
         assert f"epoch {epoch} is lost: step " in running.log() and f"group.step_deadline_ms = {STEP_DEADLINE_MS}" in running.log(), running.log()[-3000:]
+        told = re.search(r"rank 0 on host host1 has waited \d+ ms for rank 1 on host host2|rank 1 on host host2 has not been heard for \d+ ms", running.log())
+        assert told, running.log()[-3000:]
         assert answers[0].error is None and answers[0].token_ids == expected.token_ids, answers
         assert running.status()["epoch"] > epoch
-    print(f"{layout}, stalled link: seen after {seen:.1f} s, the same tokens in the next epoch", flush=True)
+    print(f"{layout}, stalled link: seen after {seen:.1f} s ({told[0]}), the same tokens in the next epoch", flush=True)
 
 
 def check_service(agent, link):

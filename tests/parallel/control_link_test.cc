@@ -164,7 +164,13 @@ TEST_F(ControlLinkTest, SendsHeartbeatsResultsAndItsLastWord) {
   auto link = Join();
   link->StartLease(50, 60'000);
   EXPECT_TRUE(coordinator_.Next(ControlType::kHeartbeat, 1000));
-  EXPECT_TRUE(coordinator_.Next(ControlType::kHeartbeat, 1000));
+  EXPECT_EQ(coordinator_.Next(ControlType::kHeartbeat, 1000)->body, "");
+  link->SetHeartbeat([] { return HeartbeatMessage{77, {1}}; });
+  (void)coordinator_.Next(ControlType::kHeartbeat, 1000);  // perhaps on its way before
+  const auto heartbeat = DecodeHeartbeat(coordinator_.Next(ControlType::kHeartbeat, 1000)->body);
+  ASSERT_TRUE(heartbeat.ok());
+  EXPECT_EQ(heartbeat->waited_ms, 77u);
+  EXPECT_EQ(heartbeat->awaited, std::vector<uint32_t>{1});
   StepResult result;
   result.step_id = 3;
   link->SendResult(result);

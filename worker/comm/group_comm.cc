@@ -36,7 +36,8 @@ std::unique_ptr<NearGroup> MakeNear(std::shared_ptr<SharedSegment> segment,
 
 }  // namespace
 
-GroupMembers::GroupMembers(int rank, std::vector<int> host, std::vector<int> seat)
+GroupMembers::GroupMembers(int rank, std::vector<int> host, std::vector<int> seat,
+                           std::span<const int> of_world)
     : rank(rank), host(std::move(host)), seat(std::move(seat)) {
   for (int r = 0; r < size(); ++r) {
     const auto same = [&](int end) {
@@ -48,6 +49,7 @@ GroupMembers::GroupMembers(int rank, std::vector<int> host, std::vector<int> sea
     if (index_on_host.back() == 0) ++hosts;
     ranks_per_host_max = std::max(ranks_per_host_max, ranks_on_host.back());
     if (IsNear(r)) near.push_back(r);
+    if (r != rank) others.push_back(of_world.empty() ? r : of_world[r]);
   }
 }
 
@@ -114,7 +116,7 @@ void GroupCommunicator::Wait(CommHandle handle) {
   if (IsComplete(handle)) return;
   const double begin = NowSeconds();
   CountHidden(begin);
-  progress_->WaitUntil([&] { return IsComplete(handle); }, idle_);
+  progress_->WaitUntil([&] { return IsComplete(handle); }, idle_, wires_.members.others);
   in_flight_since_ = NowSeconds();
   stats_.exposed_seconds += in_flight_since_ - begin;
 }
@@ -159,15 +161,16 @@ std::unique_ptr<Communicator> GroupCommunicator::Split(int color, int key) {
       ShareSegment(*this, near[0], near_count > 1 ? NearGroup::SegmentBytes(near_count) : 0);
 
   int own = 0;
-  std::vector<int> host, seat;
+  std::vector<int> host, seat, of_world;
   for (const Card& card : cards) {
     if (card.rank == mine.rank) own = static_cast<int>(host.size());
     // Without a segment a rank is a host of its own, with a number that no other host has.
     host.push_back(shared.failed[card.rank] ? -1 - card.world_rank : card.host);
     seat.push_back(card.seat);
+    of_world.push_back(card.world_rank);
   }
   return std::make_unique<GroupCommunicator>(
-      progress_, GroupMembers(own, std::move(host), std::move(seat)), shared.segment,
+      progress_, GroupMembers(own, std::move(host), std::move(seat), of_world), shared.segment,
       wires_.far ? wires_.far->Split(color, key) : nullptr);
 }
 

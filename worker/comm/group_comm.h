@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,10 @@ namespace echelon {
 
 // The ranks of a group and who of them shares memory with whom.
 struct GroupMembers {
-  // host (ranks): equal for ranks that share memory; seat (ranks): their bells.
-  GroupMembers(int rank, std::vector<int> host, std::vector<int> seat);
+  // host (ranks): equal for ranks that share memory; seat (ranks): their bells; of_world (ranks):
+  // their numbers in the world, empty where the group is the world.
+  GroupMembers(int rank, std::vector<int> host, std::vector<int> seat,
+               std::span<const int> of_world = {});
 
   int size() const { return static_cast<int>(host.size()); }
   bool IsNear(int other) const { return host[other] == host[rank]; }
@@ -32,6 +35,7 @@ struct GroupMembers {
   std::vector<int> host, seat;
   std::vector<int> index_on_host, ranks_on_host;  // (ranks)
   std::vector<int> near;                          // ranks of this host, this one among them
+  std::vector<int> others;                        // without this one, by their numbers in the world
   int hosts = 0;
   int ranks_per_host_max = 0;
 };

@@ -36,6 +36,8 @@ class MpiEnvironment {
   std::unique_ptr<Communicator> World() const;  // collective over all ranks
   // For a rank that waits for something else; whether anything of its own is under way still.
   bool MoveOn() const;
+  // Of this rank; for any thread, also after this object's life.
+  std::shared_ptr<const LongWait> long_wait() const { return progress_->long_wait(); }
   int ranks_on_this_host() const { return ranks_on_this_host_; }
   // Why this host's ranks do not share memory though they should; "" = they do, or need not.
   const std::string& shared_memory_problem() const { return shared_memory_problem_; }

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -44,21 +45,25 @@ bool Progress::AwaitsOtherHosts() const {
                      [](const Progressing* one) { return one->awaits_other_hosts(); });
 }
 
-void Progress::WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle) {
+void Progress::WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle,
+                         std::span<const int> awaited) {
   Advance();
   if (done()) return;
   const int64_t begin = NowNs();
+  bool told = false;
   for (;;) {
     Advance();
-    if (done()) return;
+    if (done()) break;
     if (idle && idle()) continue;
     const int64_t waited = NowNs() - begin;
     if (waited < patience_.spin_ns) {
       Pause();
-    } else {
-      Sleep(waited, done);
+      continue;
     }
+    if (waited >= kRingNs && !std::exchange(told, true)) long_wait_->Begin(awaited);
+    Sleep(waited, done);
   }
+  if (told) long_wait_->End();
 }
 
 void Progress::Sleep(int64_t waited_ns, const std::function<bool()>& done) {

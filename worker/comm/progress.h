@@ -14,10 +14,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "common/step_rules.h"
 #include "worker/comm/bell.h"
+#include "worker/comm/long_wait.h"
 #include "worker/comm/shared_segment.h"
 
 namespace echelon {
@@ -62,8 +64,10 @@ class Progress {
   void Remove(Progressing* communicator) { std::erase(all_, communicator); }
   void Advance();
   bool in_flight() const;  // of any communicator
-  // `idle`: Communicator::SetIdle.
-  void WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle);
+  // `idle`: Communicator::SetIdle. `awaited`: of the world, who may be the one waited for.
+  void WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle,
+                 std::span<const int> awaited);
+  std::shared_ptr<const LongWait> long_wait() const { return long_wait_; }
 
  private:
   bool AwaitsOtherHosts() const;
@@ -71,6 +75,7 @@ class Progress {
 
   const HostPlace place_;
   const Patience patience_;
+  const std::shared_ptr<LongWait> long_wait_ = std::make_shared<LongWait>();
   std::vector<Progressing*> all_;
 };
 

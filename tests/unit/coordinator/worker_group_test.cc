@@ -274,10 +274,27 @@ TEST_F(WorkerGroupTest, WatchesSteps) {
   ASSERT_TRUE(Until([&] { return group_->TakeResults().size() == 1; }));
   Pass(29'000, {0, 1});  // step 3 is counted from the end of step 2
   ASSERT_EQ(group_->state(), GroupState::kReady);
-  Pass(2000, {0, 1});
+  ranks_[0]->Send(ControlType::kHeartbeat, Encode(HeartbeatMessage{29'500, {1, 99}}));
+  ASSERT_TRUE(Until([&] { return !group_->ranks()[0].waits.awaited.empty(); }));
+  Pass(2000, {1});
   const auto lost = group_->TakeLost();
   ASSERT_EQ(lost.size(), 1u);
   EXPECT_THAT(lost[0].error.message, HasSubstr("step 3 has had no result"));
+  EXPECT_THAT(
+      lost[0].error.message,
+      HasSubstr("; rank 0 on host h has waited 29500 ms for rank 1 on host h; rank 0 on host "
+                "h has not been heard for "));
+}
+
+TEST_F(WorkerGroupTest, AHeartbeatOfARankThatWaitsNoMoreSaysSo) {
+  Make();
+  BringUp();
+  ranks_[0]->Send(ControlType::kHeartbeat, Encode(HeartbeatMessage{500, {1}}));
+  ASSERT_TRUE(Until([&] { return !group_->ranks()[0].waits.awaited.empty(); }));
+  ranks_[0]->Send(ControlType::kHeartbeat, "");
+  ASSERT_TRUE(Until([&] { return group_->ranks()[0].waits.awaited.empty(); }));
+  ranks_[0]->Send(ControlType::kHeartbeat, "12");
+  ASSERT_TRUE(Until([&] { return group_->counters().malformed_frames == 1; }));
 }
 
 TEST_F(WorkerGroupTest, GivesUpAtOnceOnWhatNoRelaunchCures) {
