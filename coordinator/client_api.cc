@@ -158,9 +158,9 @@ Status ParseStops(const Json& body, int64_t vocab, Request& request) {
 }
 
 // A content of parts becomes one text, a line for each.
-Status JoinTextParts(Json& content, const std::string& field) {
+Result<std::string> JoinTextParts(const Json::Array& parts, const std::string& field) {
   std::string text;
-  for (const Json& part : content.as_array()) {
+  for (const Json& part : parts) {
     const Json* type = part.Find("type");
     const Json* words = part.Find("text");
     if (type == nullptr || !type->is_string() || type->as_string() != "text" || words == nullptr ||
@@ -170,11 +170,10 @@ Status JoinTextParts(Json& content, const std::string& field) {
       error.field = field;
       return error;
     }
-    if (&part != &content.as_array().front()) text += '\n';
+    if (&part != &parts.front()) text += '\n';
     text += words->as_string();
   }
-  content = Json(std::move(text));
-  return Status();
+  return text;
 }
 
 Status ParseMessages(const Json& messages, Request& request) {
@@ -198,10 +197,10 @@ Status ParseMessages(const Json& messages, Request& request) {
   }
   request.messages = messages;
   for (Json& message : request.messages.as_array()) {
-    Json content = *message.Find("content");
-    if (!content.is_array()) continue;
-    RETURN_IF_ERROR(JoinTextParts(content, "messages.content"));
-    message.Set("content", std::move(content));
+    const Json* content = message.Find("content");
+    if (!content->is_array()) continue;
+    ASSIGN_OR_RETURN(std::string text, JoinTextParts(content->as_array(), "messages.content"));
+    message.Set("content", std::move(text));
   }
   return Status();
 }
