@@ -169,4 +169,15 @@ Result<RunSetup> SetUpRun(const ServiceConfig& config) {
   return setup;
 }
 
+Result<RunTokenizer> LoadRunTokenizer(const ModelSettings& settings, const ModelConfig& model) {
+  auto loaded = LoadTokenizer(settings.path);
+  if (loaded.ok()) return RunTokenizer{std::move(loaded).value(), ""};
+  const bool bare = settings.load_format == "dummy" && loaded.error().code == ErrorCode::kNotFound;
+  if (!bare) return loaded.error();
+  return RunTokenizer{
+      MakeByteTokenizer(model.vocab_size),
+      StrCat("dummy weights without a tokenizer: one token a byte, text shows token ids (",
+             loaded.error().message, ")")};
+}
+
 }  // namespace echelon

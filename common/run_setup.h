@@ -7,6 +7,7 @@
 
 #include "common/config.h"
 #include "common/model/checkpoint.h"
+#include "common/model/tokenizer.h"
 #include "common/model_config.h"
 #include "common/parallel_layout.h"
 #include "common/result.h"
@@ -32,5 +33,13 @@ struct RunSetup {
   EffectiveModel effective;
 };
 Result<RunSetup> SetUpRun(const ServiceConfig& config);
+
+// The checkpoint's tokenizer. Dummy weights may come without one: then a token is a byte
+// (MakeByteTokenizer), and `note`, else empty, says so.
+struct RunTokenizer {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::string note;
+};
+Result<RunTokenizer> LoadRunTokenizer(const ModelSettings& settings, const ModelConfig& model);
 
 }  // namespace echelon

@@ -95,18 +95,9 @@ Status Service::Start() {
                                                        config_.frontend.message_bytes_max}));
   // Before the tokenizer is read (a vocabulary of 262,144: 0.2 s): the ranks start meanwhile.
   RETURN_IF_ERROR(LaunchGroup());
-  auto tokenizer = LoadTokenizer(config_.model.path);
-  if (tokenizer.ok()) {
-    tokenizer_ = std::move(tokenizer).value();
-  } else if (config_.model.load_format == "dummy" &&
-             tokenizer.error().code == ErrorCode::kNotFound) {
-    logger_.Info(
-        StrCat("dummy weights without a tokenizer: one token a byte, text shows token ids (",
-               tokenizer.error().message, ")"));
-    tokenizer_ = MakeByteTokenizer(setup.effective.model.vocab_size);
-  } else {
-    return tokenizer.error();
-  }
+  ASSIGN_OR_RETURN(RunTokenizer loaded, LoadRunTokenizer(config_.model, setup.effective.model));
+  if (!loaded.note.empty()) logger_.Info(loaded.note);
+  tokenizer_ = std::move(loaded.tokenizer);
   const std::string model = config_.model.name.empty()
                                 ? std::filesystem::path(config_.model.path).filename().string()
                                 : config_.model.name;

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "client/cli/errors.h"
-#include "common/model/tokenizer.h"
+#include "common/run_setup.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -87,13 +87,8 @@ Result<BenchRates> Bench::Run() {
 }
 
 Result<int> UsableTokenIds(const ServiceConfig& config, const ModelConfig& model) {
-  const auto tokenizer = LoadTokenizer(config.model.path);
-  if (tokenizer.ok()) return std::min<int>((*tokenizer)->vocab_size(), model.vocab_size);
-  // Dummy weights may come without one: then every id is a token.
-  const bool bare =
-      config.model.load_format == "dummy" && tokenizer.error().code == ErrorCode::kNotFound;
-  if (bare) return model.vocab_size;
-  return tokenizer.error();
+  ASSIGN_OR_RETURN(const RunTokenizer loaded, LoadRunTokenizer(config.model, model));
+  return std::min<int>(loaded.tokenizer->vocab_size(), model.vocab_size);
 }
 
 Spread SpreadOf(std::vector<double> values) {
