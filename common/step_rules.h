@@ -20,6 +20,6 @@ inline constexpr int64_t kSharedCoreNapNs = 50'000;
 // some milliseconds is uncertain by 5 %, and two parts take more processor time, which the other
 // programs of a service need too while it serves: probably why decode of 8 streams was up to 20
 // points worse than rehearsed on shared cores.
-inline constexpr double kSplitGainMin = 0.1;
+inline constexpr double kSplitGainMin = 0.05;
 
 }  // namespace echelon
