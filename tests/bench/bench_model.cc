@@ -186,8 +186,12 @@ void BenchModel::FillCache() {
   }
 }
 
+void BenchModel::AttendAll(std::span<const Chunk> chunks) {
+  PlaceRows(chunks);
+  for (int layer = 0; layer < kLayers; ++layer) Attend(layer, rows());
+}
+
 void BenchModel::Attend(int layer, const BatchRows& rows) {
-  Timed(kOpRope, [&] { Append(layer, rows); });
   Timed(kOpAttention, [&] {
     backend_.Attention({.q = View(kQkv, tokens_).Cols(0, kWidth),
                         .out = View(kContext, tokens_),
@@ -220,6 +224,7 @@ void BenchModel::RunLayer(int layer, const BatchRows& rows) {
   normalise();
   multiply(normed, *weights.qkv, View(kQkv, tokens_));
   backend_.Announce(*weights.attention_out);
+  Timed(kOpRope, [&] { Append(layer, rows); });
   Attend(layer, rows);
   multiply(View(kContext, tokens_), *weights.attention_out, delta);
   backend_.Announce(*weights.gate_up);

@@ -78,6 +78,8 @@ class BenchModel {
   }
   // Every product of a step of one row (the head included), and nothing between them.
   void MultiplyAll();
+  // The attention of every layer of such a step, and nothing between.
+  void AttendAll(std::span<const Chunk> chunks);
   std::vector<const Weight*> weights() const;  // in the order in which a step reads them
   uint64_t weight_bytes() const { return weight_bytes_; }
   // Of one position, all layers.

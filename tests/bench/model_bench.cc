@@ -93,6 +93,30 @@ BENCHMARK(DecodeShare)
     ->Iterations(20)
     ->UseRealTime();
 
+// Arguments: context, threads. The attention of all layers of one stream, beside plain loads of as
+// many bytes by as many threads, in turn.
+void DecodeAttention(benchmark::State& state) {
+  const int context = static_cast<int>(state.range(0)), threads = static_cast<int>(state.range(1));
+  auto backend = MustMakeCpu(threads);
+  BenchModel model(*backend, context);
+  model.FillCache();
+  const Chunk last = {0, context - 1, 1};
+  const double bytes = static_cast<double>(model.kv_bytes_per_token()) * context;
+  std::vector<double> loads, times;
+  for (auto _ : state) {
+    loads.push_back(backend->MeasureReadBandwidth(static_cast<size_t>(bytes)));
+    for (int i = 0; i < 4; ++i) times.push_back(SecondsOf([&] { model.AttendAll({&last, 1}); }));
+  }
+  state.counters["loads_GB/s"] = Median(loads) / 1e9;
+  state.counters["GB/s"] = bytes / Median(times) / 1e9;
+  state.counters["of_loads"] = bytes / Median(times) / Median(loads);
+}
+BENCHMARK(DecodeAttention)
+    ->ArgNames({"context", "threads"})
+    ->ArgsProduct({{512, 4096, 8192}, {1, 2}})
+    ->Iterations(5)
+    ->UseRealTime();
+
 // Decode of contexts {8000, 16, 16, 16}: two threads against the greater of half of one thread's
 // time and the step's bytes (weights, keys, values) at the speed at which two threads read a block
 // of that size. Each op's milliseconds beside half of those that one thread takes.
