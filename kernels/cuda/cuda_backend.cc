@@ -86,9 +86,14 @@ CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
       pool_(threads),
       staging_(*device_),
       draws_(*device_, staging_),
-      recorder_(*device_) {}
+      recorder_(*device_) {
+  for (StepMark& mark : marks_) mark.event = device_->NewEvent();
+}
 
-CudaBackend::~CudaBackend() { device_->Wait(); }
+CudaBackend::~CudaBackend() {
+  device_->Wait();
+  for (const StepMark& mark : marks_) device_->runtime().FreeEvent(mark.event);
+}
 
 std::string CudaBackend::Describe() const {
   const DeviceInfo& info = device_->info();
@@ -168,12 +173,43 @@ Result<std::unique_ptr<KvCache>> CudaBackend::AllocateKv(const KvShape& shape) {
 }
 
 void CudaBackend::Synchronize() {
+  EndStep();
+  device_->Wait();
+  for (int place = 0; place < kMarksMax; ++place) draws_.Collect(place, !device_->failure());
+  waited_ = marked_;
+}
+
+uint64_t CudaBackend::Mark() {
+  CHECK(marked_ - waited_ < kMarksMax);
+  EndStep();
+  StepMark& mark = marks_[PlaceOf(marked_)];
+  mark.failure = device_->failure();
+  device_->Record(mark.event);
+  return marked_++;
+}
+
+bool CudaBackend::Reached(uint64_t mark) {
+  return mark < waited_ || marks_[PlaceOf(mark)].failure ||
+         device_->Happened(marks_[PlaceOf(mark)].event);
+}
+
+// What failed behind the mark is not this step's.
+Status CudaBackend::WaitFor(uint64_t mark) {
+  if (mark < waited_) return Health();
+  CHECK(mark == waited_ && mark < marked_);
+  ++waited_;
+  const StepMark& at = marks_[PlaceOf(mark)];
+  const Status done = at.failure ? *at.failure : device_->WaitEvent(at.event);
+  draws_.Collect(PlaceOf(mark), done.ok());
+  return done;
+}
+
+// The next op belongs to another step: what the host hands over then is not what it did before.
+void CudaBackend::EndStep() {
   CHECK(!recorder_.recording());
   device_->CheckLaunch();
-  draws_.Download();
-  device_->Wait();
-  draws_.Collect();
-  staging_.Reset();
+  draws_.Download(PlaceOf(marked_));
+  staging_.Turn();
   batches_.clear();
   plans_.clear();
 }
@@ -185,18 +221,21 @@ Status CudaBackend::Health() const {
 
 void CudaBackend::Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,
                         float scale, Tensor out) {
+  CHECK(marked_ - waited_ < kMarksMax);  // a step begins: its arrays take the place of others
   split_of_ = {};
   const auto& weight = static_cast<const CudaWeight&>(table);
   ExpectShape(out, static_cast<int64_t>(ids.size()), table.cols());
   EmbedParams params;
   params.ids = staging_.Put(ids);
+  params.drawn = draws_.Last();
   params.parts = weight.device_parts();
   params.part_count = static_cast<int>(weight.parts().size());
   params.table_rows = weight.rows();
   params.row_begin = row_begin;
   params.scale = scale;
   params.out = out;
-  if (recorder_.Enqueue(Op::kEmbed, params.ids, params.parts, row_begin, scale, params.out)) {
+  if (recorder_.Enqueue(Op::kEmbed, params.ids, params.drawn, params.parts, row_begin, scale,
+                        params.out)) {
     LaunchEmbed(device_->stream(), params);
   }
 }
@@ -379,7 +418,7 @@ void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out
 
 void CudaBackend::DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                              std::span<DrawnToken> drawn) {
-  const DrawParams params = draws_.Prepare(logits, rows, drawn);
+  const DrawParams params = draws_.Prepare(PlaceOf(marked_), logits, rows, drawn);
   if (params.count > 0 && recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count,
                                             params.slices, params.drawn, params.searches)) {
     LaunchDraw(device_->stream(), params);
