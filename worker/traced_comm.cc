@@ -10,7 +10,9 @@ namespace {
 class TracedComm : public Communicator {
  public:
   TracedComm(std::unique_ptr<Communicator> inner, Trace& trace)
-      : inner_(std::move(inner)), trace_(trace) {}
+      : inner_(std::move(inner)), trace_(trace) {
+    inner_->SetArrived([this](CommHandle handle) { NoteArrival(handle); });
+  }
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
@@ -44,12 +46,13 @@ class TracedComm : public Communicator {
     // Waiting for a handle completes all that was issued before it.
     for (; !posted_.empty() && posted_.front().ticket <= handle.ticket; posted_.pop_front()) {
       TraceEvent& flight = posted_.front().event;
-      flight.end_ns = end_ns;
+      if (flight.end_ns == 0) flight.end_ns = end_ns;  // a communicator that does not tell
       trace_.Add(flight);
       wait = flight;
     }
     wait.track = TraceTrack::kWait;
     wait.begin_ns = begin_ns;
+    wait.end_ns = end_ns;
     trace_.Add(wait);
   }
   void SetIdle(std::function<bool()> idle) override { inner_->SetIdle(std::move(idle)); }
@@ -72,10 +75,19 @@ class TracedComm : public Communicator {
     event.name = name;
     event.track = TraceTrack::kInFlight;
     event.amount = bytes;
+    event.layer = trace_.layer();
     event.begin_ns = Trace::NowNs();
     const CommHandle handle = operation();
-    if (handle.ticket != 0 && inner_->size() > 1) posted_.push_back({handle.ticket, event});
+    if (handle.ticket == 0 || inner_->size() == 1) return handle;
+    event.message = trace_.NewMessage();
+    posted_.push_back({handle.ticket, event});
     return handle;
+  }
+
+  void NoteArrival(CommHandle handle) {
+    for (Posted& posted : posted_) {
+      if (posted.ticket == handle.ticket) posted.event.end_ns = Trace::NowNs();
+    }
   }
 
   const std::unique_ptr<Communicator> inner_;

@@ -74,6 +74,9 @@ class GroupCommunicator final : public Communicator, private Progressing {
   CommHandle Recv(void* data, size_t bytes, int from) override;
   void Wait(CommHandle handle) override;
   void SetIdle(std::function<bool()> idle) override { idle_ = std::move(idle); }
+  void SetArrived(std::function<void(CommHandle)> arrived) override {
+    arrived_ = std::move(arrived);
+  }
   void Poll() override;
   bool MoveOn() override;
   std::unique_ptr<Communicator> Split(int color, int key) override;
@@ -91,17 +94,15 @@ class GroupCommunicator final : public Communicator, private Progressing {
   bool IsComplete(CommHandle handle) const {
     return pending_.empty() || pending_.front().ticket > handle.ticket;
   }
-  // The caller computed until `now` with operations in flight; alone, nothing was ever sent.
-  void CountHidden(double now) {
-    if (size() > 1) stats_.hidden_seconds += now - in_flight_since_;
-  }
+  void CountHidden();
 
   const std::shared_ptr<Progress> progress_;
   GroupWires wires_;
   std::function<bool()> idle_;
+  std::function<void(CommHandle)> arrived_;
   uint64_t last_ticket_ = 0;
   std::deque<Pending> pending_;   // ascending tickets
-  double in_flight_since_ = 0.0;  // the caller computes since, with operations in flight
+  double in_flight_since_ = 0.0;  // ComputeSeconds() when something was in flight again
   size_t bytes_in_flight_ = 0;    // issued since nothing was in flight
   double polled_at_ = 0.0;
   CommStats stats_;
