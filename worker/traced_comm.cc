@@ -19,6 +19,10 @@ class TracedComm : public Communicator {
     return Post("all_reduce", count * static_cast<int64_t>(sizeof(float)),
                 [&] { return inner_->AllReduceSum(data, count); });
   }
+  CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) override {
+    return Post("all_reduce", rows * cols * static_cast<int64_t>(sizeof(float)),
+                [&] { return inner_->AllReduceRows(data, rows, cols); });
+  }
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override {
     return Post("all_gather", static_cast<int64_t>(bytes),
                 [&] { return inner_->AllGather(send, recv, bytes); });
@@ -38,19 +42,14 @@ class TracedComm : public Communicator {
   void Wait(CommHandle handle) override {
     const int64_t begin_ns = Trace::NowNs();
     inner_->Wait(handle);
-    if (posted_.empty() || posted_.front().ticket > handle.ticket) return;
-    const int64_t end_ns = Trace::NowNs();
-    TraceEvent wait;
-    // Waiting for a handle completes all that was issued before it.
-    for (; !posted_.empty() && posted_.front().ticket <= handle.ticket; posted_.pop_front()) {
-      TraceEvent& flight = posted_.front().event;
-      flight.end_ns = end_ns;
-      trace_.Add(flight);
-      wait = flight;
-    }
-    wait.track = TraceTrack::kWait;
-    wait.begin_ns = begin_ns;
-    trace_.Add(wait);
+    Complete(handle, begin_ns);
+  }
+  // The flight ends where its first rows are there: what comes after them is waited for apart.
+  SumRows NextRows(CommHandle handle) override {
+    const int64_t begin_ns = Trace::NowNs();
+    const SumRows rows = inner_->NextRows(handle);
+    Complete(handle, begin_ns);
+    return rows;
   }
   void SetIdle(std::function<bool()> idle) override { inner_->SetIdle(std::move(idle)); }
   void Poll() override { inner_->Poll(); }
@@ -65,6 +64,22 @@ class TracedComm : public Communicator {
     uint64_t ticket;
     TraceEvent event;
   };
+
+  void Complete(CommHandle handle, int64_t begin_ns) {
+    if (posted_.empty() || posted_.front().ticket > handle.ticket) return;
+    const int64_t end_ns = Trace::NowNs();
+    TraceEvent wait;
+    // Waiting for a handle completes all that was issued before it.
+    for (; !posted_.empty() && posted_.front().ticket <= handle.ticket; posted_.pop_front()) {
+      TraceEvent& flight = posted_.front().event;
+      flight.end_ns = end_ns;
+      trace_.Add(flight);
+      wait = flight;
+    }
+    wait.track = TraceTrack::kWait;
+    wait.begin_ns = begin_ns;
+    trace_.Add(wait);
+  }
 
   template <typename Operation>
   CommHandle Post(const char* name, int64_t bytes, Operation operation) {

@@ -64,13 +64,14 @@ GroupCommunicator::GroupCommunicator(std::shared_ptr<Progress> progress, GroupMe
 
 GroupCommunicator::~GroupCommunicator() { progress_->Remove(this); }
 
-CommHandle GroupCommunicator::Issue(std::unique_ptr<GroupOperation> operation, size_t bytes) {
+CommHandle GroupCommunicator::Issue(std::unique_ptr<GroupOperation> operation, size_t bytes,
+                                    Reduction* rows) {
   if (pending_.empty()) {
     in_flight_since_ = NowSeconds();
     bytes_in_flight_ = 0;
   }
   bytes_in_flight_ += bytes;
-  pending_.push_back({++last_ticket_, std::move(operation)});
+  pending_.push_back({++last_ticket_, std::move(operation), rows});
   ++stats_.operations;
   return {last_ticket_};
 }
@@ -78,7 +79,17 @@ CommHandle GroupCommunicator::Issue(std::unique_ptr<GroupOperation> operation, s
 CommHandle GroupCommunicator::AllReduceSum(float* data, int64_t count) {
   CHECK(count >= 0);
   if (size() == 1 || count == 0) return Issue(nullptr, 0);
-  return Issue(MakeReduction(wires_, data, count), static_cast<size_t>(count) * sizeof(float));
+  auto sum = MakeReduction(wires_, data, 1, count);
+  sum->SumIntoData();
+  return Issue(std::move(sum), static_cast<size_t>(count) * sizeof(float));
+}
+
+CommHandle GroupCommunicator::AllReduceRows(float* data, int64_t rows, int64_t cols) {
+  CHECK(rows >= 0 && cols >= 0);
+  if (rows * cols == 0) return Issue(nullptr, 0);
+  auto sum = MakeReduction(wires_, data, rows, cols);
+  Reduction* const whose_rows = sum.get();
+  return Issue(std::move(sum), static_cast<size_t>(rows * cols) * sizeof(float), whose_rows);
 }
 
 CommHandle GroupCommunicator::AllGather(const void* send, void* recv, size_t bytes) {
@@ -111,14 +122,46 @@ bool GroupCommunicator::awaits_other_hosts() const {
   });
 }
 
+void GroupCommunicator::SumUpTo(uint64_t ticket) {
+  for (Pending& pending : pending_) {
+    if (pending.ticket > ticket) return;
+    if (pending.operation == nullptr || pending.rows == nullptr) continue;
+    std::exchange(pending.rows, nullptr)->SumIntoData();
+    last_summed_ = pending.ticket;
+  }
+}
+
 void GroupCommunicator::Wait(CommHandle handle) {
   CHECK(handle.ticket <= last_ticket_);
   if (IsComplete(handle)) return;
+  SumUpTo(handle.ticket);
   const double begin = NowSeconds();
   CountHidden(begin);
   progress_->WaitUntil([&] { return IsComplete(handle); }, idle_, wires_.members.others);
   in_flight_since_ = NowSeconds();
   stats_.exposed_seconds += in_flight_since_ - begin;
+}
+
+SumRows GroupCommunicator::NextRows(CommHandle handle) {
+  CHECK(last_summed_ < handle.ticket && handle.ticket <= last_ticket_);
+  SumRows rows;
+  const auto there = [&] {
+    // Asked again before it is believed: what was taken must not be given back.
+    if (!rows.empty() || IsComplete(handle)) return true;
+    if (pending_.front().ticket < handle.ticket) return false;
+    rows = pending_.front().rows->TakeRows();
+    return !rows.empty();
+  };
+  if (IsComplete(handle)) return rows;
+  SumUpTo(handle.ticket - 1);
+  const double begin = NowSeconds();
+  CountHidden(begin);
+  in_flight_since_ = begin;
+  if (there()) return rows;
+  progress_->WaitUntil(there, idle_, wires_.members.others);
+  in_flight_since_ = NowSeconds();
+  stats_.exposed_seconds += in_flight_since_ - begin;
+  return rows;
 }
 
 void GroupCommunicator::Poll() {
