@@ -92,7 +92,7 @@ struct SequenceResult {
 struct RankTiming {
   int32_t rank = 0;
   float compute_seconds = 0.0f;
-  float comm_hidden_seconds = 0.0f;   // in flight while this rank computed
+  float comm_hidden_seconds = 0.0f;   // in flight (posted to arrived) while this rank computed
   float comm_exposed_seconds = 0.0f;  // this rank waited
   // sp > 1: attentions (one sequence in one layer) for which this rank passed queries, or keys and
   // values.

@@ -37,7 +37,8 @@ std::string ArgsOf(const TraceEvent& event) {
     case TraceTrack::kCompute:
       return StrCat(R"("rows":)", event.amount, R"(,"layer":)", event.layer);
     default:
-      return StrCat(R"("bytes":)", event.amount);
+      return StrCat(R"("bytes":)", event.amount, R"(,"layer":)", event.layer, R"(,"message":)",
+                    event.message);
   }
 }
 
@@ -107,6 +108,7 @@ void Trace::AddStep(const StepPlan& plan, int64_t begin_ns) {
   event.begin_ns = begin_ns;
   event.end_ns = NowNs();
   if (event.amount > 0) Add(event);
+  layer_ = -1;
 }
 
 Status Trace::Write(const std::string& folder) const {
@@ -116,15 +118,14 @@ Status Trace::Write(const std::string& folder) const {
   for (const auto& [track, name] : kTracks) {
     out << ",\n" << NameLine("thread_name", rank_, static_cast<int>(track), name);
   }
-  int64_t id = 0;
   for (const TraceEvent& event : events_) {
     const std::string head =
         StrCat(",\n{\"name\":\"", event.name, R"(","cat":"echelon","pid":)", rank_, R"(,"tid":)",
                static_cast<int>(event.track), R"(,"args":{)", ArgsOf(event), "},\"ts\":");
     if (event.track == TraceTrack::kInFlight) {  // these overlap: pairs of begin and end
-      ++id;
-      out << head << Micros(event.begin_ns) << R"(,"ph":"b","id":)" << id << "}";
-      out << head << Micros(event.end_ns) << R"(,"ph":"e","id":)" << id << "}";
+      const std::string id = StrCat(R"(,"id":)", event.message, "}");
+      out << head << Micros(event.begin_ns) << R"(,"ph":"b")" << id;
+      out << head << Micros(event.end_ns) << R"(,"ph":"e")" << id;
     } else {
       out << head << Micros(event.begin_ns) << R"(,"ph":"X","dur":)"
           << Micros(event.end_ns - event.begin_ns) << "}";

@@ -4,6 +4,10 @@
 // first kTraceEventsMax events in memory and writes them once, as the rank ends. One thread: the
 // one that runs the steps.
 //
+// Of a message one sees when it was posted, when its last part had arrived (as far as the rank has
+// noticed: while it computes it looks every 50 to 200 us) and when the rank waited for it, each
+// with the layer whose output it carries.
+//
 // Times are those of the steady clock: one clock for all ranks of a host, another on each host.
 
 #include <cstdint>
@@ -29,6 +33,7 @@ struct TraceEvent {
   const char* name = "";  // of static storage
   TraceTrack track = TraceTrack::kStep;
   int32_t layer = -1;     // of the model; -1: none
+  int32_t message = 0;    // of this rank, from 1: the same in flight and waited for
   int32_t sequences = 0;  // of a step
   int64_t amount = 0;     // rows, or bytes of a message
   int64_t begin_ns = 0, end_ns = 0;
@@ -44,6 +49,8 @@ class Trace : public OpObserver {
   void OnOp(const OpTime& time) override;
   void Add(const TraceEvent& event);
   void AddStep(const StepPlan& plan, int64_t begin_ns);  // ends now
+  int layer() const { return layer_; }                   // of the last op that said so
+  int NewMessage() { return ++messages_; }
   // Writes `folder`/rank-N.json: an array of events, one a line.
   Status Write(const std::string& folder) const;
   const std::vector<TraceEvent>& events() const { return events_; }
@@ -59,11 +66,13 @@ class Trace : public OpObserver {
   const std::string host_;
   std::map<const void*, OpName> names_;
   int layer_begin_ = 0;
-  int layer_ = -1;  // of the last op that said so
+  int layer_ = -1;
+  int messages_ = 0;
   std::vector<TraceEvent> events_;
 };
 
-// `inner`, with every operation in flight and every wait told to `trace`; so are the groups split
+// `inner`, with every operation in flight, once it was waited for, and every wait told to `trace`;
+// so are the groups split
 // from it. A group of one rank has nothing to tell. `trace` outlives the communicator.
 std::unique_ptr<Communicator> MakeTracedComm(std::unique_ptr<Communicator> inner, Trace& trace);
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <deque>
 #include <utility>
 
@@ -7,10 +8,14 @@ namespace echelon {
 
 namespace {
 
+constexpr int64_t kWaitNsMin = 1000;
+
 class TracedComm : public Communicator {
  public:
   TracedComm(std::unique_ptr<Communicator> inner, Trace& trace)
-      : inner_(std::move(inner)), trace_(trace) {}
+      : inner_(std::move(inner)), trace_(trace) {
+    inner_->SetArrived([this](CommHandle handle) { NoteArrival(handle); });
+  }
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
@@ -42,13 +47,23 @@ class TracedComm : public Communicator {
   void Wait(CommHandle handle) override {
     const int64_t begin_ns = Trace::NowNs();
     inner_->Wait(handle);
-    Complete(handle, begin_ns);
+    const int64_t end_ns = Trace::NowNs();
+    if (posted_.empty() || posted_.front().ticket > handle.ticket) return;
+    AddWait(Land(handle, end_ns), begin_ns, end_ns);
   }
-  // The flight ends where its first rows are there: what comes after them is waited for apart.
+  // Rows come in many pieces: a wait is told the first time, and where it took its time.
   SumRows NextRows(CommHandle handle) override {
     const int64_t begin_ns = Trace::NowNs();
     const SumRows rows = inner_->NextRows(handle);
-    Complete(handle, begin_ns);
+    const int64_t end_ns = Trace::NowNs();
+    const auto posted = std::find_if(posted_.begin(), posted_.end(), [&](const Posted& one) {
+      return one.ticket == handle.ticket;
+    });
+    if (posted == posted_.end()) return rows;
+    if (!std::exchange(posted->waited, true) || end_ns - begin_ns >= kWaitNsMin) {
+      AddWait(posted->event, begin_ns, end_ns);
+    }
+    if (rows.empty()) Land(handle, end_ns);
     return rows;
   }
   void SetIdle(std::function<bool()> idle) override { inner_->SetIdle(std::move(idle)); }
@@ -63,21 +78,25 @@ class TracedComm : public Communicator {
   struct Posted {
     uint64_t ticket;
     TraceEvent event;
+    bool waited = false;
   };
 
-  void Complete(CommHandle handle, int64_t begin_ns) {
-    if (posted_.empty() || posted_.front().ticket > handle.ticket) return;
-    const int64_t end_ns = Trace::NowNs();
-    TraceEvent wait;
-    // Waiting for a handle completes all that was issued before it.
+  // What was issued up to `handle` has arrived, at `end_ns` if the communicator did not tell when.
+  // The last of it.
+  TraceEvent Land(CommHandle handle, int64_t end_ns) {
+    TraceEvent last;
     for (; !posted_.empty() && posted_.front().ticket <= handle.ticket; posted_.pop_front()) {
-      TraceEvent& flight = posted_.front().event;
-      flight.end_ns = end_ns;
-      trace_.Add(flight);
-      wait = flight;
+      last = posted_.front().event;
+      if (last.end_ns == 0) last.end_ns = end_ns;
+      trace_.Add(last);
     }
+    return last;
+  }
+
+  void AddWait(TraceEvent wait, int64_t begin_ns, int64_t end_ns) {
     wait.track = TraceTrack::kWait;
     wait.begin_ns = begin_ns;
+    wait.end_ns = end_ns;
     trace_.Add(wait);
   }
 
@@ -87,10 +106,19 @@ class TracedComm : public Communicator {
     event.name = name;
     event.track = TraceTrack::kInFlight;
     event.amount = bytes;
+    event.layer = trace_.layer();
     event.begin_ns = Trace::NowNs();
     const CommHandle handle = operation();
-    if (handle.ticket != 0 && inner_->size() > 1) posted_.push_back({handle.ticket, event});
+    if (handle.ticket == 0 || inner_->size() == 1) return handle;
+    event.message = trace_.NewMessage();
+    posted_.push_back({handle.ticket, event});
     return handle;
+  }
+
+  void NoteArrival(CommHandle handle) {
+    for (Posted& posted : posted_) {
+      if (posted.ticket == handle.ticket) posted.event.end_ns = Trace::NowNs();
+    }
   }
 
   const std::unique_ptr<Communicator> inner_;

@@ -207,7 +207,7 @@ def test_bench_of_a_running_service(running):
 
 
 def test_trace(_):
-    """Every op of both ranks by its layer, and every sum in flight with the wait that ended it; nothing but the file stays."""
+    """Every op of both ranks by its layer, and every sum with its layer: posted, arrived and waited for; nothing but the file stays."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder, "trace.json")
         echelon("trace", "--model", MODEL, "--tp", 2, "--prompt", 20, "--gen", 4, "--streams", 2, "--out", out)
@@ -224,9 +224,15 @@ def test_trace(_):
                     counts = collections.Counter(ops)  # twice a layer: a step in two parts
                     assert len(counts) == layers and set(counts.values()) in ({1}, {2}), (name, step, counts)
             sums = [event for event in mine if event["name"] == "all_reduce"]
-            assert len([event for event in sums if event["ph"] == "b"]) >= 61 * len(steps), len(sums)  # two a layer and the embedding's
-            waits = {event["ts"] + event["dur"] for event in sums if event["ph"] == "X"}
-            assert all(min(abs(event["ts"] - end) for end in waits) < 0.01 for event in sums if event["ph"] == "e")
+            posted, arrived = ({event["id"]: event for event in sums if event["ph"] == kind} for kind in "be")
+            waited = {event["args"]["message"]: event for event in sums if event["ph"] == "X"}
+            assert posted.keys() == arrived.keys() and waited.keys() <= posted.keys()
+            for step in steps:
+                inside = [event for event in posted.values() if 0 <= event["ts"] - step["ts"] <= step["dur"]]
+                layers = collections.Counter(event["args"]["layer"] for event in inside)  # two a layer and the embedding's; twice: in two parts
+                assert set(layers) == set(range(-1, 30)) and layers[-1] in (1, 2) and {layers[i] for i in range(30)} == {2 * layers[-1]}, layers
+            for message, wait in waited.items():
+                assert posted[message]["ts"] <= wait["ts"] and posted[message]["ts"] <= arrived[message]["ts"] <= wait["ts"] + wait["dur"], wait
         echelon("trace", "--model", MODEL, "--out", pathlib.Path(folder, "no/such/place.json"), status=2)
     echelon("trace", "--model", MODEL, "--connect", "tcp://127.0.0.1:1", status=2)
 

@@ -204,6 +204,7 @@ inline std::vector<std::string> CheckCommunicatorContract(Communicator& comm) {
     check.RowsInRankOrder(511, 577, waits);
     check.RowsInRankOrder(0, 577, waits);
   }
+  check.Expect(comm.NextRows(comm.AllReduceRows(nullptr, 0, 577)).empty(), "rows of nothing");
   check.TwoInFlight();
   check.PollAloneMovesMessages();
   check.SplitByParity();

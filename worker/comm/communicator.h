@@ -28,10 +28,12 @@ struct SumRows {
   bool empty() const { return begin == end; }
 };
 
-// Seconds and bytes since the last TakeStats(), for the step's timings.
+// Seconds and bytes since the last TakeStats(), for the step's timings. An operation is in flight
+// from its issue until its last part has arrived, which is noticed at the next Poll() that looks,
+// or in the next wait of this rank, whatever it waits for.
 struct CommStats {
   double exposed_seconds = 0.0;  // blocked in Wait
-  double hidden_seconds = 0.0;   // between issue and Wait, while the caller computed
+  double hidden_seconds = 0.0;   // an operation or more in flight, while the rank did not wait
   uint64_t bytes_sent = 0;
   uint64_t operations = 0;
 };
@@ -64,8 +66,11 @@ class Communicator {
   // nothing to do (any more), and the wait pauses. It takes about a microsecond and calls no
   // communicator.
   virtual void SetIdle(std::function<bool()> /*idle*/) {}
-  // Lets the transport make progress where bytes in flight may need it; cheap enough for calls
-  // every microsecond, from between the pieces of an op (Backend::SetTurn).
+  // Called as an operation is seen to be complete, with its handle; it calls no communicator.
+  virtual void SetArrived(std::function<void(CommHandle)> /*arrived*/) {}
+  // Lets the transport make progress, often where bytes in flight may need it, now and then where
+  // only the time of their arrival is to be known; cheap enough for calls every microsecond, from
+  // between the pieces of an op (Backend::SetTurn).
   virtual void Poll() = 0;
   // For a rank that waits for something else than a message: moves all its communicators on. False
   // when nothing is under way any more.

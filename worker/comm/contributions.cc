@@ -102,6 +102,17 @@ int64_t Contributions::LookNear(Near& near, int64_t unit, int64_t count) {
   return std::min(unit, count);
 }
 
+bool Contributions::AllLieReady() {
+  const uint64_t end = slice_.end * sizeof(float);
+  return !far_ && std::all_of(near_.begin(), near_.end(), [&](Near& near) {
+    StreamReader& stream = near.from->stream;
+    if (near.left || stream.consumed() >= near.begin + end) return true;
+    const uint64_t wanted = near.begin + end - stream.consumed();
+    stream.Ready(wanted);
+    return stream.seen() >= wanted;
+  });
+}
+
 void Contributions::Pass(int64_t count) {
   for (Near& near : near_) near.from->stream.Consume(count * sizeof(float));
   passed_ += count;

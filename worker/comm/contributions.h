@@ -35,6 +35,8 @@ class Contributions {
     std::span<const float* const> terms;
   };
   Ready Look(int64_t unit);
+  // Whether nothing of the slice is still to come.
+  bool AllLieReady();
   void Pass(int64_t count);
   // Lets writers have the room of what was passed; behind the slice's end, of the whole messages.
   void Release();

@@ -78,6 +78,9 @@ class GroupCommunicator final : public Communicator, private Progressing {
   void Wait(CommHandle handle) override;
   SumRows NextRows(CommHandle handle) override;
   void SetIdle(std::function<bool()> idle) override { idle_ = std::move(idle); }
+  void SetArrived(std::function<void(CommHandle)> arrived) override {
+    arrived_ = std::move(arrived);
+  }
   void Poll() override;
   bool MoveOn() override;
   std::unique_ptr<Communicator> Split(int color, int key) override;
@@ -88,6 +91,7 @@ class GroupCommunicator final : public Communicator, private Progressing {
     uint64_t ticket;
     std::unique_ptr<GroupOperation> operation;  // null: complete
     Reduction* rows = nullptr;                  // the operation, where its rows may be taken
+    bool arrived = false;
   };
   CommHandle Issue(std::unique_ptr<GroupOperation> operation, size_t bytes,
                    Reduction* rows = nullptr);
@@ -99,18 +103,17 @@ class GroupCommunicator final : public Communicator, private Progressing {
   bool IsComplete(CommHandle handle) const {
     return pending_.empty() || pending_.front().ticket > handle.ticket;
   }
-  // The caller computed until `now` with operations in flight; alone, nothing was ever sent.
-  void CountHidden(double now) {
-    if (size() > 1) stats_.hidden_seconds += now - in_flight_since_;
-  }
+  void CountHidden();
 
   const std::shared_ptr<Progress> progress_;
   GroupWires wires_;
   std::function<bool()> idle_;
+  std::function<void(CommHandle)> arrived_;
   uint64_t last_ticket_ = 0;
   uint64_t last_summed_ = 0;      // of the operations whose rows were not taken
   std::deque<Pending> pending_;   // ascending tickets
-  double in_flight_since_ = 0.0;  // the caller computes since, with operations in flight
+  int in_flight_ = 0;             // of them, those that have not arrived
+  double in_flight_since_ = 0.0;  // ComputeSeconds() when something was in flight again
   size_t bytes_in_flight_ = 0;    // issued since nothing was in flight
   double polled_at_ = 0.0;
   CommStats stats_;

@@ -45,17 +45,30 @@ bool Progress::AwaitsOtherHosts() const {
                      [](const Progressing* one) { return one->awaits_other_hosts(); });
 }
 
-void Progress::WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle,
-                         std::span<const int> awaited) {
+double Progress::ComputeSeconds() const {
+  return static_cast<double>((waiting_ ? wait_began_ns_ : NowNs()) - waited_ns_) * 1e-9;
+}
+
+double Progress::WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle,
+                           std::span<const int> awaited) {
+  wait_began_ns_ = NowNs();
+  waiting_ = true;
   Advance();
-  if (done()) return;
-  const int64_t begin = NowNs();
+  if (!done()) WaitPatiently(done, idle, awaited);
+  waiting_ = false;
+  const int64_t waited = NowNs() - wait_began_ns_;
+  waited_ns_ += waited;
+  return static_cast<double>(waited) * 1e-9;
+}
+
+void Progress::WaitPatiently(const std::function<bool()>& done, const std::function<bool()>& idle,
+                             std::span<const int> awaited) {
   bool told = false;
   for (;;) {
     Advance();
     if (done()) break;
     if (idle && idle()) continue;
-    const int64_t waited = NowNs() - begin;
+    const int64_t waited = NowNs() - wait_began_ns_;
     if (waited < patience_.spin_ns) {
       Pause();
       continue;

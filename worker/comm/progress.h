@@ -64,19 +64,27 @@ class Progress {
   void Remove(Progressing* communicator) { std::erase(all_, communicator); }
   void Advance();
   bool in_flight() const;  // of any communicator
-  // `idle`: Communicator::SetIdle. `awaited`: of the world, who may be the one waited for.
-  void WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle,
-                 std::span<const int> awaited);
+  // Returns the seconds it took. `idle`: Communicator::SetIdle. `awaited`: of the world, who may be
+  // the one waited for.
+  double WaitUntil(const std::function<bool()>& done, const std::function<bool()>& idle,
+                   std::span<const int> awaited);
+  // A clock that stands still while the rank waits.
+  double ComputeSeconds() const;
   std::shared_ptr<const LongWait> long_wait() const { return long_wait_; }
 
  private:
   bool AwaitsOtherHosts() const;
+  void WaitPatiently(const std::function<bool()>& done, const std::function<bool()>& idle,
+                     std::span<const int> awaited);
   void Sleep(int64_t waited_ns, const std::function<bool()>& done);
 
   const HostPlace place_;
   const Patience patience_;
   const std::shared_ptr<LongWait> long_wait_ = std::make_shared<LongWait>();
   std::vector<Progressing*> all_;
+  bool waiting_ = false;
+  int64_t wait_began_ns_ = 0;
+  int64_t waited_ns_ = 0;  // in the waits before
 };
 
 // kOwnCore or kSharedCore, by the cores this process may use.

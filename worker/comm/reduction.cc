@@ -85,6 +85,9 @@ class WholeReduction final : public Reduction {
     return contributions_.left() && contributions_.handed_over();
   }
   bool awaits_other_hosts() const override { return contributions_.awaits_other_hosts(); }
+  bool HasArrived() override {
+    return contributions_.handed_over() && contributions_.AllLieReady();
+  }
   void SumIntoData() override {
     CHECK(!rows_taken_);
     into_data_ = true;
@@ -134,6 +137,7 @@ class SharedReduction final : public Reduction {
   bool awaits_other_hosts() const override {
     return contributions_.awaits_other_hosts() || far_ != nullptr;
   }
+  bool HasArrived() override { return summed_; }
   void SumIntoData() override { into_data_ = true; }
   SumRows TakeRows() override {
     rows_taken_ = handed_out_;

@@ -24,6 +24,8 @@ class Reduction : public GroupOperation {
   // From now on the sum goes into data. Until this or TakeRows is called the operation does not
   // complete where the sum is this rank's to make.
   virtual void SumIntoData() = 0;
+  // What this rank reads is there, and the others have what they read of it.
+  virtual bool HasArrived() = 0;
   // The next rows that lie ready (communicator.h), none: not yet, or all were taken, which
   // Advance() tells apart. What was taken before is given back.
   virtual SumRows TakeRows() = 0;

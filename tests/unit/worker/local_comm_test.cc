@@ -54,5 +54,45 @@ TEST(LocalComm, TimeBetweenIssueAndWaitIsHiddenAndTheRestExposed) {
   });
 }
 
+// What has arrived travels no more: computing goes on for 100 ms behind it.
+TEST(LocalComm, NothingIsHiddenBehindWhatComesAfterTheArrival) {
+  OnRanks(2, [&](Communicator& comm) {
+    using std::chrono::milliseconds;
+    float value = 1.0f, other = 1.0f;
+    comm.Wait(comm.AllReduceSum(&other, 1));  // both are here
+    comm.TakeStats();
+    int arrived = 0;
+    comm.SetArrived([&](CommHandle) { ++arrived; });
+    const CommHandle handle = comm.AllReduceSum(&value, 1);
+    const auto begin = std::chrono::steady_clock::now();
+    double in_flight = 1.0;
+    while (arrived == 0 && in_flight < 10) {
+      comm.Poll();
+      in_flight = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    }
+    EXPECT_EQ(arrived, 1) << "polling alone notices it";
+    std::this_thread::sleep_for(milliseconds(100));
+    comm.Wait(handle);
+    EXPECT_LE(comm.TakeStats().hidden_seconds, in_flight + 0.05);
+  });
+}
+
+// A wait for something else is no computing, and what comes in meanwhile is noticed.
+TEST(LocalComm, AWaitInAnotherGroupHidesNothing) {
+  OnRanks(2, [&](Communicator& comm) {
+    const auto tensors = comm.Split(0, comm.rank());
+    float value = 1.0f, last = 1.0f;
+    comm.Wait(comm.AllReduceSum(&last, 1));
+    tensors->TakeStats();
+    CommHandle handle;
+    if (comm.rank() == 0) handle = tensors->AllReduceSum(&value, 1);
+    if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    comm.Wait(comm.AllReduceSum(&last, 1));
+    if (comm.rank() == 1) handle = tensors->AllReduceSum(&value, 1);
+    tensors->Wait(handle);
+    EXPECT_LT(tensors->TakeStats().hidden_seconds, 0.05);
+  });
+}
+
 }  // namespace
 }  // namespace echelon

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -56,30 +57,65 @@ TEST(Trace, OpsAreNamedByTheirWeights) {
   EXPECT_EQ(out[3], 4.0f);                 // and the op was done
 }
 
-TEST(Trace, AMessageIsInFlightUntilItsWait) {
+// Two ranks; the other one posts its part of one all-reduce, and comes `late` to it.
+struct OneMessage {
+  TraceEvent flight, wait;
+  int64_t posted_ns = 0, polled_ns = 0;
+};
+
+OneMessage TraceOneMessage(std::chrono::milliseconds late, bool poll) {
   auto ranks = MakeLocalCommunicators(2);
   Trace trace(0, "h");
   const auto traced = MakeTracedComm(std::move(ranks[0]), trace);
+  std::atomic<bool> posted = false, sent = false;
   std::thread peer([&] {
     float data[3] = {1, 1, 1};
-    ranks[1]->Wait(ranks[1]->AllReduceSum(data, 3));
+    while (!posted) std::this_thread::yield();
+    std::this_thread::sleep_for(late);
+    const CommHandle handle = ranks[1]->AllReduceSum(data, 3);
+    sent = true;
+    ranks[1]->Wait(handle);
   });
+  trace.OnOp({"attention", nullptr, 5, 1, 0, 1});
   float data[3] = {1, 2, 3};
   const CommHandle handle = traced->AllReduceSum(data, 3);
-  const int64_t posted_ns = Trace::NowNs();
+  OneMessage seen;
+  seen.posted_ns = Trace::NowNs();
+  trace.OnOp({"attention", nullptr, 6, 1, 1, 2});
+  posted = true;
+  while (poll && !sent) std::this_thread::yield();
+  if (poll) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  if (poll) traced->Poll();
+  seen.polled_ns = Trace::NowNs();
   traced->Wait(handle);
   traced->Wait(handle);  // nothing is left to wait for
   peer.join();
   EXPECT_EQ(data[2], 4.0f);
-  ASSERT_EQ(trace.events().size(), 2u);
-  const TraceEvent& flight = trace.events()[0];
-  const TraceEvent& wait = trace.events()[1];
-  EXPECT_EQ(flight.track, TraceTrack::kInFlight);
-  EXPECT_EQ(wait.track, TraceTrack::kWait);
-  EXPECT_EQ(flight.amount, 12);
-  EXPECT_LE(flight.begin_ns, posted_ns);
-  EXPECT_LE(posted_ns, wait.begin_ns);
-  EXPECT_EQ(flight.end_ns, wait.end_ns);
+  EXPECT_EQ(trace.events().size(), 2u + 2);
+  seen.flight = trace.events()[2];
+  seen.wait = trace.events()[3];
+  EXPECT_EQ(seen.flight.track, TraceTrack::kInFlight);
+  EXPECT_EQ(seen.wait.track, TraceTrack::kWait);
+  for (const TraceEvent& event : {seen.flight, seen.wait}) {
+    EXPECT_EQ(event.amount, 12);
+    EXPECT_EQ(event.layer, 5) << "whose output it carries";
+    EXPECT_EQ(event.message, 1);
+  }
+  EXPECT_LE(seen.flight.begin_ns, seen.posted_ns);
+  EXPECT_LE(seen.polled_ns, seen.wait.begin_ns);
+  return seen;
+}
+
+TEST(Trace, AMessageThatIsWaitedForArrivesInItsWait) {
+  const OneMessage seen = TraceOneMessage(std::chrono::milliseconds(5), false);
+  EXPECT_LE(seen.wait.begin_ns + 4'000'000, seen.flight.end_ns);
+  EXPECT_LE(seen.flight.end_ns, seen.wait.end_ns);
+}
+
+TEST(Trace, AMessageArrivesAtThePollThatSeesIt) {
+  const OneMessage seen = TraceOneMessage(std::chrono::milliseconds(0), true);
+  EXPECT_LE(seen.posted_ns, seen.flight.end_ns);
+  EXPECT_LE(seen.flight.end_ns, seen.polled_ns) << "before it is waited for";
 }
 
 TEST(Trace, AGroupOfOneHasNothingToTell) {
@@ -102,6 +138,8 @@ TEST(Trace, TheFileIsJson) {
   TraceEvent flight;
   flight.name = "send";
   flight.track = TraceTrack::kInFlight;
+  flight.layer = 7;
+  flight.message = 12;
   flight.begin_ns = 1'234'567;
   flight.end_ns = 2'000'001;
   trace.Add(flight);
@@ -120,6 +158,8 @@ TEST(Trace, TheFileIsJson) {
   EXPECT_EQ(events[5].Find("args")->Find("rows")->as_int(), 4);
   EXPECT_EQ(events[5].Find("args")->Find("sequences")->as_int(), 2);
   EXPECT_EQ(events[6].Find("ph")->as_string(), "b");
+  EXPECT_EQ(events[6].Find("id")->as_int(), 12);
+  EXPECT_EQ(events[6].Find("args")->Find("layer")->as_int(), 7);
   EXPECT_DOUBLE_EQ(events[6].Find("ts")->as_double(), 1234.567);
   EXPECT_DOUBLE_EQ(events[7].Find("ts")->as_double(), 2000.001);
 }
