@@ -16,10 +16,8 @@ inline constexpr int kCopiedRowsMax = 8;
 // 0.7 to 0.9.
 inline constexpr int64_t kSharedCoreNapNs = 50'000;
 
-// What two parts of a step must gain, at least, for it to be split: what a rehearsal measures in
-// some milliseconds is uncertain by 5 %, and two parts take more processor time, which the other
-// programs of a service need too while it serves: probably why decode of 8 streams was up to 20
-// points worse than rehearsed on shared cores.
-inline constexpr double kSplitGainMin = 0.1;
+// What two parts of a step must gain, at least, for it to be split: they take more processor time,
+// and what is measured on some steps is uncertain by as much.
+inline constexpr double kSplitGainMin = 0.05;
 
 }  // namespace echelon

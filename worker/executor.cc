@@ -230,7 +230,7 @@ class Executor::Impl {
 
   void RunStage(const BatchLayout& all) {
     const int stage = part_.at.pp;
-    const int64_t cut = token_split_->CutOf(all);
+    const int64_t cut = token_split_->Begin(all);
     const std::vector<StepRows> parts = sharing_ ? sharing_->Begin(all, cut) : Parts(all, cut);
     if (alone_) {
       return backend_.Repeat(all.rows(), [&] {
@@ -243,7 +243,10 @@ class Executor::Impl {
     } else {
       decoder_->Receive(parts, *groups_.links[(stage - 1) % 2], stage - 1);
     }
+    const int64_t begin_us = clock_.NowUs();
     decoder_->Forward();
+    const auto compared = token_split_->Took(static_cast<double>(clock_.NowUs() - begin_us) * 1e-6);
+    if (compared) token_split_->Learn(SlowestOf(*compared, *groups_.exchange));
     if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
   }
 

@@ -22,4 +22,7 @@ std::vector<SplitTimes> RehearseSplit(const ModelConfig& model, const RankPart& 
                                       Decoder& decoder, const KvCache& cache, Communicator& tp,
                                       int rows_max, const Clock& clock);
 
+// The greatest times of all ranks. Collective over `group`.
+SplitTimes SlowestOf(const SplitTimes& mine, Communicator& group);
+
 }  // namespace echelon

@@ -1,14 +1,16 @@
 #pragma once
 // TokenSplit: whether a step is computed in two parts, whose all-reduces travel while the other
-// part computes, and at which row it is cut. A pure function of the step's rows and of times that
-// all ranks of the group agreed on, so that they decide alike without a message. One thread.
+// part computes, and at which row it is cut: by the steps' rows and times that all ranks of the
+// group agreed on. One thread.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/model_config.h"
 #include "worker/batch_layout.h"
+#include "worker/split_choice.h"
 
 namespace echelon {
 
@@ -18,36 +20,33 @@ enum class TokenSplitMode : uint8_t {
   kOff,
 };
 
-// Seconds a layer with so many rows, in one part and in two.
-struct SplitTimes {
-  int rows = 0;
-  double whole_s = 0.0, parts_s = 0.0;
-  double gain() const { return 1.0 - parts_s / whole_s; }
-};
-
 // Multiply-adds of attention take about as long as so many of a product with weights: float32
 // against integers, short loops, exponentials (kernels_bench: Profile).
 inline constexpr double kAttentionMacCost = 3.0;
 
 class TokenSplit {
  public:
-  // `times`: read under kAuto alone, ascending rows.
+  // `times`: of a layer, of the first of kSplitRows; read under kAuto alone.
   TokenSplit(const ModelConfig& model, TokenSplitMode mode, std::vector<SplitTimes> times);
 
-  // The row where the second part begins; 0: the step is not split. The parts cost about the same,
-  // attention counted; a sequence may be cut. All layers of the model count, not those of a stage:
-  // which rows an sp rank computes depends on the cut (SequencePlan), and a rank of the next stage
-  // receives those rows.
-  int64_t CutOf(const BatchLayout& batch) const;
+  // A step begins: the row where the second part begins; 0: it is not split. The parts cost about
+  // the same, attention counted; a sequence may be cut. All layers of the model count, not those of
+  // a stage: which rows an sp rank computes depends on the cut (SequencePlan), and a rank of the
+  // next stage receives those rows.
+  int64_t Begin(const BatchLayout& batch);
+  // It has taken so long: SplitChoice, under kAuto.
+  std::optional<SplitTimes> Took(double seconds);
+  void Learn(const SplitTimes& compared) { choice_.Learn(compared); }
   // What was measured; "" unless kAuto.
   std::string Describe() const;
 
  private:
-  int64_t EvenCut(const BatchLayout& batch) const;
-  double GainOf(int64_t rows) const;
+  std::vector<double> CostUntil(const BatchLayout& batch) const;
 
   const TokenSplitMode mode_;
   const std::vector<SplitTimes> times_;
+  SplitChoice choice_;
+  bool choosing_ = false;       // the step at hand was choice_'s
   std::vector<int> windows_;    // of the model's layers
   double row_macs_ = 0.0;       // of a row in all layers
   double position_macs_ = 0.0;  // of a row and a position it sees in a layer, as products count

@@ -4,13 +4,13 @@
 //
 //   tp    embedding: 1 all-reduce; attention and MLP: 1 each (parallel: 1 for both; desync: those
 //         that the pattern keeps, and the model's last); rows x d_model x 4 bytes each.
+//         A step in two parts: twice as many, of as many bytes in all.
 //         The head: 1 all-gather of each part's best token, 16 bytes a drawn token.
 //   pp    residual and pending outputs to the next stage, one message each, rows x d_model x 4
 //         bytes; drawn tokens back to the first stage, 4 bytes each.
 //   sp    per layer: keys and values pages round the ring, sp - 1 messages; or queries to each
-//   other
-//         rank and partials back; or, of rows that all ranks have, 1 all-gather of partials. The
-//         drawn rows to all ranks of the last stage.
+//         other rank and partials back; or, of rows that all ranks have, 1 all-gather of partials.
+//         The drawn rows to all ranks of the last stage.
 //   world 1 message of timings from each rank but the one that reports.
 
 #include <gtest/gtest.h>
@@ -144,7 +144,7 @@ StepPlan PlanOf(int step, const ParallelLayout& layout, int pages_per_rank) {
 
 // [step][rank]
 std::vector<std::vector<Ledger>> Measure(const ParallelLayout& layout,
-                                         const ModelSettings& schedule) {
+                                         const ModelSettings& schedule, TokenSplitMode split) {
   ScratchFolder folder;
   const auto checkpoint = TinyDummy(Tiny(), folder.path());
   const ModelConfig model = ModelFrom(checkpoint->config(), schedule).value().model;
@@ -164,6 +164,7 @@ std::vector<std::vector<Ledger>> Measure(const ParallelLayout& layout,
       options.kv_memory_bytes = 1 << 20;
       options.kv_type = KvType::kF32;
       options.page_tokens = kPageTokens;
+      options.token_split = split;
       const auto backend = MakeBackend({"reference", 1, "auto"}).value();
       std::unique_lock lock(loading);
       Weights weights =
@@ -221,12 +222,13 @@ std::vector<Case> Cases() {
 class Formulas {
  public:
   Formulas(const Case& c, const ParallelLayout& layout, const ModelConfig& model, int rank,
-           int step)
+           int step, TokenSplitMode split)
       : case_(c),
         layout_(layout),
         at_(layout.PositionOf(rank)),
         rank_(rank),
         step_(step),
+        split_(split),
         chunk_(kChunks[step]),
         layers_(LayersOfStage(model, layout, at_.pp)),
         heads_(ShardOf(model, layout, at_.tp).heads.size()),
@@ -261,7 +263,8 @@ class Formulas {
     for (int64_t l = layers_.begin; l < layers_.end; ++l) {
       reduces += case_.reduces(static_cast<int>(l));
     }
-    Enter(ledger_, "tp all-reduce", reduces, reduces * StreamBytes());
+    const int parts = split_ == TokenSplitMode::kOn && chunk_.rows >= 2 ? 2 : 1;
+    Enter(ledger_, "tp all-reduce", parts * reduces, reduces * StreamBytes());
     if (chunk_.sample && Last()) Enter(ledger_, "head all-gather", 1, 16);
   }
 
@@ -308,40 +311,47 @@ class Formulas {
   const ParallelLayout& layout_;
   const RankPosition at_;
   const int rank_, step_;
+  const TokenSplitMode split_;
   const Chunk chunk_;
   const Range layers_;
   const int64_t heads_, kv_heads_;
   Ledger ledger_;
 };
 
-TEST(Accounting, EveryMessageOfAStepIsInTheFormulas) {
+// tp, pp, sp.
+using Degrees = std::array<int, 3>;
+constexpr Degrees kProducts[] = {{1, 1, 1}, {2, 1, 1}, {3, 1, 1}, {1, 2, 1}, {1, 4, 1}, {1, 1, 2},
+                                 {1, 1, 4}, {2, 2, 1}, {2, 1, 2}, {1, 3, 2}, {2, 2, 2}};
+
+void ExpectFormulas(const Case& c, const Degrees& degrees, TokenSplitMode split) {
   ScratchFolder folder;
+  const auto checkpoint = TinyDummy(Tiny(), folder.path());
+  const ModelConfig model = ModelFrom(checkpoint->config(), c.schedule).value().model;
+  ParallelLayout layout;
+  layout.tp = degrees[0];
+  layout.pp = degrees[1];
+  layout.sp = degrees[2];
+  const auto counted = Measure(layout, c.schedule, split);
+  for (int step = 0; step < kSteps; ++step) {
+    for (int rank = 0; rank < layout.world(); ++rank) {
+      EXPECT_EQ(counted[step][rank], Formulas(c, layout, model, rank, step, split).Expected())
+          << c.name << ", tp " << layout.tp << " x pp " << layout.pp << " x sp " << layout.sp
+          << ", rank " << rank << ", step " << step;
+    }
+  }
+}
+
+TEST(Accounting, EveryMessageOfAStepIsInTheFormulas) {
   for (const Case& c : Cases()) {
-    const auto checkpoint = TinyDummy(Tiny(), folder.path());
-    const ModelConfig model = ModelFrom(checkpoint->config(), c.schedule).value().model;
-    for (const auto& [tp, pp, sp] : std::vector<std::array<int, 3>>{{1, 1, 1},
-                                                                    {2, 1, 1},
-                                                                    {3, 1, 1},
-                                                                    {1, 2, 1},
-                                                                    {1, 4, 1},
-                                                                    {1, 1, 2},
-                                                                    {1, 1, 4},
-                                                                    {2, 2, 1},
-                                                                    {2, 1, 2},
-                                                                    {1, 3, 2},
-                                                                    {2, 2, 2}}) {
-      ParallelLayout layout;
-      layout.tp = tp;
-      layout.pp = pp;
-      layout.sp = sp;
-      const auto counted = Measure(layout, c.schedule);
-      for (int step = 0; step < kSteps; ++step) {
-        for (int rank = 0; rank < layout.world(); ++rank) {
-          EXPECT_EQ(counted[step][rank], Formulas(c, layout, model, rank, step).Expected())
-              << c.name << ", tp " << tp << " x pp " << pp << " x sp " << sp << ", rank " << rank
-              << ", step " << step;
-        }
-      }
+    for (const Degrees& degrees : kProducts) ExpectFormulas(c, degrees, TokenSplitMode::kOff);
+  }
+}
+
+// Twice the all-reduces of half the rows each; nothing else is sent more often.
+TEST(Accounting, AStepInTwoPartsSendsTheSameBytesInTwiceTheAllReduces) {
+  for (const Case& c : Cases()) {
+    for (const Degrees& degrees : kProducts) {
+      if (degrees[2] == 1) ExpectFormulas(c, degrees, TokenSplitMode::kOn);
     }
   }
 }

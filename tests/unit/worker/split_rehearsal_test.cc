@@ -8,6 +8,7 @@
 
 #include <array>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "kernels/timed_backend.h"
@@ -41,12 +42,13 @@ class TakesTime final : public OpObserver {
 
 struct Rank {
   SlowLinkOptions link;
-  int64_t slower = 1;  // than kOpUs and kRowUs say
+  int64_t slower = 1;                                   // than kOpUs and kRowUs say
+  std::optional<SlowLinkOptions> later = std::nullopt;  // the link after the rehearsal
 };
 
 struct Seen {
   std::string said;        // what was measured
-  int prompt_reduces = 0;  // of one step
+  int prompt_reduces = 0;  // of the last step
 };
 
 class SplitRehearsalTest : public ::testing::Test {
@@ -58,14 +60,15 @@ class SplitRehearsalTest : public ::testing::Test {
     checkpoint_ = TinyDummy(tiny, folder_.path());
   }
 
-  // The ranks' executors are made, and a prompt of so many rows is run.
-  std::array<Seen, kRanks> Run(const std::array<Rank, kRanks>& ranks, int rows) {
+  // The ranks' executors are made, and prompts of so many rows are run, one a step.
+  std::array<Seen, kRanks> Run(const std::array<Rank, kRanks>& ranks, int rows, int steps = 1) {
     std::array<Seen, kRanks> seen;
     auto endpoints = MakeLocalCommunicators(kRanks);
     std::vector<std::thread> threads;
     for (int rank = 0; rank < kRanks; ++rank) {
-      threads.emplace_back(
-          [&, rank] { seen[rank] = RunRank(rank, ranks[rank], rows, std::move(endpoints[rank])); });
+      threads.emplace_back([&, rank] {
+        seen[rank] = RunRank(rank, ranks[rank], rows, steps, std::move(endpoints[rank]));
+      });
     }
     for (std::thread& thread : threads) thread.join();
     return seen;
@@ -74,11 +77,13 @@ class SplitRehearsalTest : public ::testing::Test {
   int step_tokens_max_ = 128;
 
  private:
-  Seen RunRank(int rank, const Rank& how, int rows, std::unique_ptr<Communicator> endpoint) {
+  Seen RunRank(int rank, const Rank& how, int rows, int steps,
+               std::unique_ptr<Communicator> endpoint) {
     ManualClock clock;
     TakesTime observer(clock, how.slower);
     int reduces = 0;
-    testing::SlowLink world(std::move(endpoint), how.link, clock, reduces);
+    SlowLinkOptions link = how.link;
+    testing::SlowLink world(std::move(endpoint), link, clock, reduces);
     ExecutorOptions options;
     options.layout.tp = kRanks;
     options.rank = rank;
@@ -95,16 +100,21 @@ class SplitRehearsalTest : public ::testing::Test {
     lock.unlock();
     const auto executor =
         Executor::Create(model, options, std::move(weights), *backend, world, clock).value();
-    reduces = 0;
-    EXPECT_TRUE(executor->Run(Prompt(rows)).ok());
+    link = how.later.value_or(link);
+    for (int step = 0; step < steps; ++step) {
+      reduces = 0;
+      EXPECT_TRUE(executor->Run(Prompt(rows, step)).ok());
+    }
     return {executor->DescribeTokenSplit(), reduces};
   }
 
-  static StepPlan Prompt(int rows) {
+  // In the place of the step's before.
+  static StepPlan Prompt(int rows, int step) {
     StepPlan plan;
+    if (step > 0) plan.released = {static_cast<SequenceId>(step)};
     plan.sequences.resize(1);
     SequenceStep& s = plan.sequences[0];
-    s.id = 1;
+    s.id = step + 1;
     s.first = true;
     s.tokens.assign(rows, 5);
     s.prompt_tokens = rows;
@@ -154,6 +164,20 @@ TEST_F(SplitRehearsalTest, RanksThatSeeDifferentTimesDecideAlike) {
   EXPECT_EQ(Run({kSlow, kSlowComputer}, 64)[0].prompt_reduces, kWhole);
 }
 
+// The trials are the 65th, and from the first that contradicts on every fifth: after three more the
+// median says otherwise.
+TEST_F(SplitRehearsalTest, StepsCorrectTheRehearsalOnAllRanksAlike) {
+  Rank fast_later = kSlow, slow_later = kFast;
+  fast_later.later = SlowLinkOptions{};
+  slow_later.later = kSlow.link;
+  for (const Seen& seen : Run({fast_later, fast_later}, 32, 90)) {
+    EXPECT_EQ(seen.prompt_reduces, kWhole) << seen.said;
+  }
+  for (const Seen& seen : Run({slow_later, kFast}, 32, 90)) {
+    EXPECT_EQ(seen.prompt_reduces, kInTwoParts) << seen.said;
+  }
+}
+
 TEST_F(SplitRehearsalTest, RanksOfOneHostRehearseNothing) {
   Rank near = kSlow;
   near.link.hosts = 1;
@@ -163,12 +187,12 @@ TEST_F(SplitRehearsalTest, RanksOfOneHostRehearseNothing) {
   }
 }
 
-// 32 rows of a latency of 10 ms take 20 ms a layer: more rows would take the start's time for
-// nothing.
+// A latency of 10 ms is 20 ms a layer either way, and 40 ms a pair: with more rows, more of the
+// start's time.
 TEST_F(SplitRehearsalTest, EndsWhereALayerTakesLong) {
   const Rank far = {.link = {.latency_us = 10'000}};
   const std::string said = Run({far, far}, 64)[0].said;
-  EXPECT_THAT(said, HasSubstr("32 rows"));
+  EXPECT_THAT(said, HasSubstr("8 rows"));
   EXPECT_THAT(said, Not(HasSubstr("128 rows")));
 }
 

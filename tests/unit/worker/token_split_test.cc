@@ -41,28 +41,34 @@ class TokenSplitTest : public ::testing::Test {
 };
 
 TEST_F(TokenSplitTest, PartsCostTheSame) {
-  const TokenSplit split = Make({}, TokenSplitMode::kOn);
-  EXPECT_EQ(split.CutOf(Prompt(1)), 0);
-  EXPECT_EQ(split.CutOf(Prompt(2)), 1);
-  EXPECT_EQ(split.CutOf(Decodes({5, 5, 5, 5, 5, 5})), 3);
-  EXPECT_EQ(split.CutOf(Decodes({100'000, 5, 5, 5})), 1);
-  EXPECT_EQ(split.CutOf(Decodes({5, 5, 5, 100'000})), 3);
+  TokenSplit split = Make({}, TokenSplitMode::kOn);
+  EXPECT_EQ(split.Begin(Prompt(1)), 0);
+  EXPECT_EQ(split.Begin(Prompt(2)), 1);
+  EXPECT_EQ(split.Begin(Decodes({5, 5, 5, 5, 5, 5})), 3);
+  EXPECT_EQ(split.Begin(Decodes({100'000, 5, 5, 5})), 1);
+  EXPECT_EQ(split.Begin(Decodes({5, 5, 5, 100'000})), 3);
   // Late rows of a long prompt see more: the first part has more rows.
-  const int64_t cut = split.CutOf(Prompt(4096));
+  const int64_t cut = split.Begin(Prompt(4096));
   EXPECT_GT(cut, 2048);
   EXPECT_LT(cut, 3500);
   EXPECT_EQ(cut % 16, 0);
-  EXPECT_EQ(Make({}, TokenSplitMode::kOff).CutOf(Prompt(512)), 0);
+  EXPECT_EQ(split.Took(1.0), std::nullopt);
+  EXPECT_EQ(Make({}, TokenSplitMode::kOff).Begin(Prompt(512)), 0);
 }
 
 TEST_F(TokenSplitTest, SplitsWhereItWasFaster) {
-  // 10 % slower in two parts at 8 rows, 20 % faster at 128: equal between, at 8 * 16^(1/3) rows.
-  const TokenSplit split = Make({{2, 1.0, 1.5}, {8, 1.0, 1.1}, {128, 2.0, 1.6}});
-  for (const int rows : {1, 2, 5, 8, 20, 24, 40}) EXPECT_EQ(split.CutOf(Prompt(rows)), 0) << rows;
-  for (const int rows : {64, 128, 500}) EXPECT_GT(split.CutOf(Prompt(rows)), 0) << rows;
-  // Gains that measuring cannot tell from none.
-  EXPECT_EQ(Make({{2, 1.0, 0.94}, {128, 1.0, 0.94}}).CutOf(Prompt(128)), 0);
-  EXPECT_EQ(Make({}).CutOf(Prompt(128)), 0);
+  TokenSplit split = Make({{2, 1.0, 1.5}, {8, 1.0, 1.1}, {32, 2.0, 1.6}});
+  for (const int rows : {1, 2, 5, 8, 15}) EXPECT_EQ(split.Begin(Prompt(rows)), 0) << rows;
+  for (const int rows : {16, 32, 500}) EXPECT_GT(split.Begin(Prompt(rows)), 0) << rows;
+  EXPECT_EQ(Make({}).Begin(Prompt(128)), 0);
+}
+
+TEST_F(TokenSplitTest, OneRowIsNoTrial) {
+  TokenSplit split = Make({});
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(split.Begin(Prompt(1)), 0);
+    EXPECT_EQ(split.Took(1.0), std::nullopt);
+  }
 }
 
 TEST_F(TokenSplitTest, SaysWhatItMeasured) {
