@@ -230,8 +230,9 @@ void CudaBackend::GatedMatMul(Tensor x, const Weight& gate_up, const Weight& nex
   ExpectShape(x, x.rows, gate_up.cols());
   ExpectShape(out, x.rows, gate_up.rows() / 2);
   const auto [split, there] = SplitFor(x, part);
+  DeviceMemory& other = split.pairs == gated_split_.data() ? split_ : gated_split_;
   const GatedMatMulParams params = {part, split, kind == GatedKind::kSilu, out,
-                                    SplitOf(out, gated_split_)};
+                                    SplitOf(out, other)};
   if (!recorder_.Enqueue(Op::kGatedMatMul, part.codes, Rows(x), split.pairs, params.silu,
                          params.out, params.split.pairs, there)) {
     return;

@@ -10,7 +10,7 @@ namespace echelon::cuda {
 namespace {
 
 constexpr int kTiles = 2 * kGroup / kTileRows;  // of weight rows: of gate, then as many of up
-constexpr int kRowsOfGate = kTiles / 2;
+constexpr int kTilesOfGate = kTiles / 2;
 
 template <Packing kPacking, int kN>
 __global__ void __launch_bounds__(kSegmentThreads) GatedMatMulKernel(GatedMatMulParams p) {
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kSegmentThreads) GatedMatMulKernel(GatedMatMul
 #pragma unroll
   for (int m = 0; m < kTiles; ++m) {
     rows[m] =
-        group * kGroup + m % kRowsOfGate * kTileRows + (m < kRowsOfGate ? 0 : p.gate_up.rows / 2);
+        group * kGroup + m % kTilesOfGate * kTileRows + (m < kTilesOfGate ? 0 : p.gate_up.rows / 2);
   }
   Sums<kTiles, kN> sums = {};
   AddSegment<kPacking, kTiles, kN>(p.gate_up, p.x, rows, token_tile, warp, lane, sums);
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kSegmentThreads) GatedMatMulKernel(GatedMatMul
       return AddUpSegments(shared, kTiles * kN * 4, value * 32 + row % 8 * 4 + column / 2);
     };
     const int tile = lane / kTileRows;
-    const float out = Gated(p.silu, sum_of(tile), sum_of(kRowsOfGate + tile));
+    const float out = Gated(p.silu, sum_of(tile), sum_of(kTilesOfGate + tile));
     p.out.data[token * p.out.stride + group * kGroup + lane] = out;
     StoreSplit(p.split, token, group, out);
   }
