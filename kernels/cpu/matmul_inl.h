@@ -16,26 +16,12 @@
 #include <cstdint>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/matmul_common_inl.h"
 #include "kernels/cpu/matmul_float_inl.h"
 #include "kernels/cpu/unpack_inl.h"
 
 namespace echelon::cpu {
 namespace {
-
-template <typename V>
-[[gnu::always_inline]] inline void StoreSum(const MatMulArgs& args, const PanelPart& part,
-                                            int64_t p, int64_t t, typename V::F sum) {
-  const int64_t row = p * kPanelRows, n = part.row_begin + row;
-  float* out = args.out + t * args.out_stride + n;
-  if (part.rows - row >= kPanelRows) {
-    if (args.bias != nullptr) sum = V::Add(sum, V::Load(args.bias + n));
-    V::Store(out, sum);
-  } else {
-    const int count = static_cast<int>(part.rows - row);
-    if (args.bias != nullptr) sum = V::Add(sum, V::LoadN(args.bias + n, count));
-    V::StoreN(out, sum, count);
-  }
-}
 
 // The dots of a group with codes in bytes, whole or of its halves of 16 columns: 128 times the dot
 // with the codes' upper part, plus that with their lower part, less the weights' offset. The same
@@ -277,15 +263,6 @@ void Tile(const MatMulArgs& args, const PanelPart& part, const Block& block,
       }
     }
   }
-}
-
-// body.operator()<n>() for the n in [1, kMax] that `size` is.
-template <int kMax, typename Body>
-void WithSize(int64_t size, Body body) {
-  [&]<int... i>(std::integer_sequence<int, i...>) {
-    ((size == i + 1 ? body.template operator()<i + 1>() : void()), ...);
-  }
-  (std::make_integer_sequence<int, kMax>{});
 }
 
 // All tokens of the range against an unpacked block, in tiles of equal size but for one token: a

@@ -22,6 +22,8 @@ struct Avx2 {
   static constexpr const char* kTitle = "AVX2";
   static constexpr int kSums = 6;       // of attention, 2 registers each: 12 of 16
   static constexpr int kFloatTile = 1;  // tokens * 4 sums * 2 registers, of 16 in all
+  static constexpr int kFloatFew = 4;   // tokens of which the four sums stand side by side
+  static constexpr int kFloatPanels = 1, kFloatTokens = 6;  // of more: 12 registers of sums
 
   struct F {
     __m256 lo, hi;

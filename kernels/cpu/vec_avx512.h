@@ -16,6 +16,8 @@ struct Avx512 {
   static constexpr const char* kTitle = "AVX-512 VNNI";
   static constexpr int kSums = 24;      // of attention: 24 of 32 registers
   static constexpr int kFloatTile = 4;  // tokens * 4 sums of a float panel = 16 registers
+  static constexpr int kFloatFew = 8;   // tokens of which the four sums stand side by side
+  static constexpr int kFloatPanels = 2, kFloatTokens = 8;  // of more: 16 registers of sums
 
   using F = __m512;
   static F Zero() { return _mm512_setzero_ps(); }

@@ -4,8 +4,10 @@
 // Driven by one host thread, the one that made it. The first error of the device is kept (Health);
 // ops after it do nothing. Row invariance holds for every op: see the kernels.
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,6 +42,9 @@ class CudaBackend : public Backend {
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
   void Synchronize() override;
+  uint64_t Mark() override;
+  bool Reached(uint64_t mark) override;
+  Status WaitFor(uint64_t mark) override;
   Status Health() const override;
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
@@ -61,8 +66,16 @@ class CudaBackend : public Backend {
   void Repeat(int64_t rows, const std::function<void()>& ops) override;
 
  private:
+  // Of a step that has ended.
+  struct StepMark {
+    Event event = nullptr;
+    std::optional<Error> failure;  // of the device when the mark was made
+  };
+  static int PlaceOf(uint64_t mark) { return static_cast<int>(mark % kMarksMax); }
+  void EndStep();
+
   // A batch's arrays in device memory. Those of a step are asked for by every layer: what was put
-  // there stays until the host may change it, which is what Synchronize() says.
+  // there stays until the step ends.
   struct PlacedBatch {
     BatchRows rows;
     BatchView view;
@@ -107,6 +120,8 @@ class CudaBackend : public Backend {
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;
   DeviceMemory split_, partials_;
   Tensor split_of_;  // the rows that split_ holds as they are now; none where that is not known
+  std::array<StepMark, kMarksMax> marks_;
+  uint64_t marked_ = 0, waited_ = 0;
 };
 
 }  // namespace echelon::cuda

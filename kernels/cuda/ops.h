@@ -54,8 +54,9 @@ void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 
 // out row t = row ids[t] - row_begin of the table, times scale, where it is in [0, table_rows).
 struct EmbedParams {
-  const int32_t* ids;
-  const PartView* parts;  // device memory
+  const int32_t* ids;       // below 0: a DrawnId
+  const DrawnToken* drawn;  // what such ids name
+  const PartView* parts;    // device memory
   int part_count;
   int64_t table_rows;
   int32_t row_begin;

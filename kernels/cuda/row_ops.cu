@@ -69,7 +69,9 @@ __global__ void GatherKernel(Rows x, const int32_t* rows, Rows out) {
 }
 
 __global__ void EmbedKernel(EmbedParams p) {
-  const int64_t r = int64_t{p.ids[blockIdx.x]} - p.row_begin;
+  const int32_t named = p.ids[blockIdx.x];
+  const int64_t id = named < 0 ? p.drawn[DrawnId(named)].id : named;
+  const int64_t r = id - p.row_begin;
   float* to = p.out.data + blockIdx.x * p.out.stride;
   const bool here = r >= 0 && r < p.table_rows;
   int part = 0;

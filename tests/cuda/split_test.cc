@@ -13,10 +13,10 @@ class CudaSplit : public ::testing::Test {
  protected:
   // The product of x's rows as they are, and the kernels it took.
   std::vector<float> Multiply(const test::FloatBuffer& x, size_t* kernels) {
-    const size_t before = emulation::KernelsLaunched();
+    const size_t before = emulation::KernelsEnqueued();
     backend_->MatMul(x.tensor(), *weight_, nullptr, out_.tensor());
     backend_->Synchronize();
-    *kernels = emulation::KernelsLaunched() - before;
+    *kernels = emulation::KernelsEnqueued() - before;
     return out_.Read();
   }
   // The product is that of the values that x holds now, by way of a buffer that no op made.

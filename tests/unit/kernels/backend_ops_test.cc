@@ -117,6 +117,31 @@ TEST_P(BackendOps, AddResidual) {
   }
 }
 
+// Two steps, each from host arrays of its own, of which the first is waited for when both are
+// enqueued.
+TEST_P(BackendOps, AStepMayBeEnqueuedBehindAMark) {
+  const int64_t n = 70;
+  FloatBuffer x(*backend_, 3, n, RandomFloats(3 * n, 3));
+  FloatBuffer first(*backend_, 2, n), second(*backend_, 2, n);
+  const std::vector<int32_t> rows = {2, 0}, other_rows = {1, 2};
+  backend_->GatherRows(x.tensor(), rows, first.tensor());
+  const uint64_t mark = backend_->Mark();
+  backend_->GatherRows(x.tensor(), other_rows, second.tensor());
+  const uint64_t other_mark = backend_->Mark();
+  EXPECT_TRUE(backend_->WaitFor(mark).ok());
+  EXPECT_TRUE(backend_->Reached(mark));
+  EXPECT_TRUE(backend_->WaitFor(other_mark).ok());
+  const auto want = x.Read();
+  const auto expect_rows = [&](const FloatBuffer& got, const std::vector<int32_t>& of) {
+    for (int64_t t = 0; t < 2; ++t) {
+      EXPECT_TRUE(test::SameBits({got.Read().data() + t * n, static_cast<size_t>(n)},
+                                 {want.data() + of[t] * n, static_cast<size_t>(n)}));
+    }
+  };
+  expect_rows(first, rows);
+  expect_rows(second, other_rows);
+}
+
 // One op for two, with the bits of two.
 TEST_P(BackendOps, AddResidualNormIsAddResidualThenRmsNorm) {
   for (const int64_t n : kWidths) {
