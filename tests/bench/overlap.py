@@ -109,10 +109,12 @@ def summarize(row):
     hidden = statistics.median((standard - ladder) / min(none, max(1e-9, standard - none)) for none, standard, ladder in rounds)
     model = statistics.median(ladder / max(none, standard - none) for none, standard, ladder in rounds)
     over_sum = statistics.median(ladder / sum_of_greater(none, standard - none) for none, standard, ladder in rounds)
-    by_ranks = statistics.median(one["comm_hidden"] / min(one["compute"], one["comm_hidden"] + one["comm_exposed"]) for one in row["ranks"]["ladder"])
+    by_ranks = statistics.median(one["comm_hidden"] / min(one["compute"], one["comm_hidden"] + one["comm_exposed"])
+                                 for one in row["ranks"]["ladder"])
     predicted = statistics.median(ladder / (standard - by_ranks * min(none, standard - none)) for none, standard, ladder in rounds)
-    return {"steps_ms": {name: 1e3 * value for name, value in steps.items()}, "speedup": speedup, "hidden": hidden, "hidden_by_ranks": by_ranks,
-            "step_over_predicted": predicted, "step_over_model": model, "step_over_sum": over_sum, "comm_over_compute": (steps["standard"] - steps["none"]) / steps["none"],
+    return {"steps_ms": {name: 1e3 * value for name, value in steps.items()}, "speedup": speedup, "hidden": hidden,
+            "hidden_by_ranks": by_ranks, "step_over_predicted": predicted, "step_over_model": model, "step_over_sum": over_sum,
+            "comm_over_compute": (steps["standard"] - steps["none"]) / steps["none"],
             "relay_cpu_share": row["relay"]["cpu_seconds"] / row["relay"]["seconds"]}
 
 
@@ -125,7 +127,8 @@ def show(rows):
     for row in rows:
         s = row["summary"]
         print(f"| {row['streams']} | {row['latency_us']:.0f} | {s['comm_over_compute']:.2f} | " + " | ".join(f"{s['steps_ms'][name]:.1f}" for name in names)
-              + f" | {s['speedup']:.2f} | {s['hidden']:.2f} | {s['hidden_by_ranks']:.2f} | {s['step_over_predicted']:.2f} | {s['step_over_model']:.2f} | {s['step_over_sum']:.2f} "
+              + f" | {s['speedup']:.2f} | {s['hidden']:.2f} | {s['hidden_by_ranks']:.2f} | {s['step_over_predicted']:.2f} "
+              f"| {s['step_over_model']:.2f} | {s['step_over_sum']:.2f} "
               f"| {s['relay_cpu_share']:.2f}, {row['relay']['late_us_mean']:.0f} us |")
 
 

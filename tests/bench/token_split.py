@@ -7,8 +7,8 @@ usage: token_split.py [--links shared,1000,1000:300,...] [--tokens 512] [--strea
 A link is "shared" (memory of one host) or Mbit/s (0: no limit), after a colon microseconds of latency (default 50). For each, three services start
 at that link and answer in turn, each round another one first; a round is one answer of each. --streams 0 is a prompt of --tokens; N is a decode
 step of N streams. One rank of one thread a host. The relay runs on the ranks' cores: its share is printed. --add-to adds the rounds to those
-that the file has already. Several starts, each with another mode first and a choice of its own, tell more than many rounds. Before the rounds "auto" takes WARM_UP
-steps, on which it tries both ways.
+that the file has already. Several starts, each with another mode first and a choice of its own, tell more than many rounds. Before the rounds
+"auto" takes WARM_UP steps, on which it tries both ways.
 
   gain        off / on, median of the rounds' ratios
   auto/best   auto over the better of both (by medians), median of the rounds' ratios
