@@ -262,13 +262,13 @@ class Backend {
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
   virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                            float eps) = 0;
-  // AddResidual, then out = RmsNorm(residual, norm, eps): what the next sub-block reads. A device
-  // does both in one pass, with the bits of two.
-  virtual void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                               const float* norm, float eps, Tensor out) {
-    AddResidual(residual, delta, keep, post_norm, eps);
-    RmsNorm(residual, norm, eps, out);
-  }
+  // What the next sub-block reads, from what the last one left: with delta = terms[0] + terms[1] +
+  // ... in this order, AddResidual, then out = RmsNorm(residual, norm, eps). Each term is (T, D),
+  // its rows one behind the other; several are the ranks' partial outputs, in the host's memory,
+  // which then is the backend's. keep 0: the residual is not read, and may be a term. In one pass
+  // where the backend has one, with the bits of the ops that this one is made of.
+  virtual void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                               const float* post_norm, const float* norm, float eps, Tensor out);
   // out row i = x row rows[i].
   virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
   // Of each row of logits (R, V) the token drawn, in host memory when a mark behind it has been

@@ -72,10 +72,10 @@ class TimedBackend : public Backend {
     Time({"add_residual", post_norm, -1, residual.rows},
          [&] { inner_->AddResidual(residual, delta, keep, post_norm, eps); });
   }
-  void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                       const float* norm, float eps, Tensor out) override {
+  void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                       const float* post_norm, const float* norm, float eps, Tensor out) override {
     Time({"add_residual_norm", norm, -1, residual.rows},
-         [&] { inner_->AddResidualNorm(residual, delta, keep, post_norm, norm, eps, out); });
+         [&] { inner_->AddResidualNorm(residual, terms, keep, post_norm, norm, eps, out); });
   }
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
     Time({"gather_rows", nullptr, -1, out.rows}, [&] { inner_->GatherRows(x, rows, out); });

@@ -228,9 +228,12 @@ void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const f
   Add({residual, delta, keep, post_norm, eps, nullptr, {}, {}});
 }
 
-void CudaBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                                  const float* norm, float eps, Tensor out) {
+void CudaBackend::AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                                  const float* post_norm, const float* norm, float eps,
+                                  Tensor out) {
   ExpectShape(out, residual.rows, residual.cols);
+  CHECK(terms.size() == 1);  // this backend computes on one rank
+  const Tensor delta(const_cast<float*>(terms[0]), residual.rows, residual.cols);
   Add({residual, delta, keep, post_norm, eps, norm, out, SplitOf(out)});
 }
 

@@ -57,8 +57,8 @@ class CudaBackend : public Backend {
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
-  void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                       const float* norm, float eps, Tensor out) override;
+  void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                       const float* post_norm, const float* norm, float eps, Tensor out) override;
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
   void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                   std::span<DrawnToken> drawn) override;

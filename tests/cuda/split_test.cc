@@ -42,7 +42,8 @@ class CudaSplit : public ::testing::Test {
 TEST_F(CudaSplit, NormsAndActivationsHaveStoredTheirRows) {
   backend_->RmsNorm(x_.tensor(), norm_.data(), 1e-5f, normed_.tensor());
   ExpectProduct(normed_, 1);
-  backend_->AddResidualNorm(x_.tensor(), other_.tensor(), 1.0f, nullptr, norm_.data(), 1e-5f,
+  const float* const other = other_.data();
+  backend_->AddResidualNorm(x_.tensor(), {&other, 1}, 1.0f, nullptr, norm_.data(), 1e-5f,
                             normed_.tensor());
   ExpectProduct(normed_, 1);
   const test::FloatBuffer wide(*backend_, kRows, 2 * kCols,
