@@ -198,8 +198,8 @@ __device__ void AddSegment(const PartView& part, const SplitRows& x, const int64
   const int64_t each = (part.groups + kSegments - 1) / kSegments;
   const int64_t begin = segment * each;
   const int64_t end = begin + each < part.groups ? begin + each : part.groups;
-  // Loads of four groups in flight where they are few, of two where registers are.
-  [[maybe_unused]] constexpr int kUnroll = kM * kN == 1 ? 4 : 2;
+  // Loads of four tiles in flight, whether of one row of tiles or of four.
+  [[maybe_unused]] constexpr int kUnroll = kM * kN == 1 ? 4 : kM > 2 ? 1 : 2;
 #pragma unroll kUnroll
   for (int64_t group = begin; group < end; ++group) {
     AddGroup<kPacking, kM, kN>(part, x, rows, token_tile, group, lane, sums);
