@@ -36,6 +36,8 @@ struct SamplingParams {
   bool penalised() const {
     return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
   }
+  // A token is drawn from other logits than the model's.
+  bool adjusts() const { return penalised() || !logit_bias.empty(); }
   bool operator==(const SamplingParams&) const = default;
 };
 

@@ -3,8 +3,9 @@
 namespace echelon {
 
 namespace {
-// On one host a rank's sum of everything costs n reads of the message, sharing it out 2 reads and a
-// second hand-over of about a microsecond: pays from some thousand values on.
+// On one host a rank's sum of everything costs it a write of the message and n - 1 reads, sharing
+// it out a write and 2 (n - 1) / n reads, and a second hand-over of about a microsecond: pays from
+// some thousand values on, and never for two ranks.
 constexpr int64_t kEachBytesMax = 16 << 10;
 }  // namespace
 
@@ -17,7 +18,8 @@ int64_t OneExchangeBytesMax(int hosts) {
 SumShare ShareOf(int hosts, int ranks_per_host_max, int64_t bytes) {
   if (bytes > OneExchangeBytesMax(hosts) / ranks_per_host_max) return SumShare::kGroup;
   if (ranks_per_host_max == 1) return SumShare::kEach;
-  return hosts > 1 || bytes > kEachBytesMax ? SumShare::kHost : SumShare::kEach;
+  if (hosts > 1) return SumShare::kHost;
+  return ranks_per_host_max == 2 || bytes <= kEachBytesMax ? SumShare::kEach : SumShare::kHost;
 }
 
 }  // namespace echelon

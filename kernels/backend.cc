@@ -44,6 +44,25 @@ Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options,
       "backend");
 }
 
+void Backend::AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                              const float* post_norm, const float* norm, float eps, Tensor out) {
+  CHECK(!terms.empty());
+  // Ops read what they take as delta.
+  const auto term = [&](size_t i) {
+    return Tensor(const_cast<float*>(terms[i]), residual.rows, residual.cols);
+  };
+  Tensor delta = term(0);
+  if (terms.size() > 1) {
+    delta = out;  // until it is written
+    for (int64_t t = 0; t < out.rows; ++t) {
+      Upload(term(0).row(t), out.row(t), static_cast<size_t>(out.cols) * sizeof(float));
+    }
+    for (size_t i = 1; i < terms.size(); ++i) AddResidual(delta, term(i), 1.0f, nullptr, 0.0f);
+  }
+  AddResidual(residual, delta, keep, post_norm, eps);
+  RmsNorm(residual, norm, eps, out);
+}
+
 // Host memory: whoever holds the logits draws.
 void Backend::DrawTokens(Tensor, std::span<const DrawRow>, std::span<DrawnToken>) {
   CHECK_MSG(false, "this backend's logits lie in host memory");

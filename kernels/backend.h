@@ -1,8 +1,9 @@
 #pragma once
 // Backend: THE op interface. A backend owns memory and one in-order stream; every op is enqueued on
 // the stream and may run later: what it writes may be read by the host, and what it reads may be
-// changed, only after Synchronize(). (The CPU's stream is its thread pool; a GPU's is a CUDA
-// stream.) One host thread drives a backend. All activations are float32.
+// changed, only after Synchronize(), or WaitFor() of a mark behind it. (The CPU's stream is its
+// thread pool; a GPU's is a CUDA stream.) One host thread drives a backend. All activations are
+// float32.
 //
 // Row invariance (replay contract, L2): row t of every op's output has the same bits whatever the
 // other rows are, however many there are, and however many threads compute them.
@@ -173,6 +174,11 @@ struct DrawnToken {
   int32_t id = -1;
   float logit = 0.0f;  // raw
 };
+// For Embed: the token that the last DrawTokens draws for its i-th row, which the host need not
+// know yet.
+constexpr int32_t DrawnId(int32_t i) { return -1 - i; }
+// Marks of a backend that have not been waited for, at most: one step computes, one is enqueued.
+inline constexpr int kMarksMax = 2;
 
 // Attention sums positions in splits of this many, aligned at place 0 of the list of pages, and
 // merges the splits in ascending order: the unit of work that may be handed to another thread.
@@ -211,6 +217,17 @@ class Backend {
 
   // Waits until everything enqueued is done.
   virtual void Synchronize() = 0;
+  // Steps ahead of the host. Mark() ends a step: all that was enqueued before it is done, as after
+  // Synchronize(), when WaitFor(mark) has returned, which says whether it went well. Behind a mark
+  // the next step may be enqueued, from other host arrays, before the mark has been waited for.
+  // Marks are waited for in their order. A host's memory is written as ops return: its marks have
+  // been reached when they are made.
+  virtual uint64_t Mark() {
+    Synchronize();
+    return 0;
+  }
+  virtual bool Reached(uint64_t /*mark*/) { return true; }  // WaitFor would not wait
+  virtual Status WaitFor(uint64_t /*mark*/) { return Health(); }
   // The first error of the device, after which ops do nothing: what they should have written is
   // undefined. Current after Synchronize(). A host's memory does not fail.
   virtual Status Health() const { return {}; }
@@ -228,7 +245,8 @@ class Backend {
   virtual bool ReadAhead() { return false; }
 
   // out (T, D) = table row ids[t] - row_begin, times scale; zeros where it is not in the table
-  // (vocabulary-parallel: the all-reduce adds the rank that has it).
+  // (vocabulary-parallel: the all-reduce adds the rank that has it). An id below 0 is a DrawnId, on
+  // backends that draw.
   virtual void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,
                      float scale, Tensor out) = 0;
   // out = x / sqrt(mean(x^2) + eps) * weight; (T, D) -> (T, D), weight (D). out may be x.
@@ -241,20 +259,30 @@ class Backend {
   virtual void MergeAttention(const MergeArgs& args) = 0;
   // out (T, F) = act(gate_up[:, :F]) * gate_up[:, F:]; gate_up (T, 2F). out may be gate_up[:, :F].
   virtual void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) = 0;
+  // GatedActivation of x (T, K) . gate_up (2F, K)^T; scratch (T, 2F) may be written, and out (T, F)
+  // be its first columns. `next`, which is read by the next MatMul, is announced in the midst of
+  // it.
+  virtual void GatedMatMul(Tensor x, const Weight& gate_up, const Weight& next, GatedKind kind,
+                           Tensor scratch, Tensor out) {
+    MatMul(x, gate_up, nullptr, scratch);
+    Announce(next);
+    GatedActivation(scratch, kind, out);
+  }
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
   virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                            float eps) = 0;
-  // AddResidual, then out = RmsNorm(residual, norm, eps): what the next sub-block reads. A device
-  // does both in one pass, with the bits of two.
-  virtual void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                               const float* norm, float eps, Tensor out) {
-    AddResidual(residual, delta, keep, post_norm, eps);
-    RmsNorm(residual, norm, eps, out);
-  }
+  // What the next sub-block reads, from what the last one left: with delta = terms[0] + terms[1] +
+  // ... in this order, AddResidual, then out = RmsNorm(residual, norm, eps). Each term is (T, D),
+  // its rows one behind the other; several are the ranks' partial outputs, in the host's memory,
+  // which then is the backend's. keep 0: the residual is not read, and may be a term. In one pass
+  // where the backend has one, with the bits of the ops that this one is made of.
+  virtual void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                               const float* post_norm, const float* norm, float eps, Tensor out);
   // out row i = x row rows[i].
   virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
-  // Of each row of logits (R, V) the token drawn, in host memory when Synchronize() has returned;
-  // one call until then. For backends whose memory is not the host's: downloading 8 bytes a row
+  // Of each row of logits (R, V) the token drawn, in host memory when a mark behind it has been
+  // waited for, or Synchronize() has returned; one call between two of these. For backends whose
+  // memory is not the host's: downloading 8 bytes a row
   // stands for 4 bytes a token of the vocabulary. The same draw as the host's, bit for bit.
   virtual void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                           std::span<DrawnToken> drawn);

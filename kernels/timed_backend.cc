@@ -72,10 +72,10 @@ class TimedBackend : public Backend {
     Time({"add_residual", post_norm, -1, residual.rows},
          [&] { inner_->AddResidual(residual, delta, keep, post_norm, eps); });
   }
-  void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                       const float* norm, float eps, Tensor out) override {
+  void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                       const float* post_norm, const float* norm, float eps, Tensor out) override {
     Time({"add_residual_norm", norm, -1, residual.rows},
-         [&] { inner_->AddResidualNorm(residual, delta, keep, post_norm, norm, eps, out); });
+         [&] { inner_->AddResidualNorm(residual, terms, keep, post_norm, norm, eps, out); });
   }
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
     Time({"gather_rows", nullptr, -1, out.rows}, [&] { inner_->GatherRows(x, rows, out); });
@@ -85,7 +85,7 @@ class TimedBackend : public Backend {
     Time({"draw_tokens", nullptr, -1, logits.rows},
          [&] { inner_->DrawTokens(logits, rows, drawn); });
   }
-  // PaddedRows and Repeat are the base's: ops that repeat run one by one, each with a time of its
+  // GatedMatMul is the base's: its two ops have times of their own. PaddedRows and Repeat are the base's: ops that repeat run one by one, each with a time of its
   // own, which a graph launched as one does not have (and nothing may be waited for within one).
 
  private:

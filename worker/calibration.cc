@@ -39,6 +39,11 @@ class SoloCommunicator : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   CommHandle AllReduceSum(float*, int64_t) override { return {}; }
+  CommHandle AllReduceRows(float* data, int64_t rows, int64_t) override {
+    terms_.assign(size_, data);
+    untaken_ = rows;
+    return {};
+  }
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override {
     // Everyone agrees with us.
     for (int r = 0; r < size_; ++r) {
@@ -49,7 +54,8 @@ class SoloCommunicator : public Communicator {
   CommHandle Broadcast(void*, size_t, int) override { return {}; }
   CommHandle Send(const void*, size_t, int) override { return {}; }
   CommHandle Recv(void*, size_t, int) override { return {}; }
-  void Wait(CommHandle) override {}
+  void Wait(CommHandle) override { untaken_ = 0; }
+  SumRows NextRows(CommHandle) override { return {0, std::exchange(untaken_, 0), terms_}; }
   void Poll() override {}
   bool MoveOn() override { return false; }
   std::unique_ptr<Communicator> Split(int, int) override {
@@ -59,6 +65,8 @@ class SoloCommunicator : public Communicator {
 
  private:
   const int rank_, size_;
+  std::vector<const float*> terms_;  // of the last AllReduceRows
+  int64_t untaken_ = 0;              // rows of it
 };
 
 // One rank of `tp`, alone, with its steps' times.
@@ -259,7 +267,7 @@ ProcessorRates Calibrator::RatesFrom(const Times& times, int threads) const {
         {static_cast<double>(rows), std::max(kLeast, (seconds - others) * threads / weights)});
   }
   r.layers = MatMulCurve(curve);
-  const double one = std::max(kLeast, times.sampled_one - times.whole.at(1));
+  const double one = std::max(1e-6, times.sampled_one - times.whole.at(1));
   const double batch = std::max(one, times.sampled_batch - times.whole.at(kBatch));
   r.head = MatMulCurve({{1.0, one * threads / whole.head}, {kBatch, batch * threads / whole.head}});
   return r;

@@ -178,23 +178,34 @@ Tensor Decoder::MergeAndNorm(const SubBlockStep& step, Part& part) {
   const float* norm = (step.kind == BlockKind::kMlp ? w.mlp_norm : w.attention_norm).get();
   const Tensor stream = part.Of(residual_), x = normed_.Rows(0, stream.rows);
   MergeDownTo(in_flight + 1, part);
-  const bool last_is_due = part.pending.size() > in_flight;
-  if (last_is_due && part.pending.front().step.reduce != ReduceKind::kResidual) {
-    const Pending& last = part.pending.front();
-    if (last.handle) tp_.Wait(*last.handle);
-    backend_.AddResidualNorm(stream, part.Of(last.output), 1.0f, PostNorm(last.step), norm,
-                             model_.norm_eps, x);
-    part.pending.pop_front();
-  } else {
-    MergeDownTo(in_flight, part);
+  if (part.pending.size() <= in_flight) {
     backend_.RmsNorm(stream, norm, model_.norm_eps, x);
+    return x;
   }
+  // The last that is due: what the ranks left is added to the stream and that is normed, a row at a
+  // time as rows arrive.
+  const Pending& last = part.pending.front();
+  const bool replaces = last.step.reduce == ReduceKind::kResidual;
+  const auto merge = [&](const SumRows& sum) {
+    backend_.AddResidualNorm(stream.Rows(sum.begin, sum.end), sum.terms, replaces ? 0.0f : 1.0f,
+                             PostNorm(last.step), norm, model_.norm_eps,
+                             x.Rows(sum.begin, sum.end));
+  };
+  if (last.handle) {
+    for (SumRows sum = tp_.NextRows(*last.handle); !sum.empty(); sum = tp_.NextRows(*last.handle)) {
+      merge(sum);
+      backend_.Synchronize();  // it has read the terms
+    }
+  } else {
+    const float* const own = (replaces ? stream : part.Of(last.output)).data;
+    merge({0, stream.rows, {&own, 1}});
+  }
+  part.pending.pop_front();
   return x;
 }
 
 void Decoder::Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output) {
   const Tensor out = part.Of(output), stream = part.Of(residual_);
-  const int64_t count = out.rows * out.cols;
   RunBlock(step, part, x, out);
   Pending pending{step, output, std::nullopt};
   if (step.reduce == ReduceKind::kResidual) {
@@ -202,9 +213,9 @@ void Decoder::Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output)
     backend_.AddResidual(stream, out, 1.0f / static_cast<float>(tp_.size()), nullptr, 0.0f);
   }
   BeforeExchange();
-  if (step.reduce == ReduceKind::kOutput) pending.handle = tp_.AllReduceSum(out.data, count);
-  if (step.reduce == ReduceKind::kResidual) {
-    pending.handle = tp_.AllReduceSum(stream.data, count);
+  if (step.reduce != ReduceKind::kNone && tp_.size() > 1) {
+    const Tensor term = step.reduce == ReduceKind::kResidual ? stream : out;
+    pending.handle = tp_.AllReduceRows(term.data, term.rows, term.cols);
   }
   part.pending.push_back(pending);
 }

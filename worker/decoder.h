@@ -68,7 +68,7 @@ class Decoder {
   struct Pending {
     SubBlockStep step;
     Tensor output;                     // (T, d_model), of the whole step
-    std::optional<CommHandle> handle;  // none where nothing is reduced (any more)
+    std::optional<CommHandle> handle;  // of AllReduceRows; none: nothing is reduced (any more)
   };
   // Rows that pass through the sub-blocks together.
   struct Part {

@@ -1,6 +1,8 @@
 #include "worker/executor.h"
 
 #include <algorithm>
+#include <deque>
+#include <utility>
 #include <vector>
 
 #include "common/check.h"
@@ -92,6 +94,7 @@ class Executor::Impl {
         part_(PartOf(model, options.layout, options.rank)),
         result_rank_(ResultRank(options.layout)),
         alone_(world.size() == 1),
+        ahead_(alone_ && !backend.host_memory()),
         weights_(std::move(weights)),
         backend_(backend),
         clock_(clock),
@@ -151,27 +154,20 @@ class Executor::Impl {
     return {};
   }
 
-  Result<std::optional<StepResult>> Run(const StepPlan& plan) {
-    RETURN_IF_ERROR(CheckPlan(plan, table_, limits_));
-    const int64_t begin_us = clock_.NowUs();
-    ApplyPlan(plan, table_);
-    BatchLayout batch = MakeBatch(plan, table_, limits_.page_tokens);
-    ResolveTokens(plan, batch);
-    if (output_) output_->Begin(plan, batch);
-
-    if (alone_) {
-      const int64_t rows = backend_.PaddedRows(batch.rows());
-      if (rows <= limits_.step_tokens_max) FillUp(batch, rows);
-    }
-    if (batch.rows() > 0) RunStage(batch);
-
-    std::optional<StepResult> result;
-    if (output_) result = FinishStep(plan, batch);
-    backend_.Synchronize();  // the batch ends with this step
-    RETURN_IF_ERROR(backend_.Health());
-    const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(begin_us));
-    if (part_.rank != result_rank_) return std::optional<StepResult>();
-    result->timings = timings;
+  bool TakesPlan() const { return steps_.size() < (ahead_ ? kMarksMax : 1); }
+  int begun() const { return static_cast<int>(steps_.size()); }
+  void Begin(StepPlan plan) {
+    CHECK(TakesPlan());
+    steps_.push_back({std::move(plan), {}, 0, {}, 0});
+    EnqueueAhead();
+  }
+  bool Done() const { return !steps_.front().draws || backend_.Reached(steps_.front().mark); }
+  Result<std::optional<StepResult>> End() {
+    CHECK(!steps_.empty());
+    Step& step = steps_.front();
+    auto result = step.draws ? Collect(step) : RunNow(step);
+    steps_.pop_front();
+    EnqueueAhead();
     return result;
   }
 
@@ -187,6 +183,69 @@ class Executor::Impl {
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
 
  private:
+  // A plan from its Begin to its End.
+  struct Step {
+    StepPlan plan;
+    BatchLayout batch;  // what the ops read lies here
+    int64_t begin_us = 0;
+    std::optional<OutputStage::Draws> draws;  // all of it has been enqueued, up to `mark`
+    uint64_t mark = 0;
+  };
+
+  // In the plans' order: one that has to wait holds up those behind it.
+  void EnqueueAhead() {
+    if (!ahead_) return;
+    const Step* before = nullptr;
+    for (Step& step : steps_) {
+      if (!step.draws) {
+        if (!CheckPlan(step.plan, table_, limits_).ok() || !output_->BackendDraws(step.plan))
+          return;
+        Compute(step, before);
+        step.draws = output_->Enqueue(step.plan, step.batch);
+        step.mark = backend_.Mark();
+      }
+      before = &step;
+    }
+  }
+
+  // The stage's ops. `before`: the step whose tokens the device is yet to draw, or null.
+  void Compute(Step& step, const Step* before) {
+    step.begin_us = clock_.NowUs();
+    ApplyPlan(step.plan, table_);
+    step.batch = MakeBatch(step.plan, table_, limits_.page_tokens);
+    ResolveTokens(step, before);
+    if (output_) output_->Begin(step.plan, step.batch);
+    if (alone_) {
+      const int64_t rows = backend_.PaddedRows(step.batch.rows());
+      if (rows <= limits_.step_tokens_max) FillUp(step.batch, rows);
+    }
+    if (step.batch.rows() > 0) RunStage(step.batch);
+  }
+
+  Result<std::optional<StepResult>> Collect(const Step& step) {
+    RETURN_IF_ERROR(backend_.WaitFor(step.mark));
+    StepResult result = ResultOf(step, output_->Collect(step.plan, step.batch, *step.draws));
+    // What a plan behind this one has released stays so.
+    for (const Step& behind : steps_) {
+      if (&behind != &step && behind.draws) token_ring_.Forget(behind.plan.released);
+    }
+    result.timings = timing_report_.Report(TimingSince(step.begin_us));
+    return std::optional(std::move(result));
+  }
+
+  Result<std::optional<StepResult>> RunNow(Step& step) {
+    RETURN_IF_ERROR(CheckPlan(step.plan, table_, limits_));
+    Compute(step, nullptr);
+    std::optional<StepResult> result;
+    if (output_) result = ResultOf(step, output_->Finish(step.plan, step.batch));
+    backend_.Synchronize();  // the batch ends with this step
+    RETURN_IF_ERROR(backend_.Health());
+    const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(step.begin_us));
+    if (part_.rank != result_rank_) return std::optional<StepResult>();
+    result->timings = timings;
+    return result;
+  }
+
   // About a microsecond's worth.
   bool ReadAhead() {
     constexpr int kPieces = 8;
@@ -195,16 +254,18 @@ class Executor::Impl {
     return read == kPieces;
   }
 
-  void ResolveTokens(const StepPlan& plan, BatchLayout& batch) {
+  void ResolveTokens(Step& step, const Step* before) {
     if (!part_.first_stage && !part_.last_stage) return;
-    for (const SequenceRows& rows : batch.steps) {
-      int32_t& token = batch.ids[rows.begin];
-      if (token == kTokenFromLastStep) token = token_ring_.TokenOf(rows.id);
+    for (const SequenceRows& rows : step.batch.steps) {
+      int32_t& token = step.batch.ids[rows.begin];
+      if (token != kTokenFromLastStep) continue;
+      const int32_t* row = before ? before->draws->RowOf(rows.id) : nullptr;
+      token = row ? DrawnId(*row) : token_ring_.TokenOf(rows.id);
     }
     if (part_.first_stage) {
-      token_ring_.Expect(plan);
+      token_ring_.Expect(step.plan);
     } else {
-      token_ring_.Forget(plan.released);
+      token_ring_.Forget(step.plan.released);
     }
   }
 
@@ -250,22 +311,24 @@ class Executor::Impl {
     if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
   }
 
-  StepResult FinishStep(const StepPlan& plan, const BatchLayout& batch) {
+  StepResult ResultOf(const Step& step, std::vector<SequenceResult> sequences) {
     StepResult result;
-    result.step_id = plan.step_id;
-    result.epoch = plan.epoch;
-    result.sequences = output_->Finish(plan, batch);
+    result.step_id = step.plan.step_id;
+    result.epoch = step.plan.epoch;
+    result.sequences = std::move(sequences);
     std::vector<int32_t> tokens;
-    for (size_t s = 0; s < plan.sequences.size(); ++s) {
-      if (plan.sequences[s].sample) tokens.push_back(result.sequences[s].sampled.back().token);
+    for (size_t s = 0; s < step.plan.sequences.size(); ++s) {
+      if (step.plan.sequences[s].sample) tokens.push_back(result.sequences[s].sampled.back().token);
     }
-    token_ring_.Deliver(plan, tokens);
+    token_ring_.Deliver(step.plan, tokens);
     return result;
   }
 
+  // Of a step that begins on the device when the one before it ends.
   RankTiming TimingSince(int64_t begin_us) {
     const CommStats stats = groups_.TakeStats();
-    const double wall = static_cast<double>(clock_.NowUs() - begin_us) * 1e-6;
+    const int64_t from_us = std::max(begin_us, std::exchange(ended_us_, clock_.NowUs()));
+    const double wall = static_cast<double>(ended_us_ - from_us) * 1e-6;
     RankTiming timing;
     timing.rank = part_.rank;
     timing.compute_seconds = static_cast<float>(std::max(0.0, wall - stats.exposed_seconds));
@@ -283,6 +346,7 @@ class Executor::Impl {
   const RankPart part_;
   const int result_rank_;
   const bool alone_;  // one rank: its steps are the backend's ops and nothing else
+  const bool ahead_;  // and a device computes them while this thread goes on
   const Weights weights_;
   Backend& backend_;
   const Clock& clock_;
@@ -291,6 +355,8 @@ class Executor::Impl {
   TimingReport timing_report_;
   PlanLimits limits_;
   SequenceTable table_;
+  std::deque<Step> steps_;
+  int64_t ended_us_ = 0;  // the step that ended last
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SequenceParallel> sharing_;  // sp > 1
   std::optional<TokenSplit> token_split_;
@@ -311,7 +377,11 @@ Result<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& model,
   return std::unique_ptr<Executor>(new Executor(std::move(impl)));
 }
 
-Result<std::optional<StepResult>> Executor::Run(const StepPlan& plan) { return impl_->Run(plan); }
+bool Executor::TakesPlan() const { return impl_->TakesPlan(); }
+void Executor::Begin(StepPlan plan) { impl_->Begin(std::move(plan)); }
+int Executor::begun() const { return impl_->begun(); }
+bool Executor::Done() const { return impl_->Done(); }
+Result<std::optional<StepResult>> Executor::End() { return impl_->End(); }
 int Executor::pages() const { return impl_->limits().pages; }
 int Executor::context_max() const { return impl_->limits().context_max; }
 uint64_t Executor::kv_bytes() const { return impl_->kv_bytes(); }

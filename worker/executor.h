@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "common/clock.h"
 #include "common/model_config.h"
@@ -53,12 +54,28 @@ class Executor {
                                                   const Clock& clock);
   ~Executor();
 
-  // Runs this rank's part of the plan. The result is returned on the result rank alone (last stage,
-  // tp 0), nothing elsewhere. A plan that contradicts the state (unknown sequence, page out of
-  // range, ...) is an error on every rank alike, before any of them computes or communicates: the
-  // executor is unchanged and could go on. (A worker ends all the same: such a plan is the
-  // coordinator's mistake, and a new epoch starts from what the token log knows.)
-  Result<std::optional<StepResult>> Run(const StepPlan& plan);
+  // Runs this rank's part of the plans: each begins and ends, in their order. End() returns the
+  // oldest's result on the result rank alone (last stage, tp 0), nothing elsewhere. A plan that
+  // contradicts the state (unknown sequence, page out of range, ...) is an error on every rank
+  // alike, before any of them computes or communicates: the executor is unchanged and could go on.
+  // (A worker ends all the same: such a plan is the coordinator's mistake, and a new epoch starts
+  // from what the token log knows.)
+  //
+  // A rank alone on a device takes a plan while it computes another: as the plan begins its ops are
+  // enqueued, tokens that the device is about to draw included, so that the device goes on while
+  // the host reads. (A step of which the host draws or scores runs when it ends, as every step does
+  // elsewhere.) Nothing but the time depends on it.
+  bool TakesPlan() const;  // Begin may be called
+  void Begin(StepPlan plan);
+  int begun() const;  // and not ended
+  // End() would not wait for the device; 0 < begun().
+  bool Done() const;
+  Result<std::optional<StepResult>> End();
+  // Both, with nothing begun.
+  Result<std::optional<StepResult>> Run(StepPlan plan) {
+    Begin(std::move(plan));
+    return End();
+  }
 
   int pages() const;                   // of the KV caches of all sp ranks: the same on all ranks
   int context_max() const;             // positions of one sequence

@@ -107,26 +107,19 @@ void LocalGroup::RunRank(const Checkpoint& checkpoint, const ModelConfig& model,
 }
 
 void LocalGroup::RunPlans(Executor& executor, Communicator& world) {
-  const int rank = world.rank();
   for (;;) {
-    StepPlan plan;
-    {
-      std::unique_lock lock(mutex_);
-      const auto plan_is_there = [&] { return !plans_[rank].empty(); };
-      // Awake as long as a message has something left to send, and not gone before: plans that were
-      // posted run to their end, and another rank may wait for it.
-      for (bool sends = true; sends && !plan_is_there();) {
-        lock.unlock();  // others post and take meanwhile
-        sends = world.MoveOn();
-        lock.lock();
-        if (sends) changed_.wait_for(lock, kMoveOnEvery, plan_is_there);
+    if (executor.begun() == 0 || (executor.TakesPlan() && !executor.Done())) {
+      std::optional<StepPlan> plan = NextPlan(world, executor.begun() == 0);
+      if (plan) {
+        executor.Begin(*std::move(plan));
+      } else if (executor.begun() == 0) {
+        return;
+      } else {
+        std::this_thread::yield();  // the device computes
       }
-      changed_.wait(lock, [&] { return stopping_ || plan_is_there(); });
-      if (!plan_is_there()) return;
-      plan = std::move(plans_[rank].front());
-      plans_[rank].pop_front();
+      continue;
     }
-    Result<std::optional<StepResult>> result = executor.Run(plan);
+    Result<std::optional<StepResult>> result = executor.End();
     if (!executor.is_result_rank()) continue;
     {
       const std::lock_guard lock(mutex_);
@@ -138,6 +131,25 @@ void LocalGroup::RunPlans(Executor& executor, Communicator& world) {
     }
     changed_.notify_all();
   }
+}
+
+std::optional<StepPlan> LocalGroup::NextPlan(Communicator& world, bool wait) {
+  std::deque<StepPlan>& plans = plans_[world.rank()];
+  std::unique_lock lock(mutex_);
+  const auto plan_is_there = [&] { return !plans.empty(); };
+  // Awake as long as a message has something left to send, and not gone before: plans that were
+  // posted run to their end, and another rank may wait for it.
+  for (bool sends = wait; sends && !plan_is_there();) {
+    lock.unlock();  // others post and take meanwhile
+    sends = world.MoveOn();
+    lock.lock();
+    if (sends) changed_.wait_for(lock, kMoveOnEvery, plan_is_there);
+  }
+  if (wait) changed_.wait(lock, [&] { return stopping_ || plan_is_there(); });
+  if (!plan_is_there()) return std::nullopt;
+  StepPlan plan = std::move(plans.front());
+  plans.pop_front();
+  return plan;
 }
 
 void LocalGroup::Post(const StepPlan& plan) {

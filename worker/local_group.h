@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -62,6 +63,8 @@ class LocalGroup {
                                               const LocalGroupOptions& options, Communicator& world,
                                               std::unique_ptr<Backend>& backend);
   void RunPlans(Executor& executor, Communicator& world);
+  // The rank's next plan; waits for one where `wait`. None: there is none, or the group ends.
+  std::optional<StepPlan> NextPlan(Communicator& world, bool wait);
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -68,6 +68,68 @@ std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const Batc
   return results;
 }
 
+bool OutputStage::BackendDraws(const StepPlan& plan) {
+  if (backend_.host_memory()) return false;
+  int64_t rows = 0;
+  for (const SequenceStep& step : plan.sequences) {
+    const SamplingState* known = step.first ? nullptr : &sampler_.StateOf(step.id);
+    const SamplingParams& params = known ? known->params() : step.params;
+    const int32_t prompt_tokens = known ? known->prompt_tokens() : step.prompt_tokens;
+    if (params.prompt_logprobs >= 0 && step.start_position < prompt_tokens) return false;
+    if (!step.sample) continue;
+    if (!sampler_.BackendDraws(params)) return false;
+    rows += step.drafts + 1;
+  }
+  return rows <= decoder_.logit_rows_max();
+}
+
+OutputStage::Draws OutputStage::Enqueue(const StepPlan& plan, const BatchLayout& batch) {
+  Draws draws;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    AddWanted(plan.sequences[s], static_cast<int>(s), batch, draws.wanted);
+  }
+  std::vector<int32_t> rows;
+  std::vector<DrawRow> how;
+  for (const Wanted& wanted : draws.wanted) {
+    const SequenceId id = plan.sequences[wanted.sequence].id;
+    const auto row = static_cast<int32_t>(rows.size());
+    how.push_back(sampler_.DrawnByBackend(id, wanted.position).value());
+    how.back().row = draws.last_row[id] = row;
+    rows.push_back(wanted.row);
+  }
+  draws.drawn.resize(rows.size());
+  if (!rows.empty()) Compute(rows, how, draws.drawn);
+  return draws;
+}
+
+std::vector<SequenceResult> OutputStage::Collect(const StepPlan& plan, const BatchLayout& batch,
+                                                 const Draws& draws) {
+  std::vector<SequenceResult> results(plan.sequences.size());
+  for (size_t s = 0; s < results.size(); ++s) results[s].id = plan.sequences[s].id;
+  for (size_t i = 0; i < draws.wanted.size(); ++i) {
+    const Wanted& wanted = draws.wanted[i];
+    AddAnswer(wanted, plan.sequences[wanted.sequence], batch,
+              {draws.drawn[i].id, draws.drawn[i].logit, {}}, results[wanted.sequence]);
+  }
+  return results;
+}
+
+Tensor OutputStage::Compute(std::span<const int32_t> rows, std::span<const DrawRow> draws,
+                            std::span<DrawnToken> drawn) {
+  Tensor logits;
+  const auto ops = [&] {
+    logits = decoder_.Logits(rows);
+    if (!draws.empty()) backend_.DrawTokens(logits, draws, drawn);
+  };
+  // What exchanges messages cannot be repeated.
+  if (decoder_.sharing()) {
+    ops();
+  } else {
+    backend_.Repeat(static_cast<int64_t>(rows.size()), ops);
+  }
+  return logits;
+}
+
 std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
                                           std::span<const Wanted> tile, const StepPlan& plan,
                                           std::vector<DrawnToken>& drawn) {
@@ -89,18 +151,8 @@ std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
     }
     ++row;
   }
-  Tensor logits;
   std::vector<DrawnToken> tokens(draws.size());
-  const auto draw_all = [&] {
-    logits = decoder_.Logits(rows);
-    if (!draws.empty()) backend_.DrawTokens(logits, draws, tokens);
-  };
-  // What exchanges messages cannot be repeated.
-  if (decoder_.sharing()) {
-    draw_all();
-  } else {
-    backend_.Repeat(static_cast<int64_t>(rows.size()), draw_all);
-  }
+  const Tensor logits = Compute(rows, draws, tokens);
   const auto vocab = static_cast<size_t>(logits.cols);
   if (backend_.host_memory()) return {logits.data, rows.size() * vocab};
   logits_.resize(rows.size() * vocab);

@@ -5,6 +5,7 @@
 // thread; collective over tp.
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "common/step.h"
@@ -26,7 +27,6 @@ class OutputStage {
   // After the decoder's Forward: one result per sequence of the plan, in its order.
   std::vector<SequenceResult> Finish(const StepPlan& plan, const BatchLayout& batch);
 
- private:
   // What is wanted of one row's logits.
   struct Wanted {
     int sequence = 0;  // index into the plan
@@ -36,10 +36,32 @@ class OutputStage {
     bool sample = false;
     bool hold = false;  // the token that follows comes with the next chunk
   };
+  // A step whose every token the backend draws.
+  struct Draws {
+    std::vector<Wanted> wanted;
+    std::vector<DrawnToken> drawn;                     // of each; when the step has been waited for
+    std::unordered_map<SequenceId, int32_t> last_row;  // of each sequence that samples
+    // The place in `drawn` of the sequence's next token, or null where it does not sample.
+    const int32_t* RowOf(SequenceId id) const {
+      const auto it = last_row.find(id);
+      return it == last_row.end() ? nullptr : &it->second;
+    }
+  };
+  // Finish in two halves, between which nothing is waited for, where BackendDraws: Enqueue after
+  // Forward; Collect when what was enqueued is done, whatever steps have begun since.
+  bool BackendDraws(const StepPlan& plan);  // a checked plan, before Begin
+  Draws Enqueue(const StepPlan& plan, const BatchLayout& batch);
+  std::vector<SequenceResult> Collect(const StepPlan& plan, const BatchLayout& batch,
+                                      const Draws& draws);
+
+ private:
   void AddWanted(const SequenceStep& step, int sequence, const BatchLayout& batch,
                  std::vector<Wanted>& wanted);
   void AddAnswer(const Wanted& wanted, const SequenceStep& step, const BatchLayout& batch,
                  SampledToken answer, SequenceResult& result);
+  // Enqueues the rows' logits and the draws from them.
+  Tensor Compute(std::span<const int32_t> rows, std::span<const DrawRow> draws,
+                 std::span<DrawnToken> drawn);
   // The tile's logits on the host, where it needs them: (rows, vocabulary part). What the backend
   // draws by itself is in `drawn`, a row each, id -1 for the others.
   std::span<const float> Fetch(std::span<const int32_t> rows, std::span<const Wanted> tile,

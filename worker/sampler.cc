@@ -28,10 +28,14 @@ SamplingState& Sampler::StateOf(SequenceId id) {
   return it->second;
 }
 
+bool Sampler::BackendDraws(const SamplingParams& params) const {
+  return exchange_.ranks() == 1 && !params.adjusts() && params.logprobs < 0;
+}
+
 std::optional<DrawRow> Sampler::DrawnByBackend(SequenceId id, int32_t position) {
   const SamplingState& state = StateOf(id);
   const SamplingParams& params = state.params();
-  if (exchange_.ranks() > 1 || state.adjusts() || params.logprobs >= 0) return {};
+  if (!BackendDraws(params)) return {};
   DrawRow row;
   row.position = static_cast<uint32_t>(position) + 1;
   row.seed = params.seed;
@@ -70,7 +74,7 @@ Sampler::Draw Sampler::Prepare(const SampleRow& row, SampledToken& result) {
   draw.state = &StateOf(row.id);
   draw.result = &result;
   draw.logits = row.logits;
-  if (draw.state->adjusts()) {
+  if (draw.state->params().adjusts()) {
     draw.adjusted.assign(row.logits.begin(), row.logits.end());
     draw.state->Adjust(vocab_, draw.adjusted);
     draw.logits = draw.adjusted;  // the vector's memory stays where it is when the Draw moves

@@ -43,9 +43,10 @@ class Sampler {
   // The sequence must have been started.
   SamplingState& StateOf(SequenceId id);
 
-  // How a backend may draw the sequence's token by itself; none where more is asked for than it
-  // knows: penalties, biases, log-probabilities, other ranks' parts. The row is the caller's to
-  // set.
+  // Whether a backend may draw such a sequence's tokens by itself: not where more is asked for than
+  // it knows: penalties, biases, log-probabilities, other ranks' parts.
+  bool BackendDraws(const SamplingParams& params) const;
+  // How it does; none where it may not. The row is the caller's to set.
   std::optional<DrawRow> DrawnByBackend(SequenceId id, int32_t position);
 
   // Of each row the token drawn, or the known one.

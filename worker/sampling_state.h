@@ -28,8 +28,6 @@ class SamplingState {
   // Temperatures below this are greedy: 1 / temperature would leave what a float32 logit resolves.
   static constexpr float kGreedyBelow = 1e-5f;
   bool greedy() const { return params_.temperature < kGreedyBelow; }
-  // Whether Adjust does anything.
-  bool adjusts() const { return !params_.logit_bias.empty() || params_.penalised(); }
   // In place: logit_bias, then the repetition penalty (over prompt and generated tokens), then
   // frequency and presence penalties (over generated tokens). `logits` are those of `vocab`.
   void Adjust(Range vocab, std::span<float> logits) const;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <deque>
 #include <utility>
 
@@ -6,6 +7,8 @@
 namespace echelon {
 
 namespace {
+
+constexpr int64_t kWaitNsMin = 1000;
 
 class TracedComm : public Communicator {
  public:
@@ -20,6 +23,10 @@ class TracedComm : public Communicator {
   CommHandle AllReduceSum(float* data, int64_t count) override {
     return Post("all_reduce", count * static_cast<int64_t>(sizeof(float)),
                 [&] { return inner_->AllReduceSum(data, count); });
+  }
+  CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) override {
+    return Post("all_reduce", rows * cols * static_cast<int64_t>(sizeof(float)),
+                [&] { return inner_->AllReduceRows(data, rows, cols); });
   }
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override {
     return Post("all_gather", static_cast<int64_t>(bytes),
@@ -40,20 +47,24 @@ class TracedComm : public Communicator {
   void Wait(CommHandle handle) override {
     const int64_t begin_ns = Trace::NowNs();
     inner_->Wait(handle);
-    if (posted_.empty() || posted_.front().ticket > handle.ticket) return;
     const int64_t end_ns = Trace::NowNs();
-    TraceEvent wait;
-    // Waiting for a handle completes all that was issued before it.
-    for (; !posted_.empty() && posted_.front().ticket <= handle.ticket; posted_.pop_front()) {
-      TraceEvent& flight = posted_.front().event;
-      if (flight.end_ns == 0) flight.end_ns = end_ns;  // a communicator that does not tell
-      trace_.Add(flight);
-      wait = flight;
+    if (posted_.empty() || posted_.front().ticket > handle.ticket) return;
+    AddWait(Land(handle, end_ns), begin_ns, end_ns);
+  }
+  // Rows come in many pieces: a wait is told the first time, and where it took its time.
+  SumRows NextRows(CommHandle handle) override {
+    const int64_t begin_ns = Trace::NowNs();
+    const SumRows rows = inner_->NextRows(handle);
+    const int64_t end_ns = Trace::NowNs();
+    const auto posted = std::find_if(posted_.begin(), posted_.end(), [&](const Posted& one) {
+      return one.ticket == handle.ticket;
+    });
+    if (posted == posted_.end()) return rows;
+    if (!std::exchange(posted->waited, true) || end_ns - begin_ns >= kWaitNsMin) {
+      AddWait(posted->event, begin_ns, end_ns);
     }
-    wait.track = TraceTrack::kWait;
-    wait.begin_ns = begin_ns;
-    wait.end_ns = end_ns;
-    trace_.Add(wait);
+    if (rows.empty()) Land(handle, end_ns);
+    return rows;
   }
   void SetIdle(std::function<bool()> idle) override { inner_->SetIdle(std::move(idle)); }
   void Poll() override { inner_->Poll(); }
@@ -67,7 +78,27 @@ class TracedComm : public Communicator {
   struct Posted {
     uint64_t ticket;
     TraceEvent event;
+    bool waited = false;
   };
+
+  // What was issued up to `handle` has arrived, at `end_ns` if the communicator did not tell when.
+  // The last of it.
+  TraceEvent Land(CommHandle handle, int64_t end_ns) {
+    TraceEvent last;
+    for (; !posted_.empty() && posted_.front().ticket <= handle.ticket; posted_.pop_front()) {
+      last = posted_.front().event;
+      if (last.end_ns == 0) last.end_ns = end_ns;
+      trace_.Add(last);
+    }
+    return last;
+  }
+
+  void AddWait(TraceEvent wait, int64_t begin_ns, int64_t end_ns) {
+    wait.track = TraceTrack::kWait;
+    wait.begin_ns = begin_ns;
+    wait.end_ns = end_ns;
+    trace_.Add(wait);
+  }
 
   template <typename Operation>
   CommHandle Post(const char* name, int64_t bytes, Operation operation) {

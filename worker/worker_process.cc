@@ -9,6 +9,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -84,7 +86,8 @@ class WorkerProcess {
  private:
   Status ServeAsLead();
   Status ServeAsFollower();
-  Status RunPlan(const std::string& bytes);
+  Status BeginStep(const std::string& bytes);
+  Status EndStep();
 
   const Logger& logger_;
   const RankIdentity identity_;
@@ -104,6 +107,8 @@ class WorkerProcess {
   uint64_t weight_bytes_ = 0, token_bytes_ = 0;
   double read_bytes_per_s_ = 0.0;
   std::unique_ptr<Executor> executor_;
+  std::optional<StepPlan> traced_;  // the step at hand, where there is a trace: one by one
+  int64_t traced_begin_ns_ = 0;
 };
 
 Status WorkerProcess::Configure(const std::string& yaml) {
@@ -245,32 +250,50 @@ Status WorkerProcess::ServeAsLead() {
   int64_t last_plan_us = clock_.NowUs();
   bool under_way = false;
   for (;;) {
-    const bool busy = under_way || clock_.NowUs() - last_plan_us < kLeadBusyUs;
-    LinkEvent event = link_.NextEvent(busy ? kLeadTurnMs : kLeadIdleTurnMs);
-    if (event.kind == LinkEvent::kNone) {
-      under_way = mpi_->MoveOn();
+    const bool begun = executor_->begun() > 0;
+    if (begun && (trace_ || !executor_->TakesPlan() || executor_->Done())) {
+      RETURN_IF_ERROR(EndStep());
+      last_plan_us = clock_.NowUs();
       continue;
     }
-    if (event.kind == LinkEvent::kShutdown) {
+    const bool busy = under_way || clock_.NowUs() - last_plan_us < kLeadBusyUs;
+    LinkEvent event = link_.NextEvent(begun ? 0 : busy ? kLeadTurnMs : kLeadIdleTurnMs);
+    if (event.kind == LinkEvent::kPlan) {
+      plans_->Publish(event.plan);
+      RETURN_IF_ERROR(BeginStep(event.plan));
+    } else if (event.kind == LinkEvent::kShutdown) {
+      while (executor_->begun() > 0) RETURN_IF_ERROR(EndStep());
       plans_->PublishEnd();
       return {};
+    } else if (begun) {
+      std::this_thread::yield();  // the device computes
+    } else {
+      under_way = mpi_->MoveOn();
     }
-    plans_->Publish(event.plan);
-    RETURN_IF_ERROR(RunPlan(event.plan));
-    last_plan_us = clock_.NowUs();
   }
 }
 
 Status WorkerProcess::ServeAsFollower() {
-  while (const auto plan = plans_->Next()) RETURN_IF_ERROR(RunPlan(*plan));
+  while (const auto plan = plans_->Next()) {
+    RETURN_IF_ERROR(BeginStep(*plan));
+    RETURN_IF_ERROR(EndStep());
+  }
   return {};
 }
 
-Status WorkerProcess::RunPlan(const std::string& bytes) {
-  ASSIGN_OR_RETURN(const StepPlan plan, DecodePlan(bytes));
-  const int64_t begin_ns = Trace::NowNs();
-  ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor_->Run(plan));
-  if (trace_) trace_->AddStep(plan, begin_ns);
+Status WorkerProcess::BeginStep(const std::string& bytes) {
+  ASSIGN_OR_RETURN(StepPlan plan, DecodePlan(bytes));
+  if (trace_) {
+    traced_ = plan;
+    traced_begin_ns_ = Trace::NowNs();
+  }
+  executor_->Begin(std::move(plan));
+  return {};
+}
+
+Status WorkerProcess::EndStep() {
+  ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor_->End());
+  if (trace_) trace_->AddStep(*traced_, traced_begin_ns_);
   if (result) link_.SendResult(*result);
   return {};
 }

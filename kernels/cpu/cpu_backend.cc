@@ -193,16 +193,15 @@ void CpuBackend::AddResidual(Tensor residual, Tensor delta, float keep, const fl
   });
 }
 
-// Row by row, so that the second pass over a row finds it in the first-level cache.
-void CpuBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                                 const float* norm, float eps, Tensor out) {
-  ExpectShape(delta, residual.rows, residual.cols);
+void CpuBackend::AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                                 const float* post_norm, const float* norm, float eps, Tensor out) {
+  CHECK(!terms.empty());
   ExpectShape(out, residual.rows, residual.cols);
   const int64_t grain = RowsPerRange(residual.cols);
   pool_.ParallelFor(residual.rows, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      kernels_.add_residual(residual.row(t), delta.row(t), keep, post_norm, eps, residual.cols);
-      kernels_.rms_norm(residual.row(t), norm, eps, residual.cols, out.row(t));
+      kernels_.add_residual_norm({residual.row(t), terms.data(), terms.size(), t * residual.cols,
+                                  keep, post_norm, norm, eps, residual.cols, out.row(t)});
     }
   });
 }

@@ -54,8 +54,8 @@ class CpuBackend : public Backend {
   void Attention(const AttentionArgs& args) override;
   void MergeAttention(const MergeArgs& args) override;
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
-  void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                       const float* norm, float eps, Tensor out) override;
+  void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                       const float* post_norm, const float* norm, float eps, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;

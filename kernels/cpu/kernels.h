@@ -98,6 +98,20 @@ struct SplitArgs {
   float* slots[kQueriesAtOnce];  // out
 };
 
+// A row of Backend::AddResidualNorm.
+struct ResidualNormRow {
+  float* residual = nullptr;
+  const float* const* terms = nullptr;
+  size_t term_count = 0;
+  int64_t at = 0;  // of the row in each term
+  float keep = 1.0f;
+  const float* post_norm = nullptr;
+  const float* norm = nullptr;
+  float eps = 0.0f;
+  int64_t n = 0;
+  float* out = nullptr;
+};
+
 struct CpuKernels {
   const char* isa;
   const char* title;  // the same for people
@@ -112,6 +126,7 @@ struct CpuKernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*add_residual)(float* residual, const float* delta, float keep, const float* post_norm,
                        float eps, int64_t n);
+  void (*add_residual_norm)(const ResidualNormRow& row);
   void (*gated)(const float* gate, const float* up, GatedKind kind, int64_t n, float* out);
   // Rotates one head by cos and sin (D / 2).
   void (*rotate)(float* head, const float* cos, const float* sin, int head_dim, bool interleaved);

@@ -18,6 +18,7 @@ constexpr CpuKernels kKernelsOf = {
     .matmul = MatMulPanels<V>,
     .rms_norm = RmsNormRow<V>,
     .add_residual = AddResidualRow<V>,
+    .add_residual_norm = AddResidualNormRow<V>,
     .gated = GatedRow<V>,
     .rotate = RotateHead,
     .store_key = StoreKey<V>,

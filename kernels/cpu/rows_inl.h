@@ -26,7 +26,13 @@ void StorePiece(float* p, typename V::F v, int n) {
   n == 16 ? V::Store(p, v) : V::StoreN(p, v, n);
 }
 
-// 1 / sqrt(mean(x^2) + eps): lane j sums elements j, j + 16, ...
+// 1 / sqrt(mean(x^2) + eps), of the lanes' sums of squares.
+template <typename V>
+float InverseRootOf(typename V::F squares, float eps, int64_t n) {
+  return 1.0f / __builtin_sqrtf(V::SumLanes(squares) / static_cast<float>(n) + eps);
+}
+
+// Lane j sums elements j, j + 16, ...
 template <typename V>
 float InverseRoot(const float* x, float eps, int64_t n) {
   auto squares = V::Zero();
@@ -34,7 +40,7 @@ float InverseRoot(const float* x, float eps, int64_t n) {
     const auto v = LoadPiece<V>(x + i, count);
     squares = V::Fma(v, v, squares);
   });
-  return 1.0f / __builtin_sqrtf(V::SumLanes(squares) / static_cast<float>(n) + eps);
+  return InverseRootOf<V>(squares, eps, n);
 }
 
 template <typename V>
@@ -57,6 +63,43 @@ void AddResidualRow(float* residual, const float* delta, float keep, const float
       change = V::Mul(V::Mul(change, factor), LoadPiece<V>(post_norm + i, count));
     }
     StorePiece<V>(residual + i, V::Fma(LoadPiece<V>(residual + i, count), kept, change), count);
+  });
+}
+
+// The sum of the terms goes into the residual from registers, its squares into the norm.
+template <typename V>
+void AddResidualNormRow(const ResidualNormRow& row) {
+  const auto kept = V::Set(row.keep);
+  auto squares = V::Zero();
+  const auto add = [&](int64_t i, int count, typename V::F change) {
+    // 0 * residual would not be 0 for every residual.
+    const auto value =
+        row.keep == 0.0f ? change : V::Fma(LoadPiece<V>(row.residual + i, count), kept, change);
+    StorePiece<V>(row.residual + i, value, count);
+    squares = V::Fma(value, value, squares);
+  };
+  const auto sum = [&](int64_t i, int count) {
+    auto value = LoadPiece<V>(row.terms[0] + row.at + i, count);
+    for (size_t term = 1; term < row.term_count; ++term) {
+      value = V::Add(value, LoadPiece<V>(row.terms[term] + row.at + i, count));
+    }
+    return value;
+  };
+  if (row.post_norm == nullptr) {
+    ForPieces(row.n, [&](int64_t i, int count) { add(i, count, sum(i, count)); });
+  } else {
+    ForPieces(row.n,
+              [&](int64_t i, int count) { StorePiece<V>(row.out + i, sum(i, count), count); });
+    const auto factor = V::Set(InverseRoot<V>(row.out, row.eps, row.n));
+    ForPieces(row.n, [&](int64_t i, int count) {
+      const auto scaled = V::Mul(LoadPiece<V>(row.out + i, count), factor);
+      add(i, count, V::Mul(scaled, LoadPiece<V>(row.post_norm + i, count)));
+    });
+  }
+  const auto factor = V::Set(InverseRootOf<V>(squares, row.eps, row.n));
+  ForPieces(row.n, [&](int64_t i, int count) {
+    const auto scaled = V::Mul(LoadPiece<V>(row.residual + i, count), factor);
+    StorePiece<V>(row.out + i, V::Mul(scaled, LoadPiece<V>(row.norm + i, count)), count);
   });
 }
 

@@ -4,31 +4,13 @@
 #include <utility>
 
 #include "common/strings.h"
-#include "kernels/cuda/cache_layout.h"
+#include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/weight.h"
 #include "kernels/shape_check.h"
 
 namespace echelon::cuda {
 
 namespace {
-
-constexpr int kHeadDimMax = 256;  // a merge has a thread a dimension
-// Partial results of attention at once: 4,096 splits of 32 heads of 128 dimensions.
-constexpr int64_t kPartialBytes = int64_t{64} << 20;
-
-// Begins each op's facts for the recorder.
-enum class Op : uint8_t {
-  kEmbed,
-  kRmsNorm,
-  kMatMul,
-  kRopeAppend,
-  kAttention,
-  kMerge,
-  kGated,
-  kAddResidual,
-  kGatherRows,
-  kDraw
-};
 
 class CudaBuffer : public DeviceBuffer {
  public:
@@ -40,45 +22,6 @@ class CudaBuffer : public DeviceBuffer {
   DeviceMemory memory_;
 };
 
-// (layers, pages): a layer's pages lie together.
-class CudaKvCache : public KvCache {
- public:
-  CudaKvCache(const KvShape& shape, DeviceMemory memory)
-      : shape_(shape), memory_(std::move(memory)) {}
-  const KvShape& shape() const override { return shape_; }
-  std::span<std::byte> PageData(int layer, int32_t page, int32_t pages) override {
-    CHECK(layer >= 0 && layer < shape_.layers && page >= 0 && page + pages <= shape_.pages);
-    CHECK(pages <= 1 || shape_.layers == 1);
-    const CacheView view = View(layer);
-    return {reinterpret_cast<std::byte*>(view.Head(page, 0)),
-            static_cast<size_t>(pages * view.page_bytes)};
-  }
-  CacheView View(int layer) const {
-    CacheView view = {nullptr,         0,          shape_.page_tokens, shape_.kv_heads,
-                      shape_.head_dim, shape_.type};
-    view.page_bytes = shape_.kv_heads * view.HeadBytes();
-    view.data = memory_.data() + int64_t{layer} * shape_.pages * view.page_bytes;
-    return view;
-  }
-
- private:
-  const KvShape shape_;
-  DeviceMemory memory_;
-};
-
-template <typename T>
-bool SameSpan(std::span<const T> a, std::span<const T> b) {
-  return a.data() == b.data() && a.size() == b.size();
-}
-bool SameRows(const BatchRows& a, const BatchRows& b) {
-  return SameSpan(a.positions, b.positions) && SameSpan(a.sequences, b.sequences) &&
-         SameSpan(a.page_begin, b.page_begin) && SameSpan(a.pages, b.pages);
-}
-
-CacheView ViewOf(const KvCache& cache, int layer) {
-  return static_cast<const CudaKvCache&>(cache).View(layer);
-}
-
 }  // namespace
 
 CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
@@ -86,9 +29,14 @@ CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
       pool_(threads),
       staging_(*device_),
       draws_(*device_, staging_),
-      recorder_(*device_) {}
+      recorder_(*device_) {
+  for (StepMark& mark : marks_) mark.event = device_->NewEvent();
+}
 
-CudaBackend::~CudaBackend() { device_->Wait(); }
+CudaBackend::~CudaBackend() {
+  device_->Wait();
+  for (const StepMark& mark : marks_) device_->runtime().FreeEvent(mark.event);
+}
 
 std::string CudaBackend::Describe() const {
   const DeviceInfo& info = device_->info();
@@ -168,12 +116,43 @@ Result<std::unique_ptr<KvCache>> CudaBackend::AllocateKv(const KvShape& shape) {
 }
 
 void CudaBackend::Synchronize() {
+  EndStep();
+  device_->Wait();
+  for (int place = 0; place < kMarksMax; ++place) draws_.Collect(place, !device_->failure());
+  waited_ = marked_;
+}
+
+uint64_t CudaBackend::Mark() {
+  CHECK(marked_ - waited_ < kMarksMax);
+  EndStep();
+  StepMark& mark = marks_[PlaceOf(marked_)];
+  mark.failure = device_->failure();
+  device_->Record(mark.event);
+  return marked_++;
+}
+
+bool CudaBackend::Reached(uint64_t mark) {
+  return mark < waited_ || marks_[PlaceOf(mark)].failure ||
+         device_->Happened(marks_[PlaceOf(mark)].event);
+}
+
+// What failed behind the mark is not this step's.
+Status CudaBackend::WaitFor(uint64_t mark) {
+  if (mark < waited_) return Health();
+  CHECK(mark == waited_ && mark < marked_);
+  ++waited_;
+  const StepMark& at = marks_[PlaceOf(mark)];
+  const Status done = at.failure ? *at.failure : device_->WaitEvent(at.event);
+  draws_.Collect(PlaceOf(mark), done.ok());
+  return done;
+}
+
+// The next op belongs to another step: what the host hands over then is not what it did before.
+void CudaBackend::EndStep() {
   CHECK(!recorder_.recording());
   device_->CheckLaunch();
-  draws_.Download();
-  device_->Wait();
-  draws_.Collect();
-  staging_.Reset();
+  draws_.Download(PlaceOf(marked_));
+  staging_.Turn();
   batches_.clear();
   plans_.clear();
 }
@@ -185,18 +164,21 @@ Status CudaBackend::Health() const {
 
 void CudaBackend::Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin,
                         float scale, Tensor out) {
+  CHECK(marked_ - waited_ < kMarksMax);  // a step begins: its arrays take the place of others
   split_of_ = {};
   const auto& weight = static_cast<const CudaWeight&>(table);
   ExpectShape(out, static_cast<int64_t>(ids.size()), table.cols());
   EmbedParams params;
   params.ids = staging_.Put(ids);
+  params.drawn = draws_.Last();
   params.parts = weight.device_parts();
   params.part_count = static_cast<int>(weight.parts().size());
   params.table_rows = weight.rows();
   params.row_begin = row_begin;
   params.scale = scale;
   params.out = out;
-  if (recorder_.Enqueue(Op::kEmbed, params.ids, params.parts, row_begin, scale, params.out)) {
+  if (recorder_.Enqueue(Op::kEmbed, params.ids, params.drawn, params.parts, row_begin, scale,
+                        params.out)) {
     LaunchEmbed(device_->stream(), params);
   }
 }
@@ -219,123 +201,13 @@ void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor ou
     const float* of_part = bias != nullptr ? bias + row : nullptr;
     const Tensor to = out.Cols(row, row + part.rows);
     row += part.rows;
-    const bool there = part.lead == 0 && split_of_.data == x.data && split_of_.rows == x.rows &&
-                       split_of_.cols == x.cols && split_of_.stride == x.stride;
-    const SplitRows split = PlaceSplit(x.rows, part.groups);
-    split_of_ = part.lead == 0 ? x : Tensor();
+    const auto [split, there] = SplitFor(x, part);
     if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to),
                            there)) {
       continue;
     }
     if (!there) LaunchSplitRows(device_->stream(), x, part.lead, split);
     LaunchMatMul(device_->stream(), device_->info().multiprocessors, part, split, of_part, to);
-  }
-}
-
-void CudaBackend::RopeAppend(const QkvArgs& args) {
-  split_of_ = {};
-  CheckRopeAppend(args);
-  RopeParams params;
-  params.qkv = args.qkv;
-  params.heads = args.heads;
-  params.kv_heads = args.kv_heads;
-  params.head_dim = args.head_dim;
-  params.query_norm = args.query_norm;
-  params.key_norm = args.key_norm;
-  params.norm_eps = args.norm_eps;
-  params.inverse_frequency = PlaceFrequencies(args.rope.inverse_frequency);
-  params.interleaved = args.rope.interleaved;
-  params.batch = Place(args.rows);
-  params.cache = ViewOf(*args.cache, args.layer);
-  if (recorder_.Enqueue(Op::kRopeAppend, params.qkv, params.heads, params.kv_heads, params.head_dim,
-                        params.query_norm, params.key_norm, params.norm_eps,
-                        params.inverse_frequency, params.interleaved, params.batch, params.cache)) {
-    LaunchRopeAppend(device_->stream(), params);
-  }
-}
-
-AttentionLimits CudaBackend::LimitsOf(const AttentionArgs& args, const CacheView& cache) const {
-  const int64_t bytes = int64_t{args.heads} * (args.head_dim + 2) * int64_t{sizeof(float)};
-  AttentionLimits limits;
-  limits.split_tokens = TokensOfSplitUnit(cache, args.group);
-  limits.partial_rows_max = std::max<int64_t>(1, kPartialBytes / bytes);
-  // Steps that repeat have one kind of units, so that few sizes are theirs. From half the
-  // multiprocessors on a unit of all splits is quicker: its partial results stay where they are.
-  if (args.q.rows > kRepeatRowsMax) limits.whole_tokens = TokensOfWholeUnit(cache, args.group);
-  limits.whole_units_min =
-      std::max(1, device_->info().multiprocessors / 2 / std::max(1, cache.kv_heads));
-  return limits;
-}
-
-void CudaBackend::Attention(const AttentionArgs& args) {
-  split_of_ = {};
-  CheckAttention(args);
-  if (args.heads == 0 || args.q.rows == 0) return;
-  AttentionParams params = {};
-  params.q = args.q;
-  params.heads = args.heads;
-  params.head_dim = args.head_dim;
-  params.head_begin = args.head_begin;
-  params.group = args.group;
-  params.kv_begin = args.kv_begin;
-  params.scale = args.scale;
-  params.cache = ViewOf(*args.cache, args.layer);
-  const PlacedPlan& plan = PlaceAttention(args, LimitsOf(args, params.cache));
-  params.rows = plan.row_places;
-  params.batch = Place(args.rows);
-  MergeParams merge = {};
-  merge.heads = args.heads;
-  merge.head_dim = args.head_dim;
-  if (args.begin.empty()) {
-    merge.out = args.out;
-    // Whole units store floats alone.
-    if (args.head_dim % kGroup == 0 && plan.whole_count == 0) merge.split = SplitOf(args.out);
-  } else {
-    merge.states = args.partials;
-  }
-  if (plan.whole_count > 0) {
-    CHECK(!recorder_.recording());
-    params.out = merge.out;
-    params.states = merge.states;
-    params.units = plan.whole;
-    params.unit_count = plan.whole_count;
-    if (!device_->failure()) LaunchAttendWhole(device_->stream(), params);
-  }
-  for (const PlacedPass& pass : plan.passes) {
-    params.partials = merge.partials =
-        Partials(pass.partial_rows, int64_t{args.heads} * (args.head_dim + 2));
-    params.units = pass.units;
-    params.unit_count = pass.unit_count;
-    merge.begin = pass.merge_begin;
-    merge.row_of = pass.row_of;
-    merge.continued = pass.continued;
-    merge.rows = pass.rows;
-    if (recorder_.Enqueue(Op::kAttention, params.q, params.heads, params.head_dim,
-                          params.head_begin, params.group, params.kv_begin, params.scale,
-                          params.rows, params.units, params.unit_count, params.batch, params.cache,
-                          params.partials, merge.begin, merge.row_of, merge.continued, merge.rows,
-                          merge.out, merge.states, merge.split.pairs)) {
-      LaunchAttendSplits(device_->stream(), params);
-      LaunchMerge(device_->stream(), merge);
-    }
-  }
-}
-
-void CudaBackend::MergeAttention(const MergeArgs& args) {
-  split_of_ = {};
-  CheckMerge(args);
-  CHECK(args.head_dim <= kHeadDimMax);
-  MergeParams params = {};
-  params.partials = args.partials;
-  params.begin = staging_.Put(args.begin);
-  params.list = staging_.Put(args.parts);
-  params.rows = args.out.rows;
-  params.heads = args.heads;
-  params.head_dim = args.head_dim;
-  params.out = args.out;
-  if (recorder_.Enqueue(Op::kMerge, params.partials, params.begin, params.list, params.heads,
-                        params.head_dim, params.out)) {
-    LaunchMerge(device_->stream(), params);
   }
 }
 
@@ -347,15 +219,40 @@ void CudaBackend::GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) {
   }
 }
 
+void CudaBackend::GatedMatMul(Tensor x, const Weight& gate_up, const Weight& next, GatedKind kind,
+                              Tensor scratch, Tensor out) {
+  const auto& weight = static_cast<const CudaWeight&>(gate_up);
+  const PartView& part = weight.parts()[0];
+  if (x.rows == 0 || x.rows > kGatedMatMulRowsMax || weight.parts().size() > 1 || part.lead != 0 ||
+      out.cols % kGroup != 0) {
+    return Backend::GatedMatMul(x, gate_up, next, kind, scratch, out);
+  }
+  ExpectShape(x, x.rows, gate_up.cols());
+  ExpectShape(out, x.rows, gate_up.rows() / 2);
+  const auto [split, there] = SplitFor(x, part);
+  DeviceMemory& other = split.pairs == gated_split_.data() ? split_ : gated_split_;
+  const GatedMatMulParams params = {part, split, kind == GatedKind::kSilu, out,
+                                    SplitOf(out, other)};
+  if (!recorder_.Enqueue(Op::kGatedMatMul, part.codes, Rows(x), split.pairs, params.silu,
+                         params.out, params.split.pairs, there)) {
+    return;
+  }
+  if (!there) LaunchSplitRows(device_->stream(), x, part.lead, split);
+  LaunchGatedMatMul(device_->stream(), params);
+}
+
 void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                               float eps) {
   split_of_ = {};
   Add({residual, delta, keep, post_norm, eps, nullptr, {}, {}});
 }
 
-void CudaBackend::AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                                  const float* norm, float eps, Tensor out) {
+void CudaBackend::AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                                  const float* post_norm, const float* norm, float eps,
+                                  Tensor out) {
   ExpectShape(out, residual.rows, residual.cols);
+  CHECK(terms.size() == 1);  // this backend computes on one rank
+  const Tensor delta(const_cast<float*>(terms[0]), residual.rows, residual.cols);
   Add({residual, delta, keep, post_norm, eps, norm, out, SplitOf(out)});
 }
 
@@ -379,7 +276,7 @@ void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out
 
 void CudaBackend::DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                              std::span<DrawnToken> drawn) {
-  const DrawParams params = draws_.Prepare(logits, rows, drawn);
+  const DrawParams params = draws_.Prepare(PlaceOf(marked_), logits, rows, drawn);
   if (params.count > 0 && recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count,
                                             params.slices, params.drawn, params.searches)) {
     LaunchDraw(device_->stream(), params);
@@ -407,82 +304,30 @@ void CudaBackend::Repeat(int64_t rows, const std::function<void()>& ops) {
   begin();
 }
 
-BatchView CudaBackend::Place(const BatchRows& rows) {
-  for (const PlacedBatch& batch : batches_) {
-    if (SameRows(batch.rows, rows)) return batch.view;
-  }
-  const BatchView view = {staging_.Put(rows.positions), staging_.Put(rows.sequences),
-                          staging_.Put(rows.page_begin), staging_.Put(rows.pages)};
-  batches_.push_back({rows, view});
-  return view;
-}
-
-const double* CudaBackend::PlaceFrequencies(std::span<const double> frequencies) {
-  for (const auto& [values, memory] : frequencies_) {
-    if (std::ranges::equal(values, frequencies)) {
-      return reinterpret_cast<const double*>(memory.data());
-    }
-  }
-  auto memory = device_->Allocate(frequencies.size_bytes(), "a rope table");
-  if (!memory.ok()) {
-    device_->Fail(memory.error());
-    return nullptr;
-  }
-  device_->CopyIn(memory->data(), frequencies.data(), frequencies.size_bytes());
-  frequencies_.emplace_back(std::vector(frequencies.begin(), frequencies.end()),
-                            std::move(memory).value());
-  return reinterpret_cast<const double*>(frequencies_.back().second.data());
-}
-
-const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& args,
-                                                           const AttentionLimits& limits) {
-  for (const PlacedPlan& plan : plans_) {
-    if (SameRows(plan.rows, args.rows) && SameSpan(plan.begin, args.begin) &&
-        SameSpan(plan.end, args.end) && plan.window == args.window && plan.limits == limits) {
-      return plan;
-    }
-  }
-  const auto put = [&]<typename T>(const std::vector<T>& values) {
-    return staging_.Put(std::span<const T>(values));
-  };
-  AttentionPlan plan = PlanAttention(args, limits);
-  PlacedPlan placed = {args.rows, args.begin, args.end, args.window, limits,
-                       nullptr,   nullptr,    0,        {}};
-  placed.row_places = put(plan.rows);
-  placed.whole = put(plan.whole);
-  placed.whole_count = static_cast<int64_t>(plan.whole.size());
-  for (AttentionPass& pass : plan.passes) {
-    if (recorder_.recording()) pass.FillUp(args.q.rows);
-    placed.passes.push_back({static_cast<int64_t>(pass.units.size()), pass.partial_rows,
-                             static_cast<int64_t>(pass.row_of.size()), put(pass.units),
-                             put(pass.merge_begin), put(pass.row_of),
-                             args.begin.empty() ? nullptr : put(pass.continued)});
-  }
-  plans_.push_back(std::move(placed));
-  return plans_.back();
-}
-
-SplitRows CudaBackend::SplitOf(const Tensor& out) {
+SplitRows CudaBackend::SplitOf(const Tensor& out, DeviceMemory& memory) {
   split_of_ = out;
-  return PlaceSplit(out.rows, (out.cols + kGroup - 1) / kGroup);
+  split_rows_ = PlaceSplit(out.rows, (out.cols + kGroup - 1) / kGroup, memory);
+  return split_rows_;
 }
 
-SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups) {
+std::pair<SplitRows, bool> CudaBackend::SplitFor(const Tensor& x, const PartView& part) {
+  if (part.lead != 0) {
+    split_of_ = {};
+    return {PlaceSplit(x.rows, part.groups, split_), false};
+  }
+  const bool there = split_of_.data == x.data && split_of_.rows == x.rows &&
+                     split_of_.cols == x.cols && split_of_.stride == x.stride;
+  return {there ? split_rows_ : SplitOf(x), there};
+}
+
+SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups, DeviceMemory& memory) {
   SplitRows split = {nullptr, nullptr, rows, groups};
-  if (!device_->Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) {
+  if (!device_->Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", memory)) {
     return {};
   }
-  split.pairs = split_.data();
-  split.totals = reinterpret_cast<float*>(split_.data() + split.PairBytes());
+  split.pairs = memory.data();
+  split.totals = reinterpret_cast<float*>(memory.data() + split.PairBytes());
   return split;
-}
-
-Tensor CudaBackend::Partials(int64_t rows, int64_t cols) {
-  const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(float);
-  if (!device_->Reserve(bytes, "partial results of attention", partials_)) {
-    return {nullptr, rows, cols};
-  }
-  return Tensor(reinterpret_cast<float*>(partials_.data()), rows, cols);
 }
 
 }  // namespace echelon::cuda

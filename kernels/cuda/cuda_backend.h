@@ -4,8 +4,10 @@
 // Driven by one host thread, the one that made it. The first error of the device is kept (Health);
 // ops after it do nothing. Row invariance holds for every op: see the kernels.
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,6 +42,9 @@ class CudaBackend : public Backend {
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;
   void Synchronize() override;
+  uint64_t Mark() override;
+  bool Reached(uint64_t mark) override;
+  Status WaitFor(uint64_t mark) override;
   Status Health() const override;
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
@@ -50,10 +55,12 @@ class CudaBackend : public Backend {
   void Attention(const AttentionArgs& args) override;
   void MergeAttention(const MergeArgs& args) override;
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
+  void GatedMatMul(Tensor x, const Weight& gate_up, const Weight& next, GatedKind kind,
+                   Tensor scratch, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
-  void AddResidualNorm(Tensor residual, Tensor delta, float keep, const float* post_norm,
-                       const float* norm, float eps, Tensor out) override;
+  void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
+                       const float* post_norm, const float* norm, float eps, Tensor out) override;
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
   void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
                   std::span<DrawnToken> drawn) override;
@@ -61,8 +68,16 @@ class CudaBackend : public Backend {
   void Repeat(int64_t rows, const std::function<void()>& ops) override;
 
  private:
+  // Of a step that has ended.
+  struct StepMark {
+    Event event = nullptr;
+    std::optional<Error> failure;  // of the device when the mark was made
+  };
+  static int PlaceOf(uint64_t mark) { return static_cast<int>(mark % kMarksMax); }
+  void EndStep();
+
   // A batch's arrays in device memory. Those of a step are asked for by every layer: what was put
-  // there stays until the host may change it, which is what Synchronize() says.
+  // there stays until the step ends.
   struct PlacedBatch {
     BatchRows rows;
     BatchView view;
@@ -93,8 +108,11 @@ class CudaBackend : public Backend {
   const double* PlaceFrequencies(std::span<const double> frequencies);
   // Scratch memory, which the next op of the kind overwrites: rows of a product, partial results.
   // SplitOf: for an op that is about to make `out`, most likely a product's rows.
-  SplitRows SplitOf(const Tensor& out);
-  SplitRows PlaceSplit(int64_t rows, int64_t groups);
+  SplitRows SplitOf(const Tensor& out) { return SplitOf(out, split_); }
+  SplitRows SplitOf(const Tensor& out, DeviceMemory& memory);
+  SplitRows PlaceSplit(int64_t rows, int64_t groups, DeviceMemory& memory);
+  // x as a part's products take it, and whether it is there already; else it is to be made.
+  std::pair<SplitRows, bool> SplitFor(const Tensor& x, const PartView& part);
   Tensor Partials(int64_t rows, int64_t cols);
 
   const std::unique_ptr<Device> device_;
@@ -105,8 +123,12 @@ class CudaBackend : public Backend {
   std::vector<PlacedBatch> batches_;
   std::vector<PlacedPlan> plans_;
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;
-  DeviceMemory split_, partials_;
-  Tensor split_of_;  // the rows that split_ holds as they are now; none where that is not known
+  DeviceMemory split_, gated_split_, partials_;
+  // Rows whose split form is kept as they are now, and where; none where that is not known.
+  Tensor split_of_;
+  SplitRows split_rows_;
+  std::array<StepMark, kMarksMax> marks_;
+  uint64_t marked_ = 0, waited_ = 0;
 };
 
 }  // namespace echelon::cuda

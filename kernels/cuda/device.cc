@@ -83,6 +83,29 @@ void Device::Wait() {
   if (!failure_) Note(runtime_->Wait(stream_));
 }
 
+Event Device::NewEvent() {
+  Event event = nullptr;
+  Note(runtime_->NewEvent(&event));
+  return event;
+}
+
+void Device::Record(Event event) {
+  if (!failure_) Note(runtime_->Record(event, stream_));
+}
+
+// After an error there is nothing to wait for: WaitEvent says which.
+bool Device::Happened(Event event) {
+  bool happened = false;
+  return !runtime_->Query(event, &happened).ok() || happened;
+}
+
+Status Device::WaitEvent(Event event) {
+  const Outcome outcome = runtime_->WaitEvent(event);
+  if (outcome.ok()) return {};
+  Note(outcome);
+  return StepError(number_, info_, outcome);
+}
+
 void Device::CheckLaunch() {
   if (!failure_) Note(runtime_->LastError());
 }

@@ -31,6 +31,11 @@ class Device {
   void CopyOut(void* to, const void* from, size_t bytes);  // device to host, on the stream
   void Clear(void* memory, size_t bytes);
   void Wait();
+  Event NewEvent();
+  void Record(Event event);
+  bool Happened(Event event);
+  // Waits for the event whatever has failed since it was recorded; what happened until then.
+  Status WaitEvent(Event event);
   // What `ops` enqueues, as a graph; false and a failure where that cannot be.
   bool Capture(const std::function<void()>& ops, Graph* graph);
   void LaunchGraph(Graph graph);

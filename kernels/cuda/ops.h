@@ -54,8 +54,9 @@ void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 
 // out row t = row ids[t] - row_begin of the table, times scale, where it is in [0, table_rows).
 struct EmbedParams {
-  const int32_t* ids;
-  const PartView* parts;  // device memory
+  const int32_t* ids;       // below 0: a DrawnId
+  const DrawnToken* drawn;  // what such ids name
+  const PartView* parts;    // device memory
   int part_count;
   int64_t table_rows;
   int32_t row_begin;
@@ -70,6 +71,18 @@ void LaunchSplitRows(Stream stream, Rows x, int32_t lead, const SplitRows& to);
 // out (T, part.rows) = x (T, K) . part^T + bias (part.rows) or null.
 void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, const SplitRows& x,
                   const float* bias, Rows out);
+
+// out (T, F) = act(gate) * up, of gate_up (2 F, K) . x: rows of gate, then of up, in one part
+// without lead; F a multiple of kGroup. The bits of LaunchMatMul and LaunchGated.
+struct GatedMatMulParams {
+  PartView gate_up;
+  SplitRows x;
+  bool silu;
+  Rows out;
+  SplitRows split;  // of out; other memory than x
+};
+inline constexpr int64_t kGatedMatMulRowsMax = 2 * kTokenTile;  // more are quicker apart
+void LaunchGatedMatMul(Stream stream, const GatedMatMulParams& params);
 
 // Where a batch's rows are, in device memory: BatchRows and the cache they are in.
 struct BatchView {

@@ -21,6 +21,21 @@ namespace echelon::cuda {
 inline constexpr int64_t kRepeatRowsMax = 64;
 int64_t RepeatRows(int64_t rows);  // above kRepeatRowsMax: `rows`
 
+// Begins each op's facts for the recorder.
+enum class Op : uint8_t {
+  kEmbed,
+  kRmsNorm,
+  kMatMul,
+  kRopeAppend,
+  kAttention,
+  kMerge,
+  kGated,
+  kGatedMatMul,
+  kAddResidual,
+  kGatherRows,
+  kDraw
+};
+
 class Recorder {
  public:
   explicit Recorder(Device& device) : device_(device) {}

@@ -55,8 +55,7 @@ __global__ void GatedKernel(Rows gate_up, bool silu, Rows out, SplitRows split) 
   const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   float value = 0.0f;
   if (i < out.cols) {
-    const float g = gate[i], up = gate[out.cols + i];
-    value = (silu ? Silu(g) : GeluTanh(g)) * up;
+    value = Gated(silu, gate[i], gate[out.cols + i]);
     out.data[blockIdx.x * out.stride + i] = value;
   }
   StoreSplit(split, blockIdx.x, i / 32, value);
@@ -69,7 +68,9 @@ __global__ void GatherKernel(Rows x, const int32_t* rows, Rows out) {
 }
 
 __global__ void EmbedKernel(EmbedParams p) {
-  const int64_t r = int64_t{p.ids[blockIdx.x]} - p.row_begin;
+  const int32_t named = p.ids[blockIdx.x];
+  const int64_t id = named < 0 ? p.drawn[DrawnId(named)].id : named;
+  const int64_t r = id - p.row_begin;
   float* to = p.out.data + blockIdx.x * p.out.stride;
   const bool here = r >= 0 && r < p.table_rows;
   int part = 0;

@@ -132,6 +132,16 @@ class CudaRuntime : public Runtime {
   Outcome Record(Event event, Stream stream) override {
     return OutcomeOf(cudaEventRecord(OfEvent(event), Of(stream)));
   }
+  Outcome WaitEvent(Event event) override {
+    return OutcomeOf(cudaEventSynchronize(OfEvent(event)));
+  }
+  Outcome Query(Event event, bool* happened) override {
+    const cudaError_t error = cudaEventQuery(OfEvent(event));
+    *happened = error == cudaSuccess;
+    if (error != cudaErrorNotReady) return OutcomeOf(error);
+    cudaGetLastError();  // "not ready" is no error, but may be kept as one
+    return {};
+  }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
     return OutcomeOf(cudaEventElapsedTime(elapsed, OfEvent(from), OfEvent(to)));
   }

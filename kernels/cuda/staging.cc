@@ -18,8 +18,9 @@ Staging::~Staging() {
   for (const Block& block : blocks_) device_.runtime().FreePinned(block.pinned);
 }
 
-void Staging::Reset() {
+void Staging::Turn() {
   for (Block& block : blocks_) block.used = 0;
+  set_ = (set_ + 1) % kMarksMax;
   block_ = 0;
 }
 
@@ -37,7 +38,7 @@ void Staging::RewindRegion() {
 
 void Staging::SendRegion() {
   for (size_t i = region_; i < blocks_.size(); ++i) {
-    device_.CopyIn(blocks_[i].memory.data(), blocks_[i].pinned, blocks_[i].used);
+    device_.CopyIn(blocks_[i].memory.data(), blocks_[i].Pinned(set_), blocks_[i].used);
   }
   in_region_ = false;
 }
@@ -50,7 +51,7 @@ bool Staging::AddBlock(size_t bytes) {
     return false;
   }
   void* pinned = nullptr;
-  if (!device_.AllocatePinned(wanted, &pinned)) return false;
+  if (!device_.AllocatePinned(kMarksMax * wanted, &pinned)) return false;
   blocks_.push_back({static_cast<char*>(pinned), std::move(memory).value(), 0});
   return true;
 }
@@ -66,8 +67,9 @@ const void* Staging::PutBytes(const void* values, size_t bytes) {
   if (block_ == blocks_.size() && !AddBlock(rounded)) return nullptr;
   Block& block = blocks_[block_];
   char* to = block.memory.data() + block.used;
-  std::memcpy(block.pinned + block.used, values, bytes);
-  if (!in_region_) device_.CopyIn(to, block.pinned + block.used, bytes);
+  char* from = block.Pinned(set_) + block.used;
+  std::memcpy(from, values, bytes);
+  if (!in_region_) device_.CopyIn(to, from, bytes);
   block.used += rounded;
   return to;
 }

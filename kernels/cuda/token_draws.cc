@@ -5,13 +5,21 @@
 
 namespace echelon::cuda {
 
+namespace {
+// 4,096 tokens: graphs hold the address, so that it should not change.
+constexpr size_t kTokenBytesMin = size_t{32} << 10;
+}  // namespace
+
 TokenDraws::~TokenDraws() {
-  if (pinned_ != nullptr) device_.runtime().FreePinned(pinned_);
+  for (const Place& place : places_) {
+    if (place.pinned != nullptr) device_.runtime().FreePinned(place.pinned);
+  }
 }
 
-DrawParams TokenDraws::Prepare(Tensor logits, std::span<const DrawRow> rows,
+DrawParams TokenDraws::Prepare(int place, Tensor logits, std::span<const DrawRow> rows,
                                std::span<DrawnToken> drawn) {
-  CHECK(drawn_.empty() || drawn_.data() == drawn.data());
+  Place& to = places_[place];
+  CHECK(to.drawn.empty() || to.drawn.data() == drawn.data());
   CHECK(drawn.size() == rows.size());
   for (const DrawRow& row : rows) CHECK(row.row >= 0 && row.row < logits.rows);
   DrawParams params = {};
@@ -20,40 +28,52 @@ DrawParams TokenDraws::Prepare(Tensor logits, std::span<const DrawRow> rows,
   params.rows = staging_.Put(rows);
   params.count = static_cast<int64_t>(rows.size());
   params.slice_count = (logits.cols + kDrawSlice - 1) / kDrawSlice;
-  const size_t token_bytes = (rows.size() * sizeof(DrawnToken) + 63) / 64 * 64;
   const auto slices = static_cast<size_t>(params.count * params.slice_count);
   const size_t slice_bytes = (slices * sizeof(DrawSlice) + 63) / 64 * 64;
   const bool search = std::ranges::any_of(rows, [](const DrawRow& row) {
     return row.inverse_temperature != 0.0 && (row.top_k > 0 || row.top_p < 1.0f);
   });
   const size_t search_bytes = search ? rows.size() * sizeof(DrawSearch) : 0;
-  if (!Reserve(token_bytes + slice_bytes + search_bytes)) return params;
-  params.drawn = reinterpret_cast<DrawnToken*>(memory_.data());
-  params.slices = reinterpret_cast<DrawSlice*>(memory_.data() + token_bytes);
-  if (search) {
-    params.searches = reinterpret_cast<DrawSearch*>(memory_.data() + token_bytes + slice_bytes);
+  if (!device_.Reserve(std::max(drawn.size_bytes(), kTokenBytesMin), "drawn tokens", tokens_) ||
+      !device_.Reserve(slice_bytes + search_bytes, "the search for drawn tokens", scratch_) ||
+      !ReservePinned(drawn.size_bytes(), to)) {
+    return params;
   }
-  drawn_ = drawn;
+  params.drawn = reinterpret_cast<DrawnToken*>(tokens_.data());
+  params.slices = reinterpret_cast<DrawSlice*>(scratch_.data());
+  if (search) params.searches = reinterpret_cast<DrawSearch*>(scratch_.data() + slice_bytes);
+  to.drawn = drawn;
   return params;
 }
 
-void TokenDraws::Download() { device_.CopyOut(pinned_, memory_.data(), drawn_.size_bytes()); }
-
-void TokenDraws::Collect() {
-  if (!drawn_.empty() && !device_.failure()) {
-    std::memcpy(drawn_.data(), pinned_, drawn_.size_bytes());
-  }
-  drawn_ = {};
+const DrawnToken* TokenDraws::Last() {
+  if (!device_.Reserve(kTokenBytesMin, "drawn tokens", tokens_)) return nullptr;
+  return reinterpret_cast<const DrawnToken*>(tokens_.data());
 }
 
-bool TokenDraws::Reserve(size_t bytes) {
-  if (bytes <= memory_.bytes()) return true;
-  if (!device_.Reserve(bytes, "drawn tokens", memory_)) return false;
-  if (pinned_ != nullptr) device_.runtime().FreePinned(pinned_);
-  pinned_ = nullptr;
+void TokenDraws::Download(int place) {
+  const Place& of = places_[place];
+  device_.CopyOut(of.pinned, tokens_.data(), of.drawn.size_bytes());
+}
+
+void TokenDraws::Collect(int place, bool good) {
+  Place& of = places_[place];
+  if (good && !of.drawn.empty()) {
+    std::memcpy(of.drawn.data(), of.pinned, of.drawn.size_bytes());
+  }
+  of.drawn = {};
+}
+
+bool TokenDraws::ReservePinned(size_t bytes, Place& place) {
+  if (bytes <= place.bytes) return true;
+  device_.Wait();  // copies to the old memory
+  if (place.pinned != nullptr) device_.runtime().FreePinned(place.pinned);
+  place = {};
   void* pinned = nullptr;
-  if (!device_.AllocatePinned(bytes, &pinned)) return false;
-  pinned_ = static_cast<char*>(pinned);
+  const size_t wanted = std::max(bytes, kTokenBytesMin);
+  if (!device_.AllocatePinned(wanted, &pinned)) return false;
+  place.pinned = static_cast<char*>(pinned);
+  place.bytes = wanted;
   return true;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
-// TokenDraws: tokens drawn on the device and their way to the host, one batch of rows between two
-// waits. One thread.
+// TokenDraws: tokens drawn on the device and their way to the host, one batch of rows a step. On
+// the device a step's tokens take the place of those of the step before, whose copy was enqueued
+// before them; on the host kMarksMax steps have a place each. One thread.
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -20,20 +22,28 @@ class TokenDraws {
   TokenDraws& operator=(const TokenDraws&) = delete;
 
   // What LaunchDraw takes; `drawn` is written by Collect. The same batch may be prepared twice.
-  DrawParams Prepare(Tensor logits, std::span<const DrawRow> rows, std::span<DrawnToken> drawn);
-  // Enqueues the copy to page-locked memory; before the wait.
-  void Download();
-  // After the wait.
-  void Collect();
+  DrawParams Prepare(int place, Tensor logits, std::span<const DrawRow> rows,
+                     std::span<DrawnToken> drawn);
+  // Device memory of the tokens drawn last, the same as long as batches do not grow; null after a
+  // failure of the device.
+  const DrawnToken* Last();
+  // Enqueues the copy of the step's tokens to page-locked memory; as the step ends.
+  void Download(int place);
+  // After the wait; `good`: the tokens are there.
+  void Collect(int place, bool good);
 
  private:
-  bool Reserve(size_t bytes);
+  struct Place {
+    char* pinned = nullptr;
+    size_t bytes = 0;
+    std::span<DrawnToken> drawn;
+  };
+  bool ReservePinned(size_t bytes, Place& place);
 
   Device& device_;
   Staging& staging_;
-  DeviceMemory memory_;     // drawn tokens, then scratch of the draw
-  char* pinned_ = nullptr;  // as many bytes as memory_
-  std::span<DrawnToken> drawn_;
+  DeviceMemory tokens_, scratch_;
+  std::array<Place, kMarksMax> places_;
 };
 
 }  // namespace echelon::cuda

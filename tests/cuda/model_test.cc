@@ -98,6 +98,29 @@ TEST_P(CudaModel, ChunksCompanyAndReplayChangeNoBit) {
   EXPECT_EQ(rest.logits, std::vector(want[1].logits.begin() + 5, want[1].logits.end()));
 }
 
+// Streams of every kind of draw, some of which the host makes, with plans posted ahead and without.
+TEST_P(CudaModel, PlansAheadChangeNothing) {
+  const auto group = Start("cuda");
+  std::vector<testing::Wish> wishes = Wishes();
+  for (testing::Wish& wish : wishes) wish.params = {};
+  wishes[0].params.top_k = 20;
+  wishes[1].params.presence_penalty = 0.5f;
+  wishes[1].max_tokens = 4;
+  wishes[2].params.prompt_logprobs = 1;
+  wishes.push_back(wishes[0]);
+  wishes[3].params = testing::Greedy();
+  wishes[3].max_tokens = 12;
+  const auto want = testing::Generate(*group, wishes, kPageTokens);
+  wishes[0].eos = want[0].tokens[5];
+  auto ended = want;
+  ended[0].tokens.resize(6);
+  ended[0].logits.resize(6);
+  testing::Pace pace;
+  pace.plans_ahead = 2;
+  pace.chunk = 5;
+  EXPECT_EQ(testing::Generate(*group, wishes, kPageTokens, pace), ended);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     cuda, CudaModel,
     ::testing::Values(FamilyCase{"llama", TensorFormat::kQ4_1, KvType::kF16, 2e-3},

@@ -59,6 +59,8 @@ class FakeRuntime : public Runtime {
   Outcome NewEvent(Event*) override { return {}; }
   void FreeEvent(Event) override {}
   Outcome Record(Event, Stream) override { return {}; }
+  Outcome WaitEvent(Event) override { return waited; }
+  Outcome Query(Event, bool*) override { return {}; }
   Outcome Milliseconds(Event, Event, float*) override { return {}; }
 };
 

@@ -44,6 +44,40 @@ class ContractChecker {
            StrCat("all-reduce of ", count, " values is not the sum in rank order"));
   }
 
+  // The same bits where the caller adds up what it takes; every row once, ascending; then others'
+  // messages go on as after any operation. `waits`: it lets the communicator add after all.
+  void RowsInRankOrder(int64_t rows, int64_t cols, bool waits) {
+    std::vector<float> data(rows * cols), sum(rows * cols), expected(rows * cols);
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      data[i] = ContractValue(comm_.rank(), i);
+      expected[i] = ContractValue(0, i);
+      for (int r = 1; r < comm_.size(); ++r) expected[i] += ContractValue(r, i);
+    }
+    float before = 1.0f, behind = 1.0f;
+    comm_.AllReduceSum(&before, 1);
+    const CommHandle handle = comm_.AllReduceRows(data.data(), rows, cols);
+    const CommHandle last = comm_.AllReduceSum(&behind, 1);
+    int64_t taken = 0;
+    while (!waits) {
+      const SumRows ready = comm_.NextRows(handle);
+      if (ready.empty()) break;
+      Expect(ready.begin == taken, StrCat("row ", ready.begin, " follows row ", taken));
+      comm_.Poll();
+      for (int64_t i = 0; i < (ready.end - ready.begin) * cols; ++i) {
+        sum[taken * cols + i] = ready.terms[0][i];
+        for (size_t t = 1; t < ready.terms.size(); ++t) sum[taken * cols + i] += ready.terms[t][i];
+      }
+      taken = ready.end;
+    }
+    if (waits) comm_.Wait(handle);
+    comm_.Wait(last);
+    if (waits) sum = data;
+    Expect(waits || taken == rows, StrCat(taken, " of ", rows, " rows were handed out"));
+    Expect(sum == expected, StrCat("rows (", rows, ", ", cols, ") are not the sum in rank order"));
+    const auto n = static_cast<float>(comm_.size());
+    Expect(before == n && behind == n, "sums before and behind rows");
+  }
+
   void AllGather(size_t bytes) {
     std::vector<uint8_t> mine(bytes), all(bytes * comm_.size());
     for (size_t i = 0; i < bytes; ++i) mine[i] = static_cast<uint8_t>(31 * comm_.rank() + i);
@@ -163,6 +197,14 @@ inline std::vector<std::string> CheckCommunicatorContract(Communicator& comm) {
     check.BroadcastFromEach(bytes);
     check.MessagesInOrder(bytes);
   }
+  // A decode row, rows that the end of a ring cuts, more than a ring holds.
+  for (const bool waits : {false, true}) {
+    for (int i = 0; i < 3; ++i) check.RowsInRankOrder(1, 577, waits);
+    check.RowsInRankOrder(7, 1001, waits);
+    check.RowsInRankOrder(511, 577, waits);
+    check.RowsInRankOrder(0, 577, waits);
+  }
+  check.Expect(comm.NextRows(comm.AllReduceRows(nullptr, 0, 577)).empty(), "rows of nothing");
   check.TwoInFlight();
   check.PollAloneMovesMessages();
   check.SplitByParity();

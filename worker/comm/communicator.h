@@ -12,11 +12,20 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
 namespace echelon {
 
 struct CommHandle {
   uint64_t ticket = 0;  // 0: nothing was issued; always complete
+};
+
+// Rows [begin, end) of a sum of matrices that nobody has added yet: row begin + i is row i of
+// terms[0], plus that of terms[1] and so on, in this order. Rows lie one behind the other.
+struct SumRows {
+  int64_t begin = 0, end = 0;
+  std::span<const float* const> terms;
+  bool empty() const { return begin == end; }
 };
 
 // Seconds and bytes since the last TakeStats(), for the step's timings. An operation is in flight
@@ -38,6 +47,9 @@ class Communicator {
   virtual int hosts() const { return 1; }
 
   virtual CommHandle AllReduceSum(float* data, int64_t count) = 0;  // in place
+  // As AllReduceSum of data (rows, cols) that the caller may add up in a pass of its own: it takes
+  // the terms by NextRows; or waits, and the sum lies in data.
+  virtual CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) = 0;
   // recv (size * bytes): the ranks' contributions in rank order.
   virtual CommHandle AllGather(const void* send, void* recv, size_t bytes) = 0;
   virtual CommHandle Broadcast(void* data, size_t bytes, int root) = 0;
@@ -46,6 +58,10 @@ class Communicator {
   virtual CommHandle Recv(void* data, size_t bytes, int from) = 0;
 
   virtual void Wait(CommHandle handle) = 0;
+  // Waits for more rows of an AllReduceRows; ascending, none when it is complete. The terms, where
+  // the ranks share the summing out the sum alone, are valid until the next call, which gives them
+  // back: call it until there are none. Neither this handle nor a later one was waited for.
+  virtual SumRows NextRows(CommHandle handle) = 0;
   // What a wait does, again and again, while what it waits for is not there; false: there is
   // nothing to do (any more), and the wait pauses. It takes about a microsecond and calls no
   // communicator.

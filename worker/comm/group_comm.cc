@@ -66,13 +66,15 @@ GroupCommunicator::GroupCommunicator(std::shared_ptr<Progress> progress, GroupMe
 
 GroupCommunicator::~GroupCommunicator() { progress_->Remove(this); }
 
-CommHandle GroupCommunicator::Issue(std::unique_ptr<GroupOperation> operation, size_t bytes) {
-  if (pending_.empty()) {
+CommHandle GroupCommunicator::Issue(std::unique_ptr<GroupOperation> operation, size_t bytes,
+                                    Reduction* rows) {
+  if (in_flight_ == 0) {
     in_flight_since_ = progress_->ComputeSeconds();
     bytes_in_flight_ = 0;
   }
   bytes_in_flight_ += bytes;
-  pending_.push_back({++last_ticket_, std::move(operation)});
+  if (operation) ++in_flight_;
+  pending_.push_back({++last_ticket_, std::move(operation), rows});
   ++stats_.operations;
   return {last_ticket_};
 }
@@ -80,7 +82,17 @@ CommHandle GroupCommunicator::Issue(std::unique_ptr<GroupOperation> operation, s
 CommHandle GroupCommunicator::AllReduceSum(float* data, int64_t count) {
   CHECK(count >= 0);
   if (size() == 1 || count == 0) return Issue(nullptr, 0);
-  return Issue(MakeReduction(wires_, data, count), static_cast<size_t>(count) * sizeof(float));
+  auto sum = MakeReduction(wires_, data, 1, count);
+  sum->SumIntoData();
+  return Issue(std::move(sum), static_cast<size_t>(count) * sizeof(float));
+}
+
+CommHandle GroupCommunicator::AllReduceRows(float* data, int64_t rows, int64_t cols) {
+  CHECK(rows >= 0 && cols >= 0);
+  if (rows * cols == 0) return Issue(nullptr, 0);
+  auto sum = MakeReduction(wires_, data, rows, cols);
+  Reduction* const whose_rows = sum.get();
+  return Issue(std::move(sum), static_cast<size_t>(rows * cols) * sizeof(float), whose_rows);
 }
 
 CommHandle GroupCommunicator::AllGather(const void* send, void* recv, size_t bytes) {
@@ -101,14 +113,17 @@ CommHandle GroupCommunicator::Recv(void* data, size_t bytes, int from) {
 
 // Later operations move on while earlier ones wait: they may use other streams.
 void GroupCommunicator::Advance() {
-  if (pending_.empty()) return;
   for (Pending& pending : pending_) {
-    if (!pending.operation || !pending.operation->Advance()) continue;
-    pending.operation.reset();
-    if (arrived_) arrived_({pending.ticket});
+    if (!pending.operation) continue;
+    const bool complete = pending.operation->Advance();
+    if (!pending.arrived && (complete || (pending.rows && pending.rows->HasArrived()))) {
+      pending.arrived = true;
+      if (arrived_) arrived_({pending.ticket});
+      if (--in_flight_ == 0) CountHidden();
+    }
+    if (complete) pending.operation.reset();
   }
   while (!pending_.empty() && !pending_.front().operation) pending_.pop_front();
-  if (pending_.empty()) CountHidden();
 }
 
 // Alone, nothing was ever sent.
@@ -124,15 +139,45 @@ bool GroupCommunicator::awaits_other_hosts() const {
   });
 }
 
+void GroupCommunicator::SumUpTo(uint64_t ticket) {
+  for (Pending& pending : pending_) {
+    if (pending.ticket > ticket) return;
+    if (pending.operation == nullptr || pending.rows == nullptr) continue;
+    std::exchange(pending.rows, nullptr)->SumIntoData();
+    last_summed_ = pending.ticket;
+  }
+}
+
 void GroupCommunicator::Wait(CommHandle handle) {
   CHECK(handle.ticket <= last_ticket_);
   if (IsComplete(handle)) return;
+  SumUpTo(handle.ticket);
   stats_.exposed_seconds +=
       progress_->WaitUntil([&] { return IsComplete(handle); }, idle_, wires_.members.others);
 }
 
+SumRows GroupCommunicator::NextRows(CommHandle handle) {
+  CHECK(last_summed_ < handle.ticket && handle.ticket <= last_ticket_);
+  SumRows rows;
+  const auto there = [&] {
+    // Asked again before it is believed: what was taken must not be given back.
+    if (!rows.empty() || IsComplete(handle)) return true;
+    const Pending& first = pending_.front();
+    if (first.ticket < handle.ticket || first.rows == nullptr) return false;
+    rows = first.rows->TakeRows();
+    return !rows.empty();
+  };
+  SumUpTo(handle.ticket - 1);
+  const bool at_once = there();
+  Advance();  // notices what has arrived, or that all rows are given back
+  if (!at_once && !there()) {
+    stats_.exposed_seconds += progress_->WaitUntil(there, idle_, wires_.members.others);
+  }
+  return rows;
+}
+
 void GroupCommunicator::Poll() {
-  if (pending_.empty()) return;
+  if (in_flight_ == 0) return;
   const double now = NowSeconds();
   if (now - polled_at_ < (bytes_in_flight_ < kPolledBytesMin ? kNoticeSeconds : kPollSeconds)) {
     return;
@@ -147,7 +192,7 @@ bool GroupCommunicator::MoveOn() {
 }
 
 CommStats GroupCommunicator::TakeStats() {
-  if (!pending_.empty()) CountHidden();
+  if (in_flight_ > 0) CountHidden();
   stats_.bytes_sent = std::exchange(wires_.bytes_sent, 0);
   return std::exchange(stats_, CommStats{});
 }

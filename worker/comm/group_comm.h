@@ -50,6 +50,8 @@ struct GroupWires {
   uint64_t bytes_sent = 0;
 };
 
+class Reduction;
+
 class GroupOperation {
  public:
   virtual ~GroupOperation() = default;
@@ -68,11 +70,13 @@ class GroupCommunicator final : public Communicator, private Progressing {
   int size() const override { return wires_.members.size(); }
   int hosts() const override { return wires_.members.hosts; }
   CommHandle AllReduceSum(float* data, int64_t count) override;
+  CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) override;
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override;
   CommHandle Broadcast(void* data, size_t bytes, int root) override;
   CommHandle Send(const void* data, size_t bytes, int to) override;
   CommHandle Recv(void* data, size_t bytes, int from) override;
   void Wait(CommHandle handle) override;
+  SumRows NextRows(CommHandle handle) override;
   void SetIdle(std::function<bool()> idle) override { idle_ = std::move(idle); }
   void SetArrived(std::function<void(CommHandle)> arrived) override {
     arrived_ = std::move(arrived);
@@ -86,8 +90,13 @@ class GroupCommunicator final : public Communicator, private Progressing {
   struct Pending {
     uint64_t ticket;
     std::unique_ptr<GroupOperation> operation;  // null: complete
+    Reduction* rows = nullptr;                  // the operation, where its rows may be taken
+    bool arrived = false;
   };
-  CommHandle Issue(std::unique_ptr<GroupOperation> operation, size_t bytes);
+  CommHandle Issue(std::unique_ptr<GroupOperation> operation, size_t bytes,
+                   Reduction* rows = nullptr);
+  // The rows of operations up to `ticket` will not be taken.
+  void SumUpTo(uint64_t ticket);
   void Advance() override;
   bool in_flight() const override { return !pending_.empty(); }
   bool awaits_other_hosts() const override;
@@ -101,7 +110,9 @@ class GroupCommunicator final : public Communicator, private Progressing {
   std::function<bool()> idle_;
   std::function<void(CommHandle)> arrived_;
   uint64_t last_ticket_ = 0;
+  uint64_t last_summed_ = 0;      // of the operations whose rows were not taken
   std::deque<Pending> pending_;   // ascending tickets
+  int in_flight_ = 0;             // of them, those that have not arrived
   double in_flight_since_ = 0.0;  // ComputeSeconds() when something was in flight again
   size_t bytes_in_flight_ = 0;    // issued since nothing was in flight
   double polled_at_ = 0.0;

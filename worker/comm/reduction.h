@@ -19,7 +19,20 @@
 
 namespace echelon {
 
-// data (count): this rank's contribution, then the sum. count > 0, at least two ranks.
-std::unique_ptr<GroupOperation> MakeReduction(GroupWires& wires, float* data, int64_t count);
+class Reduction : public GroupOperation {
+ public:
+  // From now on the sum goes into data. Until this or TakeRows is called the operation does not
+  // complete where the sum is this rank's to make.
+  virtual void SumIntoData() = 0;
+  // What this rank reads is there, and the others have what they read of it.
+  virtual bool HasArrived() = 0;
+  // The next rows that lie ready (communicator.h), none: not yet, or all were taken, which
+  // Advance() tells apart. What was taken before is given back.
+  virtual SumRows TakeRows() = 0;
+};
+
+// data (rows, cols): this rank's contribution. rows, cols > 0.
+std::unique_ptr<Reduction> MakeReduction(GroupWires& wires, float* data, int64_t rows,
+                                         int64_t cols);
 
 }  // namespace echelon

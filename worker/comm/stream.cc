@@ -47,10 +47,15 @@ StreamReader::StreamReader(std::byte* memory, int reader, int readers, size_t ca
       ring_(memory + StreamBytes(readers, 0)),
       capacity_(capacity) {}
 
-uint64_t StreamReader::Ready() {
-  if (seen_ <= consumed_) seen_ = written_->value.load();
-  if (seen_ <= consumed_) return 0;
-  return std::min<uint64_t>(seen_ - consumed_, capacity_ - consumed_ % capacity_);
+uint64_t StreamReader::Ready(uint64_t wanted) {
+  if (seen_ < consumed_ + wanted) seen_ = written_->value.load();
+  return std::min<uint64_t>(seen(), capacity_ - consumed_ % capacity_);
+}
+
+void StreamReader::Copy(std::byte* into, uint64_t bytes) const {
+  const uint64_t whole = std::min<uint64_t>(bytes, capacity_ - consumed_ % capacity_);
+  std::memcpy(into, data(), whole);
+  std::memcpy(into + whole, ring_, bytes - whole);
 }
 
 bool StreamReader::Publish() {

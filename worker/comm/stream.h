@@ -58,9 +58,14 @@ class StreamReader {
   StreamReader(std::byte* memory, int reader, int readers, size_t capacity);
 
   uint64_t consumed() const { return consumed_; }
-  // Bytes that lie ready in one piece at consumed().
-  uint64_t Ready();
+  // Bytes that lie ready in one piece at consumed(). Looks for more where fewer than `wanted` were
+  // seen.
+  uint64_t Ready(uint64_t wanted = 1);
   const std::byte* data() const { return ring_ + consumed_ % capacity_; }
+  // All that Ready() has seen, beyond the ring's end too.
+  uint64_t seen() const { return seen_ > consumed_ ? seen_ - consumed_ : 0; }
+  // The first `bytes` of them; at most a ring.
+  void Copy(std::byte* into, uint64_t bytes) const;
   void Consume(uint64_t bytes) { consumed_ += bytes; }
   // True each time another quarter of the ring has become free: often enough to wake a writer that
   // found no room, for it left a whole ring to be read.

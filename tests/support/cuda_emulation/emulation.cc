@@ -3,13 +3,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "common/check.h"
@@ -126,14 +126,12 @@ class Machine {
  public:
   std::recursive_mutex mutex;
   Arena arena;
-  size_t launched = 0, captured = 0;
-  std::optional<Launches> capture;  // while a graph is made
+  std::atomic<size_t> enqueued = 0, captured = 0;
 
   void Run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
     CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
     CHECK(grid.y <= 65535 && grid.z <= 65535);
     const Open open(*this);
-    ++launched;
     shared_.assign(shared_bytes / sizeof(uint64_t) + 2, 0xa5a5a5a5a5a5a5a5u);
     body_ = &body;
     while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
@@ -146,7 +144,6 @@ class Machine {
   }
 
   void Copy(void* to, const void* from, size_t bytes) {
-    CHECK_MSG(!capture, "a copy while a graph is captured");
     const Open open(*this);
     std::memcpy(to, from, bytes);
   }
@@ -276,24 +273,38 @@ void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::funct
   TheMachine().Run(grid, threads, shared_bytes, body);
 }
 
-void Enqueue(std::function<void()> launch) {
-  if (TheMachine().capture) {
-    TheMachine().capture->push_back(std::move(launch));
-  } else {
-    launch();
-  }
+void StreamQueue::EnqueueKernel(std::function<void()> launch) {
+  if (capture_) return capture_->push_back(std::move(launch));
+  ++TheMachine().enqueued;
+  waiting_.push_back(std::move(launch));
 }
-void BeginCapture() {
-  CHECK(!TheMachine().capture);
-  TheMachine().capture.emplace();
+void StreamQueue::EnqueueGraph(const Launches& graph) {
+  TheMachine().enqueued += graph.size();
+  waiting_.insert(waiting_.end(), graph.begin(), graph.end());
 }
-Launches EndCapture() {
+void StreamQueue::EnqueueCopy(std::function<void()> copy) {
+  CHECK_MSG(!capture_, "a copy while a graph is captured");
+  waiting_.push_back(std::move(copy));
+}
+void StreamQueue::BeginCapture() {
+  CHECK(!capture_);
+  capture_.emplace();
+}
+Launches StreamQueue::EndCapture() {
   ++TheMachine().captured;
-  Launches launches = std::move(*TheMachine().capture);
-  TheMachine().capture.reset();
+  Launches launches = std::move(*capture_);
+  capture_.reset();
   return launches;
 }
+void StreamQueue::RunTo(uint64_t place) {
+  for (; ran_ < place; ++ran_) {
+    waiting_.front()();
+    waiting_.pop_front();
+  }
+}
+
 size_t GraphsCaptured() { return TheMachine().captured; }
+size_t KernelsEnqueued() { return TheMachine().enqueued; }
 
 void WaitForBlock() { TheMachine().Pause(Wait::kBlock); }
 void WaitForWarp() { TheMachine().Pause(Wait::kWarp); }
@@ -355,6 +366,5 @@ size_t FreeDeviceBytes() {
 }
 void CopyDevice(void* to, const void* from, size_t bytes) { TheMachine().Copy(to, from, bytes); }
 void ClearDevice(void* memory, size_t bytes) { TheMachine().Clear(memory, bytes); }
-size_t KernelsLaunched() { return TheMachine().launched; }
 
 }  // namespace echelon::emulation

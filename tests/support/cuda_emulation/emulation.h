@@ -7,11 +7,16 @@
 // missing barriers. What it cannot find: what depends on the hardware (memory order between warps,
 // launch limits beyond those checked here, speed).
 //
-// One thread at a time launches; a mutex sees to it.
+// A stream's work, copies included, runs when somebody waits for it and no sooner: a host that
+// reads results too early, or writes over what is still to be copied, is found out.
+//
+// One thread at a time runs kernels; a mutex sees to it. A stream has one host thread.
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
+#include <optional>
 #include <vector>
 
 namespace echelon::emulation {
@@ -28,12 +33,29 @@ const Fiber& Current();
 
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
 
-// A launch: run at once, or kept where a graph is being captured.
+// A captured graph: what runs when it is launched.
 using Launches = std::vector<std::function<void()>>;
-void Enqueue(std::function<void()> launch);
-void BeginCapture();
-Launches EndCapture();
-size_t GraphsCaptured();  // since the program began
+
+class StreamQueue {
+ public:
+  void EnqueueKernel(std::function<void()> launch);  // or captures it
+  void EnqueueGraph(const Launches& graph);
+  void EnqueueCopy(std::function<void()> copy);  // nothing that a graph could hold
+  void BeginCapture();
+  Launches EndCapture();
+
+  // Places in the stream: what was enqueued before one has run when ran() reaches it.
+  uint64_t end() const { return ran_ + waiting_.size(); }
+  uint64_t ran() const { return ran_; }
+  void RunTo(uint64_t place);
+
+ private:
+  std::deque<std::function<void()>> waiting_;
+  uint64_t ran_ = 0;
+  std::optional<Launches> capture_;
+};
+size_t GraphsCaptured();   // since the program began
+size_t KernelsEnqueued();  // since the program began, those of graphs at each of their launches
 
 // Inside a kernel.
 void WaitForBlock();
@@ -52,6 +74,5 @@ void FreeDevice(void* memory);
 size_t FreeDeviceBytes();
 void CopyDevice(void* to, const void* from, size_t bytes);
 void ClearDevice(void* memory, size_t bytes);
-size_t KernelsLaunched();  // since the program began
 
 }  // namespace echelon::emulation

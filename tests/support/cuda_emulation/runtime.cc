@@ -5,14 +5,26 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <set>
 
+#include "common/check.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
 namespace echelon::cuda {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using emulation::StreamQueue;
+
+StreamQueue& Of(Stream stream) { return *static_cast<StreamQueue*>(stream); }
+
+struct PlayedEvent {
+  StreamQueue* stream = nullptr;
+  uint64_t place = 0;
+  std::chrono::steady_clock::time_point time;  // when it has happened
+  bool happened() const { return stream == nullptr || stream->ran() >= place; }
+};
+PlayedEvent& OfEvent(Event event) { return *static_cast<PlayedEvent*>(event); }
 
 class EmulatedRuntime : public Runtime {
  public:
@@ -36,59 +48,95 @@ class EmulatedRuntime : public Runtime {
     if (*memory != nullptr) return {};
     return {Failure::kOutOfMemory, 2, "the emulated device is full"};
   }
-  void Free(void* memory) override { emulation::FreeDevice(memory); }
+  // As cudaFree, which waits for what runs.
+  void Free(void* memory) override {
+    for (StreamQueue* stream : streams_) stream->RunTo(stream->end());
+    emulation::FreeDevice(memory);
+  }
   Outcome AllocatePinned(size_t bytes, void** memory) override {
     *memory = std::malloc(bytes);
     return {};
   }
-  void FreePinned(void* memory) override { std::free(memory); }
+  void FreePinned(void* memory) override {
+    for (const StreamQueue* stream : streams_) {
+      CHECK_MSG(stream->ran() == stream->end(), "page-locked memory is freed, copies may use it");
+    }
+    std::free(memory);
+  }
   Outcome NewStream(Stream* stream) override {
-    *stream = this;
+    auto* made = new StreamQueue();
+    streams_.insert(made);
+    *stream = made;
     return {};
   }
-  void FreeStream(Stream) override {}
-  Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream) override {
-    emulation::CopyDevice(to, from, bytes);
+  void FreeStream(Stream stream) override {
+    Of(stream).RunTo(Of(stream).end());
+    streams_.erase(&Of(stream));
+    delete &Of(stream);
+  }
+  Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) override {
+    return Copy(to, from, bytes, stream);
+  }
+  Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) override {
+    return Copy(to, from, bytes, stream);
+  }
+  Outcome Clear(void* memory, size_t bytes, Stream stream) override {
+    Of(stream).EnqueueCopy([=] { emulation::ClearDevice(memory, bytes); });
     return {};
   }
-  Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream) override {
-    emulation::CopyDevice(to, from, bytes);
+  Outcome Wait(Stream stream) override {
+    Of(stream).RunTo(Of(stream).end());
     return {};
   }
-  Outcome Clear(void* memory, size_t bytes, Stream) override {
-    emulation::ClearDevice(memory, bytes);
-    return {};
-  }
-  Outcome Wait(Stream) override { return {}; }
   Outcome LastError() override { return {}; }
-  Outcome BeginCapture(Stream) override {
-    emulation::BeginCapture();
+  Outcome BeginCapture(Stream stream) override {
+    Of(stream).BeginCapture();
     return {};
   }
-  Outcome EndCapture(Stream, Graph* graph) override {
-    *graph = new emulation::Launches(emulation::EndCapture());
+  Outcome EndCapture(Stream stream, Graph* graph) override {
+    *graph = new emulation::Launches(Of(stream).EndCapture());
     return {};
   }
-  Outcome LaunchGraph(Graph graph, Stream) override {
-    for (const auto& launch : *static_cast<emulation::Launches*>(graph)) launch();
+  Outcome LaunchGraph(Graph graph, Stream stream) override {
+    Of(stream).EnqueueGraph(*static_cast<emulation::Launches*>(graph));
     return {};
   }
   void FreeGraph(Graph graph) override { delete static_cast<emulation::Launches*>(graph); }
   Outcome NewEvent(Event* event) override {
-    *event = new Clock::time_point();
+    *event = new PlayedEvent();
     return {};
   }
-  void FreeEvent(Event event) override { delete static_cast<Clock::time_point*>(event); }
-  Outcome Record(Event event, Stream) override {
-    *static_cast<Clock::time_point*>(event) = Clock::now();
+  void FreeEvent(Event event) override { delete &OfEvent(event); }
+  Outcome Record(Event event, Stream stream) override {
+    Of(stream).EnqueueCopy([event] { OfEvent(event).time = std::chrono::steady_clock::now(); });
+    OfEvent(event).stream = &Of(stream);
+    OfEvent(event).place = Of(stream).end();
+    return {};
+  }
+  Outcome WaitEvent(Event event) override {
+    if (!OfEvent(event).happened()) OfEvent(event).stream->RunTo(OfEvent(event).place);
+    return {};
+  }
+  // A device would go on by itself.
+  Outcome Query(Event event, bool* happened) override {
+    *happened = OfEvent(event).happened();
+    if (!*happened) OfEvent(event).stream->RunTo(OfEvent(event).stream->ran() + 1);
     return {};
   }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
-    const std::chrono::duration<float, std::milli> took =
-        *static_cast<Clock::time_point*>(to) - *static_cast<Clock::time_point*>(from);
+    CHECK(OfEvent(from).happened() && OfEvent(to).happened());
+    const std::chrono::duration<float, std::milli> took = OfEvent(to).time - OfEvent(from).time;
     *elapsed = took.count();
     return {};
   }
+
+ private:
+  static Outcome Copy(void* to, const void* from, size_t bytes, Stream stream) {
+    Of(stream).EnqueueCopy([=] { emulation::CopyDevice(to, from, bytes); });
+    return {};
+  }
+
+  std::set<StreamQueue*> streams_;
 };
 
 }  // namespace

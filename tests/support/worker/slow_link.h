@@ -32,14 +32,10 @@ class SlowLink final : public Communicator {
   int size() const override { return inner_->size(); }
   int hosts() const override { return std::min(size(), options_.hosts); }
   CommHandle AllReduceSum(float* data, int64_t count) override {
-    const CommHandle handle = inner_->AllReduceSum(data, count);
-    if (size() == 1) return handle;
-    ++all_reduces_;
-    const double bytes = static_cast<double>(count) * sizeof(float);
-    sent_us_ =
-        std::max(sent_us_, static_cast<double>(clock_.NowUs())) + bytes * options_.us_per_byte;
-    arrivals_.push_back({handle, static_cast<int64_t>(sent_us_) + options_.latency_us});
-    return handle;
+    return Travels(inner_->AllReduceSum(data, count), count);
+  }
+  CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) override {
+    return Travels(inner_->AllReduceRows(data, rows, cols), rows * cols);
   }
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override {
     return inner_->AllGather(send, recv, bytes);
@@ -55,10 +51,11 @@ class SlowLink final : public Communicator {
   }
   void Wait(CommHandle handle) override {
     inner_->Wait(handle);
-    for (; !arrivals_.empty() && arrivals_.front().handle.ticket <= handle.ticket;
-         arrivals_.pop_front()) {
-      clock_.AdvanceUs(std::max<int64_t>(0, arrivals_.front().us - clock_.NowUs()));
-    }
+    Arrive(handle);
+  }
+  SumRows NextRows(CommHandle handle) override {
+    Arrive(handle);
+    return inner_->NextRows(handle);
   }
   void Poll() override { inner_->Poll(); }
   bool MoveOn() override { return inner_->MoveOn(); }
@@ -72,6 +69,21 @@ class SlowLink final : public Communicator {
     CommHandle handle;
     int64_t us;
   };
+  CommHandle Travels(CommHandle handle, int64_t count) {
+    if (size() == 1) return handle;
+    ++all_reduces_;
+    const double bytes = static_cast<double>(count) * sizeof(float);
+    sent_us_ =
+        std::max(sent_us_, static_cast<double>(clock_.NowUs())) + bytes * options_.us_per_byte;
+    arrivals_.push_back({handle, static_cast<int64_t>(sent_us_) + options_.latency_us});
+    return handle;
+  }
+  void Arrive(CommHandle handle) {
+    for (; !arrivals_.empty() && arrivals_.front().handle.ticket <= handle.ticket;
+         arrivals_.pop_front()) {
+      clock_.AdvanceUs(std::max<int64_t>(0, arrivals_.front().us - clock_.NowUs()));
+    }
+  }
 
   const std::unique_ptr<Communicator> inner_;
   const SlowLinkOptions& options_;

@@ -7,7 +7,9 @@ namespace {
 
 TEST(ShareOf, OneHostSharesOutWhatIsLarge) {
   EXPECT_EQ(ShareOf(1, 2, 2304), SumShare::kEach);
-  EXPECT_EQ(ShareOf(1, 2, 1 << 20), SumShare::kHost);
+  EXPECT_EQ(ShareOf(1, 2, 1 << 30), SumShare::kEach);  // the same copies, one hand-over
+  EXPECT_EQ(ShareOf(1, 3, 2304), SumShare::kEach);
+  EXPECT_EQ(ShareOf(1, 3, 1 << 20), SumShare::kHost);
   EXPECT_EQ(ShareOf(1, 8, int64_t{1} << 32), SumShare::kHost);
 }
 

@@ -117,26 +117,84 @@ TEST_P(BackendOps, AddResidual) {
   }
 }
 
-// One op for two, with the bits of two.
-TEST_P(BackendOps, AddResidualNormIsAddResidualThenRmsNorm) {
+// Two steps, each from host arrays of its own, of which the first is waited for when both are
+// enqueued.
+TEST_P(BackendOps, AStepMayBeEnqueuedBehindAMark) {
+  const int64_t n = 70;
+  FloatBuffer x(*backend_, 3, n, RandomFloats(3 * n, 3));
+  FloatBuffer first(*backend_, 2, n), second(*backend_, 2, n);
+  const std::vector<int32_t> rows = {2, 0}, other_rows = {1, 2};
+  backend_->GatherRows(x.tensor(), rows, first.tensor());
+  const uint64_t mark = backend_->Mark();
+  backend_->GatherRows(x.tensor(), other_rows, second.tensor());
+  const uint64_t other_mark = backend_->Mark();
+  EXPECT_TRUE(backend_->WaitFor(mark).ok());
+  EXPECT_TRUE(backend_->Reached(mark));
+  EXPECT_TRUE(backend_->WaitFor(other_mark).ok());
+  const auto want = x.Read();
+  const auto expect_rows = [&](const FloatBuffer& got, const std::vector<int32_t>& of) {
+    for (int64_t t = 0; t < 2; ++t) {
+      EXPECT_TRUE(test::SameBits({got.Read().data() + t * n, static_cast<size_t>(n)},
+                                 {want.data() + of[t] * n, static_cast<size_t>(n)}));
+    }
+  };
+  expect_rows(first, rows);
+  expect_rows(second, other_rows);
+}
+
+// One op for a sum in the order of its terms, AddResidual and RmsNorm, with the bits of all three.
+TEST_P(BackendOps, AddResidualNormAddsTermsInOrderThenNorms) {
   for (const int64_t n : kWidths) {
     const auto norm = RandomFloats(n, 5), start = RandomFloats(kTokens * n, 6);
-    FloatBuffer w(*backend_, 1, n, norm),
-        delta(*backend_, kTokens, n, RandomFloats(kTokens * n, 7));
-    for (const bool post_norm : {false, true}) {
-      const float* post = post_norm ? w.data() : nullptr;
-      FloatBuffer two(*backend_, kTokens, n, start), one(*backend_, kTokens, n, start);
-      FloatBuffer normed_two(*backend_, kTokens, n), normed_one(*backend_, kTokens, n, n + 2, 1);
-      backend_->AddResidual(two.tensor(), delta.tensor(), 0.5f, post, 1e-6f);
-      backend_->RmsNorm(two.tensor(), w.data(), 1e-6f, normed_two.tensor());
-      backend_->AddResidualNorm(one.tensor(), delta.tensor(), 0.5f, post, w.data(), 1e-6f,
-                                normed_one.tensor());
-      backend_->Synchronize();
-      EXPECT_TRUE(normed_one.GuardsIntact());
-      EXPECT_TRUE(test::SameBits(one.Read(), two.Read())) << n;
-      EXPECT_TRUE(test::SameBits(normed_one.Read(), normed_two.Read())) << n;
+    FloatBuffer w(*backend_, 1, n, norm);
+    for (const int ranks : backend_->host_memory() ? std::vector<int>{1, 2, 3} : std::vector{1}) {
+      std::vector<std::vector<float>> values;
+      std::vector<float> sum = RandomFloats(kTokens * n, 7);
+      for (int r = 0; r < ranks; ++r) {
+        values.push_back(r == 0 ? sum : RandomFloats(kTokens * n, 7 + r));
+        for (size_t i = 0; r > 0 && i < sum.size(); ++i) sum[i] += values[r][i];
+      }
+      FloatBuffer delta(*backend_, kTokens, n, sum), first(*backend_, kTokens, n, values[0]);
+      std::vector<const float*> terms;
+      for (const std::vector<float>& one : values) terms.push_back(one.data());
+      terms[0] = first.data();
+      for (const bool post_norm : {false, true}) {
+        const float* post = post_norm ? w.data() : nullptr;
+        FloatBuffer apart(*backend_, kTokens, n, start), one(*backend_, kTokens, n, start);
+        FloatBuffer apart_normed(*backend_, kTokens, n), normed(*backend_, kTokens, n, n + 2, 1);
+        backend_->AddResidual(apart.tensor(), delta.tensor(), 0.5f, post, 1e-6f);
+        backend_->RmsNorm(apart.tensor(), w.data(), 1e-6f, apart_normed.tensor());
+        backend_->AddResidualNorm(one.tensor(), terms, 0.5f, post, w.data(), 1e-6f,
+                                  normed.tensor());
+        backend_->Synchronize();
+        EXPECT_TRUE(normed.GuardsIntact());
+        EXPECT_TRUE(test::SameBits(one.Read(), apart.Read())) << n << " " << ranks;
+        EXPECT_TRUE(test::SameBits(normed.Read(), apart_normed.Read())) << n << " " << ranks;
+      }
     }
   }
+}
+
+// A sum that takes the residual's place, where one of its terms lies.
+TEST_P(BackendOps, AddResidualNormThatKeepsNothing) {
+  constexpr int64_t kWide = 37;
+  const auto values = RandomFloats(kTokens * kWide, 5);
+  FloatBuffer stream(*backend_, kTokens, kWide, values),
+      w(*backend_, 1, kWide, RandomFloats(kWide, 6));
+  FloatBuffer normed(*backend_, kTokens, kWide), expected(*backend_, kTokens, kWide);
+  std::vector<float> sum = values;
+  std::vector<const float*> terms = {stream.data()};
+  if (backend_->host_memory()) {
+    terms.insert(terms.begin(), values.data());
+    for (float& value : sum) value += value;
+  }
+  backend_->AddResidualNorm(stream.tensor(), terms, 0.0f, nullptr, w.data(), 1e-6f,
+                            normed.tensor());
+  backend_->Synchronize();
+  EXPECT_TRUE(test::SameBits(stream.Read(), sum));
+  backend_->RmsNorm(stream.tensor(), w.data(), 1e-6f, expected.tensor());
+  backend_->Synchronize();
+  EXPECT_TRUE(test::SameBits(normed.Read(), expected.Read()));
 }
 
 TEST_P(BackendOps, GatherRows) {

@@ -58,6 +58,10 @@ class CountingCommunicator final : public Communicator {
     Count("all-reduce", count * int64_t{sizeof(float)});
     return inner_->AllReduceSum(data, count);
   }
+  CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) override {
+    Count("all-reduce", rows * cols * int64_t{sizeof(float)});
+    return inner_->AllReduceRows(data, rows, cols);
+  }
   CommHandle AllGather(const void* send, void* recv, size_t bytes) override {
     Count("all-gather", bytes);
     return inner_->AllGather(send, recv, bytes);
@@ -75,6 +79,7 @@ class CountingCommunicator final : public Communicator {
     return inner_->Recv(data, bytes, from);
   }
   void Wait(CommHandle handle) override { inner_->Wait(handle); }
+  SumRows NextRows(CommHandle handle) override { return inner_->NextRows(handle); }
   void Poll() override { inner_->Poll(); }
   bool MoveOn() override { return inner_->MoveOn(); }
   // The groups of an executor, in the order it makes them.

@@ -38,10 +38,10 @@ inline float __shfl_xor_sync(unsigned, float value, int distance) {
 }
 
 template <typename... Parameters, typename... Arguments>
-void Launch(Stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
+void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
             const Arguments&... args) {
   if (shared_bytes > kSharedBytesMax) emulation::Fail("more shared memory than a block may have");
-  emulation::Enqueue([=] {
+  static_cast<emulation::StreamQueue*>(stream)->EnqueueKernel([=] {
     emulation::RunGrid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(args...); });
   });
 }

@@ -1,0 +1,76 @@
+#pragma once
+// WatchedRuntime: a Runtime over another one that counts what the host asks for, and fails where a
+// test says so. One thread.
+
+#include <memory>
+#include <utility>
+
+#include "kernels/cuda/runtime.h"
+
+namespace echelon::cuda {
+
+class WatchedRuntime : public Runtime {
+ public:
+  explicit WatchedRuntime(std::unique_ptr<Runtime> inner) : inner_(std::move(inner)) {}
+
+  int events_recorded = 0, events_awaited = 0, streams_awaited = 0;
+  Outcome last_error, event_awaited;  // what these come to from now on
+
+  int DriverVersion() override { return inner_->DriverVersion(); }
+  int ToolkitVersion() override { return inner_->ToolkitVersion(); }
+  Outcome DeviceCount(int* count) override { return inner_->DeviceCount(count); }
+  Outcome Describe(int device, DeviceInfo* info) override { return inner_->Describe(device, info); }
+  Outcome Open(int device) override { return inner_->Open(device); }
+  Outcome FreeMemory(uint64_t* free, uint64_t* total) override {
+    return inner_->FreeMemory(free, total);
+  }
+  Outcome Allocate(size_t bytes, void** memory) override { return inner_->Allocate(bytes, memory); }
+  void Free(void* memory) override { inner_->Free(memory); }
+  Outcome AllocatePinned(size_t bytes, void** memory) override {
+    return inner_->AllocatePinned(bytes, memory);
+  }
+  void FreePinned(void* memory) override { inner_->FreePinned(memory); }
+  Outcome NewStream(Stream* stream) override { return inner_->NewStream(stream); }
+  void FreeStream(Stream stream) override { inner_->FreeStream(stream); }
+  Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) override {
+    return inner_->CopyToDevice(to, from, bytes, stream);
+  }
+  Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) override {
+    return inner_->CopyToHost(to, from, bytes, stream);
+  }
+  Outcome Clear(void* memory, size_t bytes, Stream stream) override {
+    return inner_->Clear(memory, bytes, stream);
+  }
+  Outcome Wait(Stream stream) override {
+    ++streams_awaited;
+    return inner_->Wait(stream);
+  }
+  Outcome LastError() override { return last_error.ok() ? inner_->LastError() : last_error; }
+  Outcome BeginCapture(Stream stream) override { return inner_->BeginCapture(stream); }
+  Outcome EndCapture(Stream stream, Graph* graph) override {
+    return inner_->EndCapture(stream, graph);
+  }
+  Outcome LaunchGraph(Graph graph, Stream stream) override {
+    return inner_->LaunchGraph(graph, stream);
+  }
+  void FreeGraph(Graph graph) override { inner_->FreeGraph(graph); }
+  Outcome NewEvent(Event* event) override { return inner_->NewEvent(event); }
+  void FreeEvent(Event event) override { inner_->FreeEvent(event); }
+  Outcome Record(Event event, Stream stream) override {
+    ++events_recorded;
+    return inner_->Record(event, stream);
+  }
+  Outcome WaitEvent(Event event) override {
+    ++events_awaited;
+    return event_awaited.ok() ? inner_->WaitEvent(event) : event_awaited;
+  }
+  Outcome Query(Event event, bool* happened) override { return inner_->Query(event, happened); }
+  Outcome Milliseconds(Event from, Event to, float* elapsed) override {
+    return inner_->Milliseconds(from, to, elapsed);
+  }
+
+ private:
+  const std::unique_ptr<Runtime> inner_;
+};
+
+}  // namespace echelon::cuda
