@@ -12,10 +12,11 @@ namespace {
 
 // A trial costs what the worse way is slower: one of 64 steps, at twice the time, 1.6 %. Where a
 // rehearsal was not clear, or a comparison speaks against the choice, the next ones come soon.
-constexpr int kGapMin = 4, kGapMax = 64;
-// A rehearsal errs by so much; it counts as three comparisons of the seven that are kept.
+constexpr int kGapMin = 2, kGapMax = 64;
+// A rehearsal errs by so much. It counts as a comparison where that leaves it open, else as three
+// of the seven that are kept.
 constexpr double kRehearsalError = 0.15;
-constexpr size_t kRehearsed = 3, kGainsMax = 7;
+constexpr size_t kOpen = 1, kClear = 3, kGainsMax = 7;
 // The step before the trial, the trial, and the step behind it, whose mean allows for what grows or
 // drifts evenly; their costs may differ from that by 3 %, a third of what comparisons vary by.
 constexpr size_t kCompared = 3;
@@ -28,8 +29,9 @@ SplitChoice::SplitChoice(const std::vector<SplitTimes>& rehearsed) {
     const double gain =
         rehearsed.empty() ? 0.0 : rehearsed[std::min(i, rehearsed.size() - 1)].gain();
     Class& one = classes_.emplace_back();
-    one.gains.assign(kRehearsed, gain);
-    one.gap = std::abs(gain - kSplitGainMin) < kRehearsalError ? kGapMin : kGapMax;
+    const bool open = std::abs(gain - kSplitGainMin) < kRehearsalError;
+    one.gains.assign(open ? kOpen : kClear, gain);
+    one.gap = open ? kGapMin : kGapMax;
     Choose(one);
   }
 }
@@ -41,9 +43,10 @@ SplitChoice::Class& SplitChoice::Of(int64_t rows) {
   return classes_[i];
 }
 
+// Of an even number the lower middle: whole where they do not agree.
 void SplitChoice::Choose(Class& one) {
   std::vector<double> gains(one.gains.begin(), one.gains.end());
-  const auto middle = gains.begin() + static_cast<ptrdiff_t>(gains.size() / 2);
+  const auto middle = gains.begin() + static_cast<ptrdiff_t>((gains.size() - 1) / 2);
   std::nth_element(gains.begin(), middle, gains.end());
   one.parts = *middle >= kSplitGainMin;
 }

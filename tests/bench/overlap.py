@@ -8,6 +8,9 @@ One service for each schedule, all up at once and asked in turn, so that each ro
 set so that an all-reduce (M, what "standard" adds to a step, over its number of all-reduces) is about as long as the work between two.
 
   hidden   (C + M - T) / min(C, M), T = a step of "ladder": 1 = the shorter of both is gone from the step
+  by ranks the same of the ranks' own timings of "ladder" alone: what of its time in flight (posted to arrived) a rank computed, over the shorter of
+           its compute and the whole time in flight; mean of both ranks
+  step / predicted  T over C + M - (by ranks) min(C, M)
   model    the step if every all-reduce were hidden behind exactly the sub-block that follows: max(C, M) if attention and MLP were of equal
            length, the sum of max(C, M) over the sub-blocks with C shared out between the two as their weights are
 """
@@ -50,7 +53,7 @@ class Bench(side_by_side.SideBySide):
         super().__init__(common, {name: SCHEDULES[name] for name in schedules})
 
     def step(self, name, streams):
-        """Seconds of one decode step with all streams in it, and rank 1's timings of a step."""
+        """Seconds of one decode step with all streams in it, and the ranks' mean timings of a step."""
         connection, ids = self.connections[name], []
         for i in range(streams):
             self.round += 1
@@ -61,8 +64,8 @@ class Bench(side_by_side.SideBySide):
             assert answer.error is None, answer.error
         # The last stream to start decodes beside all the others.
         last = max(answers, key=lambda answer: answer.done["timings"]["ttft_s"])
-        rank = last.done["ranks"][1]
-        parts = {key: rank[f"{key}_s"] / rank["steps"] for key in ("compute", "comm_hidden", "comm_exposed")}
+        ranks = last.done["ranks"]
+        parts = {key: statistics.mean(rank[f"{key}_s"] / rank["steps"] for rank in ranks) for key in ("compute", "comm_hidden", "comm_exposed")}
         return 1 / last.done["timings"]["decode_tokens_per_s"], parts
 
     def set_latency(self, streams):
@@ -106,20 +109,26 @@ def summarize(row):
     hidden = statistics.median((standard - ladder) / min(none, max(1e-9, standard - none)) for none, standard, ladder in rounds)
     model = statistics.median(ladder / max(none, standard - none) for none, standard, ladder in rounds)
     over_sum = statistics.median(ladder / sum_of_greater(none, standard - none) for none, standard, ladder in rounds)
+    by_ranks = statistics.median(one["comm_hidden"] / min(one["compute"], one["comm_hidden"] + one["comm_exposed"])
+                                 for one in row["ranks"]["ladder"])
+    predicted = statistics.median(ladder / (standard - by_ranks * min(none, standard - none)) for none, standard, ladder in rounds)
     return {"steps_ms": {name: 1e3 * value for name, value in steps.items()}, "speedup": speedup, "hidden": hidden,
-            "step_over_model": model, "step_over_sum": over_sum, "comm_over_compute": (steps["standard"] - steps["none"]) / steps["none"],
+            "hidden_by_ranks": by_ranks, "step_over_predicted": predicted, "step_over_model": model, "step_over_sum": over_sum,
+            "comm_over_compute": (steps["standard"] - steps["none"]) / steps["none"],
             "relay_cpu_share": row["relay"]["cpu_seconds"] / row["relay"]["seconds"]}
 
 
 def show(rows):
     names = list(rows[0]["summary"]["steps_ms"])
     print("| streams | latency, us | M / C | " + " | ".join(f"{name}, ms" for name in names)
-          + " | standard / ladder | hidden | step / max(C, M) | step / sum over sub-blocks | relay's share of a core, late by |")
-    print("|" + "---|" * (len(names) + 8))
+          + " | standard / ladder | hidden | by ranks | step / predicted | step / max(C, M) | step / sum over sub-blocks "
+          "| relay's share of a core, late by |")
+    print("|" + "---|" * (len(names) + 10))
     for row in rows:
         s = row["summary"]
         print(f"| {row['streams']} | {row['latency_us']:.0f} | {s['comm_over_compute']:.2f} | " + " | ".join(f"{s['steps_ms'][name]:.1f}" for name in names)
-              + f" | {s['speedup']:.2f} | {s['hidden']:.2f} | {s['step_over_model']:.2f} | {s['step_over_sum']:.2f} "
+              + f" | {s['speedup']:.2f} | {s['hidden']:.2f} | {s['hidden_by_ranks']:.2f} | {s['step_over_predicted']:.2f} "
+              f"| {s['step_over_model']:.2f} | {s['step_over_sum']:.2f} "
               f"| {s['relay_cpu_share']:.2f}, {row['relay']['late_us_mean']:.0f} us |")
 
 

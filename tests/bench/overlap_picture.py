@@ -1,7 +1,7 @@
 """The README's picture of what ladder residual hides: two layers of one decode step, standard above ladder on the same time scale, as
 two ranks on two hosts traced it (worker.trace; the hosts and the emulated link are those of tests/bench/overlap.py). Needs root to measure.
 
-usage: overlap_picture.py [--streams 8] [--latency-us 5400] [--layers 2,3] [--data docs/data/overlap.json] [--svg docs/overlap.svg] [--draw-only]
+usage: overlap_picture.py [--streams 8] [--latency-us 3500] [--layers 2,3] [--data docs/data/overlap.json] [--svg docs/overlap.svg] [--draw-only]
 
 Of each schedule the decode step of median length is drawn. In the data a time is in microseconds from the first work of the first layer drawn.
 The latency is about what overlap.py finds to make communication as long as compute for 8 streams.
@@ -38,7 +38,8 @@ def steps_of(folder, streams):
                 open_flights[event["id"]] = event
             elif kind == "e":
                 begin = open_flights.pop(event["id"])
-                events.append({"name": event["name"], "track": event["tid"], "layer": -1, "rows": 0, "begin": begin["ts"], "end": event["ts"]})
+                events.append({"name": event["name"], "track": event["tid"], "layer": begin["args"]["layer"], "rows": 0, "begin": begin["ts"],
+                               "end": event["ts"]})
         events.sort(key=lambda event: event["begin"])
         steps = [event for event in events if event["track"] == STEP]
         ranks[rank] = [[event for event in events if event["track"] != STEP and step["begin"] <= event["begin"] <= step["end"]]
@@ -176,7 +177,7 @@ def legend(y):
     out, x = [], LEFT
     for colour, stroke, text in ((COLOURS["attention"], "none", "attention"), (COLOURS["mlp"], "none", "MLP"),
                                  ("url(#waited)", COLOURS["wait"], "waits for an all-reduce"),
-                                 (COLOURS["flight"], COLOURS["flight_line"], "all-reduce: posted (dot) until it is added")):
+                                 (COLOURS["flight"], COLOURS["flight_line"], "all-reduce: posted (dot) until it has arrived")):
         out += [box(x, y - 10, 16, 12, colour, f'stroke="{stroke}" rx="2"'), label(x + 22, y, text, f'fill="{COLOURS["soft"]}"')]
         x += 40 + 6.6 * len(text)
     return out
@@ -216,7 +217,7 @@ def draw(data, path):
 def parse(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default=8, type=int)
-    parser.add_argument("--latency-us", default=5400, type=int)
+    parser.add_argument("--latency-us", default=3500, type=int)
     parser.add_argument("--layers", default=[2, 3], type=lambda text: [int(layer) for layer in text.split(",")])
     parser.add_argument("--data", default=ROOT / "docs/data/overlap.json", type=pathlib.Path)
     parser.add_argument("--svg", default=ROOT / "docs/overlap.svg", type=pathlib.Path)

@@ -7,8 +7,8 @@ usage: token_split.py [--links shared,1000,1000:300,...] [--tokens 512] [--strea
 A link is "shared" (memory of one host) or Mbit/s (0: no limit), after a colon microseconds of latency (default 50). For each, three services start
 at that link and answer in turn, each round another one first; a round is one answer of each. --streams 0 is a prompt of --tokens; N is a decode
 step of N streams. One rank of one thread a host. The relay runs on the ranks' cores: its share is printed. --add-to adds the rounds to those
-that the file has already. Several starts, each with another mode first and a choice of its own, tell more than many rounds. Before the rounds each
-service decodes WARM_UP times: "auto" tries both ways on steps of its own.
+that the file has already. Several starts, each with another mode first and a choice of its own, tell more than many rounds. Before the rounds
+"auto" takes WARM_UP steps, on which it tries both ways.
 
   gain        off / on, median of the rounds' ratios
   auto/best   auto over the better of both (by medians), median of the rounds' ratios
@@ -27,8 +27,8 @@ import side_by_side
 
 MODES = {mode: {"worker.token_split": mode} for mode in ("off", "on", "auto")}
 LATENCY_US = 50  # of a frame: what a switch and two network stacks take
-DECODE_TOKENS = 24
-WARM_UP = 4  # decodes, some 100 steps; one prompt
+DECODE_TOKENS = 16
+WARM_UP = {"prompts": 10, "decodes": 5}  # a decode is 16 steps
 ROUNDS_MIN = 3  # of --at-least and --auto-within
 
 
@@ -68,7 +68,7 @@ class Bench(side_by_side.SideBySide):
     def measure(self, link, streams, flags):
         wire = None if link == "shared" else hosts.Link.of_this_test()
         for mode in self.services:
-            for _ in range(WARM_UP if streams else 1):
+            for _ in range(WARM_UP["decodes" if streams else "prompts"] if mode == "auto" else 1):
                 self.step(mode, streams, flags.tokens)
         seen = {mode: [] for mode in self.services}
         if wire:

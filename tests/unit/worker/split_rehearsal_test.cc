@@ -164,7 +164,7 @@ TEST_F(SplitRehearsalTest, RanksThatSeeDifferentTimesDecideAlike) {
   EXPECT_EQ(Run({kSlow, kSlowComputer}, 64)[0].prompt_reduces, kWhole);
 }
 
-// The trials are the 65th, and from the first that contradicts on every fifth: after three more the
+// The trials are the 65th, and from the first that contradicts on every third: after three more the
 // median says otherwise.
 TEST_F(SplitRehearsalTest, StepsCorrectTheRehearsalOnAllRanksAlike) {
   Rank fast_later = kSlow, slow_later = kFast;
