@@ -11,8 +11,9 @@ namespace echelon {
 namespace {
 
 // A trial costs what the worse way is slower: one of 64 steps, at twice the time, 1.6 %. Where a
-// rehearsal was not clear, or a comparison speaks against the choice, the next ones come soon.
-constexpr int kGapMin = 2, kGapMax = 64;
+// rehearsal left it open, or a comparison speaks against the choice, the next ones come soon. Even
+// a clear rehearsal is tried soon: it may be wrong.
+constexpr int kGapMin = 2, kGapFirst = 8, kGapMax = 64;
 // A rehearsal errs by so much. It counts as a comparison where that leaves it open, else as three
 // of the seven that are kept.
 constexpr double kRehearsalError = 0.15;
@@ -31,7 +32,7 @@ SplitChoice::SplitChoice(const std::vector<SplitTimes>& rehearsed) {
     Class& one = classes_.emplace_back();
     const bool open = std::abs(gain - kSplitGainMin) < kRehearsalError;
     one.gains.assign(open ? kOpen : kClear, gain);
-    one.gap = open ? kGapMin : kGapMax;
+    one.gap = open ? kGapMin : kGapFirst;
     Choose(one);
   }
 }

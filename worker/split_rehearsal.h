@@ -16,8 +16,8 @@ namespace echelon {
 
 // Collective over `tp`, and the same answer on all of its ranks: the slowest rank's times,
 // ascending rows; none where the stage has one layer. `cache` is the decoder's; its first pages are
-// written. rows_max: of a step. Takes about 0.1 s with a small model, 0.2 s over a slow link; with
-// a large one some hundred rows of a layer.
+// written. rows_max: of a step. Times about half a second's passes at most, each behind one that is
+// not timed.
 std::vector<SplitTimes> RehearseSplit(const ModelConfig& model, const RankPart& part,
                                       Decoder& decoder, const KvCache& cache, Communicator& tp,
                                       int rows_max, const Clock& clock);

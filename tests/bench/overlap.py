@@ -8,8 +8,8 @@ One service for each schedule, all up at once and asked in turn, so that each ro
 set so that an all-reduce (M, what "standard" adds to a step, over its number of all-reduces) is about as long as the work between two.
 
   hidden   (C + M - T) / min(C, M), T = a step of "ladder": 1 = the shorter of both is gone from the step
-  by ranks the same of the ranks' own timings of "ladder" alone: what of its time in flight (posted to arrived) a rank computed, over the shorter of
-           its compute and the whole time in flight; mean of both ranks
+  by ranks the same of the ranks' own timings of "ladder": for how long they computed with messages in flight (posted to arrived), over the shorter of
+           their compute and their time in flight, without what "none" waits too (embedding, last all-reduce, head); means of both ranks
   step / predicted  T over C + M - (by ranks) min(C, M)
   model    the step if every all-reduce were hidden behind exactly the sub-block that follows: max(C, M) if attention and MLP were of equal
            length, the sum of max(C, M) over the sub-blocks with C shared out between the two as their weights are
@@ -109,8 +109,8 @@ def summarize(row):
     hidden = statistics.median((standard - ladder) / min(none, max(1e-9, standard - none)) for none, standard, ladder in rounds)
     model = statistics.median(ladder / max(none, standard - none) for none, standard, ladder in rounds)
     over_sum = statistics.median(ladder / sum_of_greater(none, standard - none) for none, standard, ladder in rounds)
-    by_ranks = statistics.median(one["comm_hidden"] / min(one["compute"], one["comm_hidden"] + one["comm_exposed"])
-                                 for one in row["ranks"]["ladder"])
+    by_ranks = statistics.median(one["comm_hidden"] / min(one["compute"], one["comm_hidden"] + max(0.0, one["comm_exposed"] - none["comm_exposed"]))
+                                 for one, none in zip(row["ranks"]["ladder"], row["ranks"]["none"]))
     predicted = statistics.median(ladder / (standard - by_ranks * min(none, standard - none)) for none, standard, ladder in rounds)
     return {"steps_ms": {name: 1e3 * value for name, value in steps.items()}, "speedup": speedup, "hidden": hidden,
             "hidden_by_ranks": by_ranks, "step_over_predicted": predicted, "step_over_model": model, "step_over_sum": over_sum,

@@ -164,16 +164,16 @@ TEST_F(SplitRehearsalTest, RanksThatSeeDifferentTimesDecideAlike) {
   EXPECT_EQ(Run({kSlow, kSlowComputer}, 64)[0].prompt_reduces, kWhole);
 }
 
-// The trials are the 65th, and from the first that contradicts on every third: after three more the
-// median says otherwise.
+// The trials are the ninth, and from the first that contradicts on every third: after three more
+// the median says otherwise.
 TEST_F(SplitRehearsalTest, StepsCorrectTheRehearsalOnAllRanksAlike) {
   Rank fast_later = kSlow, slow_later = kFast;
   fast_later.later = SlowLinkOptions{};
   slow_later.later = kSlow.link;
-  for (const Seen& seen : Run({fast_later, fast_later}, 32, 90)) {
+  for (const Seen& seen : Run({fast_later, fast_later}, 32, 50)) {
     EXPECT_EQ(seen.prompt_reduces, kWhole) << seen.said;
   }
-  for (const Seen& seen : Run({slow_later, kFast}, 32, 90)) {
+  for (const Seen& seen : Run({slow_later, kFast}, 32, 50)) {
     EXPECT_EQ(seen.prompt_reduces, kInTwoParts) << seen.said;
   }
 }
