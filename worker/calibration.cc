@@ -267,7 +267,7 @@ ProcessorRates Calibrator::RatesFrom(const Times& times, int threads) const {
         {static_cast<double>(rows), std::max(kLeast, (seconds - others) * threads / weights)});
   }
   r.layers = MatMulCurve(curve);
-  const double one = std::max(kLeast, times.sampled_one - times.whole.at(1));
+  const double one = std::max(1e-6, times.sampled_one - times.whole.at(1));
   const double batch = std::max(one, times.sampled_batch - times.whole.at(kBatch));
   r.head = MatMulCurve({{1.0, one * threads / whole.head}, {kBatch, batch * threads / whole.head}});
   return r;
