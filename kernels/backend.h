@@ -259,6 +259,15 @@ class Backend {
   virtual void MergeAttention(const MergeArgs& args) = 0;
   // out (T, F) = act(gate_up[:, :F]) * gate_up[:, F:]; gate_up (T, 2F). out may be gate_up[:, :F].
   virtual void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) = 0;
+  // GatedActivation of x (T, K) . gate_up (2F, K)^T; scratch (T, 2F) may be written, and out (T, F)
+  // be its first columns. `next`, which is read by the next MatMul, is announced in the midst of
+  // it.
+  virtual void GatedMatMul(Tensor x, const Weight& gate_up, const Weight& next, GatedKind kind,
+                           Tensor scratch, Tensor out) {
+    MatMul(x, gate_up, nullptr, scratch);
+    Announce(next);
+    GatedActivation(scratch, kind, out);
+  }
   // residual = residual * keep + (post_norm ? RmsNorm(delta, post_norm, eps) : delta). (T, D)
   virtual void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                            float eps) = 0;

@@ -85,7 +85,7 @@ class TimedBackend : public Backend {
     Time({"draw_tokens", nullptr, -1, logits.rows},
          [&] { inner_->DrawTokens(logits, rows, drawn); });
   }
-  // PaddedRows and Repeat are the base's: ops that repeat run one by one, each with a time of its
+  // GatedMatMul is the base's: its two ops have times of their own. PaddedRows and Repeat are the base's: ops that repeat run one by one, each with a time of its
   // own, which a graph launched as one does not have (and nothing may be waited for within one).
 
  private:

@@ -12,9 +12,7 @@ void RunMlp(const ModelConfig& model, const LayerWeights& w, Tensor x, Tensor sc
     const int64_t end = std::min(begin + scratch.rows, x.rows);
     const Tensor gate_up = scratch.Rows(0, end - begin);
     const Tensor hidden = gate_up.Cols(0, gate_up.cols / 2);
-    backend.MatMul(x.Rows(begin, end), *w.gate_up, nullptr, gate_up);
-    backend.Announce(*w.down);
-    backend.GatedActivation(gate_up, kind, hidden);
+    backend.GatedMatMul(x.Rows(begin, end), *w.gate_up, *w.down, kind, gate_up, hidden);
     backend.MatMul(hidden, *w.down, nullptr, out.Rows(begin, end));
   }
 }

@@ -201,10 +201,7 @@ void CudaBackend::MatMul(Tensor x, const Weight& w, const float* bias, Tensor ou
     const float* of_part = bias != nullptr ? bias + row : nullptr;
     const Tensor to = out.Cols(row, row + part.rows);
     row += part.rows;
-    const bool there = part.lead == 0 && split_of_.data == x.data && split_of_.rows == x.rows &&
-                       split_of_.cols == x.cols && split_of_.stride == x.stride;
-    const SplitRows split = PlaceSplit(x.rows, part.groups);
-    split_of_ = part.lead == 0 ? x : Tensor();
+    const auto [split, there] = SplitFor(x, part);
     if (!recorder_.Enqueue(Op::kMatMul, part.codes, Rows(x), split.pairs, of_part, Rows(to),
                            there)) {
       continue;
@@ -220,6 +217,28 @@ void CudaBackend::GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) {
   if (recorder_.Enqueue(Op::kGated, Rows(gate_up), kind, Rows(out), split.pairs)) {
     LaunchGated(device_->stream(), gate_up, kind, out, split);
   }
+}
+
+void CudaBackend::GatedMatMul(Tensor x, const Weight& gate_up, const Weight& next, GatedKind kind,
+                              Tensor scratch, Tensor out) {
+  const auto& weight = static_cast<const CudaWeight&>(gate_up);
+  const PartView& part = weight.parts()[0];
+  if (x.rows == 0 || x.rows > kGatedMatMulRowsMax || weight.parts().size() > 1 || part.lead != 0 ||
+      out.cols % kGroup != 0) {
+    return Backend::GatedMatMul(x, gate_up, next, kind, scratch, out);
+  }
+  ExpectShape(x, x.rows, gate_up.cols());
+  ExpectShape(out, x.rows, gate_up.rows() / 2);
+  const auto [split, there] = SplitFor(x, part);
+  DeviceMemory& other = split.pairs == gated_split_.data() ? split_ : gated_split_;
+  const GatedMatMulParams params = {part, split, kind == GatedKind::kSilu, out,
+                                    SplitOf(out, other)};
+  if (!recorder_.Enqueue(Op::kGatedMatMul, part.codes, Rows(x), split.pairs, params.silu,
+                         params.out, params.split.pairs, there)) {
+    return;
+  }
+  if (!there) LaunchSplitRows(device_->stream(), x, part.lead, split);
+  LaunchGatedMatMul(device_->stream(), params);
 }
 
 void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
@@ -285,18 +304,29 @@ void CudaBackend::Repeat(int64_t rows, const std::function<void()>& ops) {
   begin();
 }
 
-SplitRows CudaBackend::SplitOf(const Tensor& out) {
+SplitRows CudaBackend::SplitOf(const Tensor& out, DeviceMemory& memory) {
   split_of_ = out;
-  return PlaceSplit(out.rows, (out.cols + kGroup - 1) / kGroup);
+  split_rows_ = PlaceSplit(out.rows, (out.cols + kGroup - 1) / kGroup, memory);
+  return split_rows_;
 }
 
-SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups) {
+std::pair<SplitRows, bool> CudaBackend::SplitFor(const Tensor& x, const PartView& part) {
+  if (part.lead != 0) {
+    split_of_ = {};
+    return {PlaceSplit(x.rows, part.groups, split_), false};
+  }
+  const bool there = split_of_.data == x.data && split_of_.rows == x.rows &&
+                     split_of_.cols == x.cols && split_of_.stride == x.stride;
+  return {there ? split_rows_ : SplitOf(x), there};
+}
+
+SplitRows CudaBackend::PlaceSplit(int64_t rows, int64_t groups, DeviceMemory& memory) {
   SplitRows split = {nullptr, nullptr, rows, groups};
-  if (!device_->Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", split_)) {
+  if (!device_->Reserve(static_cast<size_t>(split.Bytes()), "the rows of a product", memory)) {
     return {};
   }
-  split.pairs = split_.data();
-  split.totals = reinterpret_cast<float*>(split_.data() + split.PairBytes());
+  split.pairs = memory.data();
+  split.totals = reinterpret_cast<float*>(memory.data() + split.PairBytes());
   return split;
 }
 

@@ -55,6 +55,8 @@ class CudaBackend : public Backend {
   void Attention(const AttentionArgs& args) override;
   void MergeAttention(const MergeArgs& args) override;
   void GatedActivation(Tensor gate_up, GatedKind kind, Tensor out) override;
+  void GatedMatMul(Tensor x, const Weight& gate_up, const Weight& next, GatedKind kind,
+                   Tensor scratch, Tensor out) override;
   void AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                    float eps) override;
   void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
@@ -106,8 +108,11 @@ class CudaBackend : public Backend {
   const double* PlaceFrequencies(std::span<const double> frequencies);
   // Scratch memory, which the next op of the kind overwrites: rows of a product, partial results.
   // SplitOf: for an op that is about to make `out`, most likely a product's rows.
-  SplitRows SplitOf(const Tensor& out);
-  SplitRows PlaceSplit(int64_t rows, int64_t groups);
+  SplitRows SplitOf(const Tensor& out) { return SplitOf(out, split_); }
+  SplitRows SplitOf(const Tensor& out, DeviceMemory& memory);
+  SplitRows PlaceSplit(int64_t rows, int64_t groups, DeviceMemory& memory);
+  // x as a part's products take it, and whether it is there already; else it is to be made.
+  std::pair<SplitRows, bool> SplitFor(const Tensor& x, const PartView& part);
   Tensor Partials(int64_t rows, int64_t cols);
 
   const std::unique_ptr<Device> device_;
@@ -118,8 +123,10 @@ class CudaBackend : public Backend {
   std::vector<PlacedBatch> batches_;
   std::vector<PlacedPlan> plans_;
   std::vector<std::pair<std::vector<double>, DeviceMemory>> frequencies_;
-  DeviceMemory split_, partials_;
-  Tensor split_of_;  // the rows that split_ holds as they are now; none where that is not known
+  DeviceMemory split_, gated_split_, partials_;
+  // Rows whose split form is kept as they are now, and where; none where that is not known.
+  Tensor split_of_;
+  SplitRows split_rows_;
   std::array<StepMark, kMarksMax> marks_;
   uint64_t marked_ = 0, waited_ = 0;
 };

@@ -41,6 +41,10 @@ ECHELON_HD inline float GeluTanh(float x) {
   return x / (1.0f + Exp(-2.0f * 0.797884560802865f * inner));
 }
 
+ECHELON_HD inline float Gated(bool silu, float gate, float up) {
+  return (silu ? Silu(gate) : GeluTanh(gate)) * up;
+}
+
 // The nearest bfloat16 number, ties to even, as a float; not for NaN, which may become infinite.
 ECHELON_HD inline float Bf16Of(float x) {
   const auto bits = std::bit_cast<uint32_t>(x);

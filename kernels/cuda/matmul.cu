@@ -1,32 +1,15 @@
-// Products of packed weights with rows of floats, on the tensor cores (mma.m16n8k16: bfloat16 in,
-// float sums). Codes less their offset are exact in bfloat16; an activation is the sum of two
-// bfloat16 numbers (16 bits, activations.cu); float16 weights are the sum of two, float32 ones of
-// three. A tile of 16 outputs by 8 rows of x is summed over K in one order, whatever the launch:
-//
-//   K is cut into 8 segments (by the weight's width alone), added at the end in ascending order;
-//   in a segment, groups of 32 in ascending order; in a group, two steps of 16, first parts of x
-//   before second ones; a quantised group's sum is scaled and added, then its minimum times the sum
-//   of x.
-//
-// What a multiply-add of the tensor cores does inside is not documented (its 16 products are added
-// in an order, and with a width, of its own). A row of x has the same bits in any company because
-// the same instruction gets the same numbers in the same order, and no column of the instruction's
-// result depends on another.
-//
-// Two ways to spread the same sums: few rows of x, a warp for each segment, so that even a narrow
-// weight has enough loads in flight; many, 128 outputs by 64 rows for a block, whose warps share
-// what they read through the first-level cache.
+// Products of packed weights with rows of floats (matmul.cuh), in two ways that add the same
+// numbers in the same order: few rows of x, a warp for each segment, so that even a narrow weight
+// has enough loads in flight; many, 128 outputs by 64 rows for a block, whose warps share what they
+// read through the first-level cache.
 
-#include "kernels/cuda/math.cuh"
-#include "kernels/cuda/ops.h"
+#include "kernels/cuda/matmul.cuh"
 
 namespace echelon::cuda {
 
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kSegments = 8;
+constexpr int kThreads = kSegmentThreads;
 
 struct MatMulParams {
   PartView part;
@@ -34,175 +17,6 @@ struct MatMulParams {
   const float* bias;
   Rows out;
 };
-
-// bfloat16 planes whose sum a weight is.
-constexpr int PlanesOf(Packing packing) {
-  return packing == Packing::kF32 ? 3 : packing == Packing::kF16 ? 2 : 1;
-}
-
-// This lane's chunks of a tile: of rows lane / 4 and lane / 4 + 8.
-template <Packing kPacking>
-__device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
-  if constexpr (WordsOf(kPacking) <= 6) {
-    const Bytes8 words = Load8(tile + lane * 8);
-    chunks[0].word[0] = words.word[0];
-    chunks[1].word[0] = words.word[1];
-    if constexpr (kPacking == Packing::k5) {
-      const uint32_t high = ReadU16(tile + 256 + lane * 2);
-      chunks[0].high = high & 0xffu;
-      chunks[1].high = high >> 8;
-    }
-    if constexpr (kPacking == Packing::k6) {
-      const uint32_t high = Load4(tile + 256 + lane * 4);
-      chunks[0].high = high & 0xffffu;
-      chunks[1].high = high >> 16;
-    }
-  } else {
-    constexpr int kLoads = WordsOf(kPacking) / 8;  // of 16 bytes: 8 words of two rows are one
-    constexpr int kWords = WordsOf(kPacking) / 4;  // of a row's chunk
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const Bytes16 words = Load16(tile + i * 512 + lane * 16);
-#pragma unroll
-      for (int w = 0; w < 4; ++w)
-        chunks[(4 * i + w) / kWords].word[(4 * i + w) % kWords] = words.word[w];
-    }
-  }
-}
-
-// The high halves of two floats, which are all of them where they are exact in bfloat16.
-__device__ uint32_t HighHalves(float first, float second) {
-  return std::bit_cast<uint32_t>(first) >> 16 | (std::bit_cast<uint32_t>(second) & 0xffff0000u);
-}
-
-// What is left of a value when its first `plane` bfloat16 parts are taken away, rounded to one.
-__device__ float PlaneOf(float value, int plane) {
-  float part = Bf16Of(value);
-  for (int i = 0; i < plane; ++i) {
-    value -= part;
-    part = Bf16Of(value);
-  }
-  return part;
-}
-
-// Pair i of a chunk as bfloat16: codes less their offset, or plane `plane` of the values.
-template <Packing kPacking>
-__device__ uint32_t WeightPair(const Chunk& chunk, int i, int offset, uint32_t negative,
-                               int plane) {
-  if constexpr (kPacking == Packing::kBF16) return chunk.word[i];
-  if constexpr (kPacking == Packing::kF32) {
-    return HighHalves(PlaneOf(std::bit_cast<float>(chunk.word[2 * i]), plane),
-                      PlaneOf(std::bit_cast<float>(chunk.word[2 * i + 1]), plane));
-  }
-  if constexpr (kPacking == Packing::kF16) {
-    return HighHalves(PlaneOf(HalfBitsToFloat(static_cast<uint16_t>(chunk.word[i])), plane),
-                      PlaneOf(HalfBitsToFloat(static_cast<uint16_t>(chunk.word[i] >> 16)), plane));
-  }
-  if constexpr (IsQuantised(kPacking)) {
-    const uint32_t codes = CodePair<kPacking>(chunk, i);
-    if constexpr (kPacking == Packing::k8) {
-      const float shift = 8388608.0f + static_cast<float>(offset);
-      return HighHalves(CodeToFloat(codes & 0xffffu, shift), CodeToFloat(codes >> 16, shift));
-    }
-    // 0x4300 + code is 128 + code in bfloat16, up to 127.
-    return AddBf16Pairs(codes | 0x43004300u, negative);
-  }
-}
-
-// Two steps of rows of x: what a lane gives to mma as B. Lanes of rows that are not there give
-// zeros.
-struct XChunk {
-  Bytes16 part[2];
-};
-__device__ XChunk LoadX(const SplitRows& x, int64_t token_tile, int64_t group, int lane) {
-  XChunk chunk = {};
-  if (token_tile * kTokenTile + lane / 4 >= x.rows) return chunk;
-  const char* at = x.pairs + (token_tile * x.groups + group) * kSplitTileBytes + lane * 16;
-  chunk.part[0] = Load16(at);
-  chunk.part[1] = Load16(at + kSplitTileBytes / 2);
-  return chunk;
-}
-
-// A warp's sums: kM tiles of 16 weight rows by kN tiles of 8 rows of x. Of a tile the lane has rows
-// lane / 4 (values 0, 1) and lane / 4 + 8 (2, 3), columns lane % 4 * 2 and + 1.
-template <int kM, int kN>
-struct Sums {
-  float of[kM][kN][4];
-};
-
-template <Packing kPacking, int kM, int kN>
-__device__ void AddGroup(const MatMulParams& p, const int64_t (&rows)[kM], int64_t token_tile,
-                         int64_t group, int lane, Sums<kM, kN>& sums) {
-  constexpr bool kScaled = IsQuantised(kPacking);
-  const PartView& part = p.part;
-  const uint32_t negative = Bf16Pair(-128.0f - static_cast<float>(part.offset));
-  XChunk x[kN];
-#pragma unroll
-  for (int n = 0; n < kN; ++n) x[n] = LoadX(p.x, token_tile + n, group, lane);
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    Chunk chunks[2] = {};
-    LoadTile<kPacking>(part.Tile(rows[m], group), lane, chunks);
-    GroupScale scale[2] = {};
-    if constexpr (kScaled) {
-      scale[0] = ScaleAt(part, rows[m] + lane / 4, group);
-      scale[1] = ScaleAt(part, rows[m] + lane / 4 + 8, group);
-    }
-    float of_group[kN][4] = {};
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-#pragma unroll
-      for (int plane = 0; plane < PlanesOf(kPacking); ++plane) {
-        uint32_t a[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          a[i] =
-              WeightPair<kPacking>(chunks[i % 2], 2 * step + i / 2, part.offset, negative, plane);
-        }
-#pragma unroll
-        for (int n = 0; n < kN; ++n) {
-          float(&to)[4] = kScaled ? of_group[n] : sums.of[m][n];
-          MmaBf16(to, a, x[n].part[0].word[2 * step], x[n].part[0].word[2 * step + 1]);
-          MmaBf16(to, a, x[n].part[1].word[2 * step], x[n].part[1].word[2 * step + 1]);
-        }
-      }
-      // Two scales a group: each step has its own.
-      if (!kScaled || (step == 0 && !part.split_scales)) continue;
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          sums.of[m][n][i] = fmaf(of_group[n][i], scale[i / 2].scale[step], sums.of[m][n][i]);
-          of_group[n][i] = 0.0f;
-        }
-      }
-    }
-    if (!kScaled || !part.has_min) continue;
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-      const float* totals = p.x.totals + ((token_tile + n) * p.x.groups + group) * kTokenTile;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float total = token_tile + n < p.x.Tiles() ? totals[lane % 4 * 2 + i % 2] : 0.0f;
-        sums.of[m][n][i] = fmaf(scale[i / 2].min, total, sums.of[m][n][i]);
-      }
-    }
-  }
-}
-
-template <Packing kPacking, int kM, int kN>
-__device__ void AddSegment(const MatMulParams& p, const int64_t (&rows)[kM], int64_t token_tile,
-                           int segment, int lane, Sums<kM, kN>& sums) {
-  const int64_t each = (p.part.groups + kSegments - 1) / kSegments;
-  const int64_t begin = segment * each;
-  const int64_t end = begin + each < p.part.groups ? begin + each : p.part.groups;
-  // Loads of four groups in flight where they are few, of two where registers are.
-  [[maybe_unused]] constexpr int kUnroll = kM * kN == 1 ? 4 : 2;
-#pragma unroll kUnroll
-  for (int64_t group = begin; group < end; ++group) {
-    AddGroup<kPacking, kM, kN>(p, rows, token_tile, group, lane, sums);
-  }
-}
 
 // First rows of the warp's tiles; beyond the weight, the last tile again, whose results are not
 // stored.
@@ -229,16 +43,12 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(MatMulParams p) {
   int64_t rows[kM];
   TileRows<kM>(p.part, tile, rows);
   Sums<kM, kN> sums = {};
-  AddSegment<kPacking, kM, kN>(p, rows, token_tile, warp, lane, sums);
-  constexpr int kValues = kM * kN * 4;
-#pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    shared[(warp * kValues + v) * 32 + lane] = sums.of[v / 4 / kN][v / 4 % kN][v % 4];
-  }
+  AddSegment<kPacking, kM, kN>(p.part, p.x, rows, token_tile, warp, lane, sums);
+  StoreSegment(warp, lane, sums, shared);
   __syncthreads();
+  constexpr int kValues = kM * kN * 4;
   for (int i = static_cast<int>(threadIdx.x); i < kValues * 32; i += kThreads) {
-    float sum = 0.0f;
-    for (int s = 0; s < kSegments; ++s) sum += shared[s * kValues * 32 + i];
+    const float sum = AddUpSegments(shared, kValues, i);
     const int v = i / 32, of = i % 32, m = v / 4 / kN, n = v / 4 % kN;
     StoreOut(p, (tile + m) * kTileRows + of / 4 + v % 4 / 2 * 8,
              (token_tile + n) * kTokenTile + of % 4 * 2 + v % 2, sum);
@@ -256,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) ManyRowsKernel(MatMulParams p) {
   Sums<kM, kN> totals = {};
   for (int segment = 0; segment < kSegments; ++segment) {
     Sums<kM, kN> sums = {};
-    AddSegment<kPacking, kM, kN>(p, rows, token_tile, segment, lane, sums);
+    AddSegment<kPacking, kM, kN>(p.part, p.x, rows, token_tile, segment, lane, sums);
 #pragma unroll
     for (int v = 0; v < kM * kN * 4; ++v) {
       totals.of[v / 4 / kN][v / 4 % kN][v % 4] += sums.of[v / 4 / kN][v / 4 % kN][v % 4];

@@ -72,6 +72,18 @@ void LaunchSplitRows(Stream stream, Rows x, int32_t lead, const SplitRows& to);
 void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, const SplitRows& x,
                   const float* bias, Rows out);
 
+// out (T, F) = act(gate) * up, of gate_up (2 F, K) . x: rows of gate, then of up, in one part
+// without lead; F a multiple of kGroup. The bits of LaunchMatMul and LaunchGated.
+struct GatedMatMulParams {
+  PartView gate_up;
+  SplitRows x;
+  bool silu;
+  Rows out;
+  SplitRows split;  // of out; other memory than x
+};
+inline constexpr int64_t kGatedMatMulRowsMax = 2 * kTokenTile;  // more are quicker apart
+void LaunchGatedMatMul(Stream stream, const GatedMatMulParams& params);
+
 // Where a batch's rows are, in device memory: BatchRows and the cache they are in.
 struct BatchView {
   const int32_t* positions;

@@ -30,6 +30,7 @@ enum class Op : uint8_t {
   kAttention,
   kMerge,
   kGated,
+  kGatedMatMul,
   kAddResidual,
   kGatherRows,
   kDraw

@@ -55,8 +55,7 @@ __global__ void GatedKernel(Rows gate_up, bool silu, Rows out, SplitRows split) 
   const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   float value = 0.0f;
   if (i < out.cols) {
-    const float g = gate[i], up = gate[out.cols + i];
-    value = (silu ? Silu(g) : GeluTanh(g)) * up;
+    value = Gated(silu, gate[i], gate[out.cols + i]);
     out.data[blockIdx.x * out.stride + i] = value;
   }
   StoreSplit(split, blockIdx.x, i / 32, value);

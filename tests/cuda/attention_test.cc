@@ -37,41 +37,23 @@ const Case kCases[] = {
 // One sequence of `length` positions, all of them queries too.
 class Sequence {
  public:
-  Sequence(Backend& backend, const Case& c, int length) : backend_(backend), c_(c) {
-    pages_.resize((length + c.page_tokens - 1) / c.page_tokens);
-    std::iota(pages_.rbegin(), pages_.rend(), 0);
-    cache_ = std::move(backend.AllocateKv({.layers = 1,
-                                           .pages = static_cast<int>(pages_.size()),
-                                           .page_tokens = c.page_tokens,
-                                           .kv_heads = c.kv_heads,
-                                           .head_dim = c.head_dim,
-                                           .type = c.type}))
-                 .value();
-    const int cols = (c.heads + 2 * c.kv_heads) * c.head_dim;
-    qkv_ = std::make_unique<FloatBuffer>(backend, length, cols,
-                                         RandomFloats(int64_t{length} * cols, 11, 2.0f));
-    positions_.resize(length);
-    std::iota(positions_.begin(), positions_.end(), 0);
-    sequences_.assign(length, 0);
-    page_begin_ = {0, static_cast<int32_t>(pages_.size())};
-    const std::vector<double> frequency(c.head_dim / 2, 0.0);
-    backend.RopeAppend({.qkv = qkv_->tensor(),
-                        .heads = c.heads,
-                        .kv_heads = c.kv_heads,
-                        .head_dim = c.head_dim,
-                        .rope = {frequency, false},
-                        .rows = {positions_, sequences_, page_begin_, pages_},
-                        .cache = cache_.get(),
-                        .layer = 0});
-    backend.Synchronize();
-  }
+  Sequence(Backend& backend, const Case& c, int length)
+      : backend_(backend),
+        c_(c),
+        kept_(backend,
+              {.layers = 1,
+               .page_tokens = c.page_tokens,
+               .kv_heads = c.kv_heads,
+               .head_dim = c.head_dim,
+               .type = c.type},
+              0, c.heads, length, Backwards((length + c.page_tokens - 1) / c.page_tokens)) {}
 
   std::vector<float> Rows(int begin, int end) {
     FloatBuffer out(backend_, end - begin, int64_t{c_.heads} * c_.head_dim);
     AttentionArgs args = Args(begin, end);
     args.out = out.tensor();
     args.window = c_.window;
-    args.rows.positions = std::span(positions_).subspan(begin, end - begin);
+    args.rows.positions = std::span(kept_.positions).subspan(begin, end - begin);
     backend_.Attention(args);
     backend_.Synchronize();
     return out.Read();
@@ -94,7 +76,8 @@ class Sequence {
       args.begin = first;
       args.end = last;
       args.partials = partials.tensor();
-      const std::vector<int32_t> rest(pages_.begin() + before / c_.page_tokens, pages_.end());
+      const std::vector<int32_t> rest(kept_.pages.begin() + before / c_.page_tokens,
+                                      kept_.pages.end());
       const std::vector<int32_t> rest_begin = {0, static_cast<int32_t>(rest.size())};
       if (second) {
         args.rows.pages = rest;
@@ -117,23 +100,22 @@ class Sequence {
   }
 
  private:
+  static std::vector<int32_t> Backwards(int count) {
+    std::vector<int32_t> pages(count);
+    std::iota(pages.rbegin(), pages.rend(), 0);
+    return pages;
+  }
   AttentionArgs Args(int begin, int end) const {
-    AttentionArgs args;
-    args.q = qkv_->tensor().Cols(0, int64_t{c_.heads} * c_.head_dim).Rows(begin, end);
-    args.heads = c_.heads;
-    args.head_dim = c_.head_dim;
-    args.group = c_.heads / c_.kv_heads;
-    args.scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
-    args.rows = {{}, std::span(sequences_).subspan(begin, end - begin), page_begin_, pages_};
-    args.cache = cache_.get();
+    AttentionArgs args = kept_.Args();
+    args.q = args.q.Rows(begin, end);
+    args.rows = {
+        {}, std::span(kept_.sequences).subspan(begin, end - begin), kept_.page_begin, kept_.pages};
     return args;
   }
 
   Backend& backend_;
   const Case c_;
-  std::vector<int32_t> positions_, sequences_, page_begin_, pages_;
-  std::unique_ptr<KvCache> cache_;
-  std::unique_ptr<FloatBuffer> qkv_;
+  const test::CachedSequence kept_;
 };
 
 class CudaAttention : public ::testing::Test {

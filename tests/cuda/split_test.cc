@@ -52,6 +52,35 @@ TEST_F(CudaSplit, NormsAndActivationsHaveStoredTheirRows) {
   ExpectProduct(normed_, 1);
 }
 
+// Gate, up and activation are one kernel, whose rows the next product takes as they are; the rows
+// it read itself are still there.
+TEST_F(CudaSplit, AGatedProductIsOneKernel) {
+  const int64_t f = 64;
+  const auto matrix = test::RandomMatrix(TensorFormat::kBF16, 2 * f, kCols, 6);
+  const auto down_matrix = test::RandomMatrix(TensorFormat::kQ4_1, 20, f, 7);
+  const auto gate_up = test::MustPack(*backend_, {matrix.view});
+  const auto down = test::MustPack(*backend_, {down_matrix.view});
+  const test::FloatBuffer scratch(*backend_, kRows, 2 * f), out(*backend_, kRows, 20);
+  const Tensor hidden = scratch.tensor().Cols(0, f);
+  backend_->RmsNorm(x_.tensor(), norm_.data(), 1e-5f, normed_.tensor());
+  const size_t before = emulation::KernelsEnqueued();
+  backend_->GatedMatMul(normed_.tensor(), *gate_up, *down, GatedKind::kSilu, scratch.tensor(),
+                        hidden);
+  EXPECT_EQ(emulation::KernelsEnqueued(), before + 1);
+  backend_->MatMul(hidden, *down, nullptr, out.tensor());
+  EXPECT_EQ(emulation::KernelsEnqueued(), before + 2);
+  backend_->Synchronize();
+  const auto got = out.Read(), values = scratch.Read();
+  std::vector<float> rows;
+  for (int64_t t = 0; t < kRows; ++t) {
+    rows.insert(rows.end(), values.begin() + t * 2 * f, values.begin() + t * 2 * f + f);
+  }
+  const test::FloatBuffer copy(*backend_, kRows, f, rows);
+  backend_->MatMul(copy.tensor(), *down, nullptr, out.tensor());
+  backend_->Synchronize();
+  EXPECT_TRUE(test::SameBits(got, out.Read()));
+}
+
 TEST_F(CudaSplit, RowsThatChangedAreSplitAgain) {
   backend_->RmsNorm(x_.tensor(), norm_.data(), 1e-5f, normed_.tensor());
   backend_->AddResidual(normed_.tensor(), other_.tensor(), 0.5f, nullptr, 0.0f);

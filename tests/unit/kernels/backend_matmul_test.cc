@@ -183,6 +183,43 @@ TEST_P(BackendMatMul, StackedPartsEqualSingleOnes) {
 }
 
 // Row t has the same bits alone, in chunks of any size and on any number of threads.
+// One op for two, with the bits of two: outputs that fill groups of 32 and others, of one part and
+// of two, few rows and many; `out` apart, and as a step has it the first half of the products.
+TEST_P(BackendMatMul, GatedMatMulIsMatMulThenActivation) {
+  const int64_t k = 288, most = 20;
+  for (const TensorFormat format : {TensorFormat::kQ4_1, TensorFormat::kQ6_K, TensorFormat::kQ8_0,
+                                    TensorFormat::kBF16, TensorFormat::kF32}) {
+    const int64_t cols = format == TensorFormat::kQ6_K ? 256 : k;
+    const auto x = RandomFloats(most * cols, 3);
+    for (const int64_t f : {32, 40, 96}) {
+      SCOPED_TRACE(std::string(InfoOf(format).name) + " " + std::to_string(f));
+      const auto gate = test::RandomMatrix(format, f, cols, 4),
+                 up = test::RandomMatrix(format, f, cols, 5);
+      const auto weight = test::MustPack(*backend_, {gate.view, up.view});
+      for (const int64_t rows : {int64_t{1}, int64_t{8}, int64_t{9}, int64_t{16}, most}) {
+        const GatedKind kind = rows % 2 == 0 ? GatedKind::kSilu : GatedKind::kGeluTanh;
+        FloatBuffer in(*backend_, rows, cols, {x.begin(), x.begin() + rows * cols}, cols + 3, 1);
+        FloatBuffer products(*backend_, rows, 2 * f), scratch(*backend_, rows, 2 * f);
+        FloatBuffer want(*backend_, rows, f), got(*backend_, rows, f, f + 5, 1);
+        backend_->MatMul(in.tensor(), *weight, nullptr, products.tensor());
+        backend_->GatedActivation(products.tensor(), kind, want.tensor());
+        backend_->GatedMatMul(in.tensor(), *weight, *weight, kind, scratch.tensor(), got.tensor());
+        backend_->Synchronize();
+        EXPECT_TRUE(test::SameBits(got.Read(), want.Read())) << rows;
+        EXPECT_TRUE(got.GuardsIntact());
+        const Tensor hidden = scratch.tensor().Cols(0, f);
+        backend_->GatedMatMul(in.tensor(), *weight, *weight, kind, scratch.tensor(), hidden);
+        backend_->Synchronize();
+        const auto of_scratch = scratch.Read(), wanted = want.Read();
+        for (int64_t t = 0; t < rows; ++t) {
+          EXPECT_TRUE(test::SameBits({of_scratch.data() + t * 2 * f, static_cast<size_t>(f)},
+                                     {wanted.data() + t * f, static_cast<size_t>(f)}));
+        }
+      }
+    }
+  }
+}
+
 TEST_P(BackendMatMul, RowsDependOnNothingElse) {
   const int64_t cols = 256, rows = 50, tokens = 23;
   auto single = test::MustMake(GetParam().name, 1, GetParam().isa);

@@ -36,57 +36,26 @@ const Case kCases[] = {
 // One sequence whose keys and values lie in shuffled pages of a cache.
 class Kept {
  public:
-  Kept(Backend& backend, const Case& c) : backend_(backend), c_(c) {
-    pages_.resize((c.length + c.page_tokens - 1) / c.page_tokens);
-    std::iota(pages_.begin(), pages_.end(), 0);
-    std::shuffle(pages_.begin(), pages_.end(), std::mt19937_64(7));
-    auto cache = backend.AllocateKv({.layers = 2,
-                                     .pages = static_cast<int>(pages_.size()),
-                                     .page_tokens = c.page_tokens,
-                                     .kv_heads = c.kv_heads,
-                                     .head_dim = c.head_dim,
-                                     .type = c.type});
-    CHECK(cache.ok());
-    cache_ = std::move(cache).value();
-    const int cols = (c.heads + 2 * c.kv_heads) * c.head_dim;
-    const auto values = RandomFloats(int64_t{c.length} * cols, 11, 2.0f);
-    qkv_ = std::make_unique<FloatBuffer>(backend, c.length, cols, values);
-    positions_.resize(c.length);
-    std::iota(positions_.begin(), positions_.end(), 0);
-    sequences_.assign(c.length, 0);
-    page_begin_ = {0, static_cast<int32_t>(pages_.size())};
-    const std::vector<double> frequency(c.head_dim / 2, 0.0);
-    backend.RopeAppend({.qkv = qkv_->tensor(),
-                        .heads = c.heads,
-                        .kv_heads = c.kv_heads,
-                        .head_dim = c.head_dim,
-                        .rope = {frequency, false},
-                        .rows = {positions_, sequences_, page_begin_, pages_},
-                        .cache = cache_.get(),
-                        .layer = 1});
-    backend.Synchronize();
-  }
-
-  AttentionArgs Args() const {
-    AttentionArgs args;
-    args.q = qkv_->tensor().Cols(0, int64_t{c_.heads} * c_.head_dim);
-    args.heads = c_.heads;
-    args.head_dim = c_.head_dim;
-    args.group = c_.heads / c_.kv_heads;
-    args.scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
-    args.window = c_.window;
-    args.cache = cache_.get();
-    args.layer = 1;
-    return args;
-  }
+  Kept(Backend& backend, const Case& c)
+      : backend_(backend),
+        c_(c),
+        kept_(backend,
+              {.layers = 2,
+               .page_tokens = c.page_tokens,
+               .kv_heads = c.kv_heads,
+               .head_dim = c.head_dim,
+               .type = c.type},
+              1, c.heads, c.length, Shuffled((c.length + c.page_tokens - 1) / c.page_tokens)) {}
 
   std::vector<float> Whole(int from, int to) {
     FloatBuffer out(backend_, to - from, int64_t{c_.heads} * c_.head_dim);
-    AttentionArgs args = Args();
+    AttentionArgs args = kept_.Args();
+    args.window = c_.window;
     args.q = args.q.Rows(from, to);
     args.out = out.tensor();
-    args.rows = {std::span(positions_).subspan(from, to - from),
-                 std::span(sequences_).subspan(from, to - from), page_begin_, pages_};
+    args.rows = {std::span(kept_.positions).subspan(from, to - from),
+                 std::span(kept_.sequences).subspan(from, to - from), kept_.page_begin,
+                 kept_.pages};
     backend_.Attention(args);
     backend_.Synchronize();
     return out.Read();
@@ -112,7 +81,7 @@ class Kept {
     std::vector<std::vector<int32_t>> parts_of(count);
     for (int part = 0; part < c_.parts; ++part) {
       std::vector<int32_t> list;
-      for (size_t p = part; p < pages_.size(); p += c_.parts) list.push_back(pages_[p]);
+      for (size_t p = part; p < kept_.pages.size(); p += c_.parts) list.push_back(kept_.pages[p]);
       std::vector<int32_t> begin(count), end(count);
       for (int64_t i = 0; i < count; ++i) {
         std::tie(begin[i], end[i]) = Seen(from + static_cast<int32_t>(i), part);
@@ -146,7 +115,8 @@ class Kept {
     for (int32_t& e : end) e = std::min<int32_t>(e, pages.size() * c_.page_tokens);
     const std::vector<int32_t> page_begin = {0, static_cast<int32_t>(pages.size())};
     const std::vector<int32_t> sequences(begin.size(), 0);
-    AttentionArgs args = Args();
+    AttentionArgs args = kept_.Args();
+    args.window = c_.window;  // not read: begin and end decide
     args.q = args.q.Rows(from, from + partials.rows);
     args.rows = {{}, sequences, page_begin, pages};
     args.begin = begin;
@@ -156,11 +126,16 @@ class Kept {
     backend_.Synchronize();
   }
 
+  static std::vector<int32_t> Shuffled(int count) {
+    std::vector<int32_t> pages(count);
+    std::iota(pages.begin(), pages.end(), 0);
+    std::shuffle(pages.begin(), pages.end(), std::mt19937_64(7));
+    return pages;
+  }
+
   Backend& backend_;
   const Case& c_;
-  std::unique_ptr<KvCache> cache_;
-  std::unique_ptr<FloatBuffer> qkv_;
-  std::vector<int32_t> pages_, positions_, sequences_, page_begin_;
+  const test::CachedSequence kept_;
 };
 
 // Pages that are a whole number of splits.

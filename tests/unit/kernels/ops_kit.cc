@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "common/check.h"
 #include "common/half.h"
@@ -159,6 +161,53 @@ TestBatch::TestBatch(std::vector<std::pair<int, int>> rows, int sequences, int t
 BatchRows TestBatch::view() const {
   return {
       .positions = positions_, .sequences = sequences_, .page_begin = page_begin_, .pages = pages_};
+}
+
+namespace {
+int64_t ColsOf(const KvShape& shape, int heads) {
+  return int64_t{heads + 2 * shape.kv_heads} * shape.head_dim;
+}
+}  // namespace
+
+CachedSequence::CachedSequence(Backend& backend, const KvShape& shape, int layer, int heads,
+                               int length, std::vector<int32_t> pages)
+    : positions(length),
+      sequences(length, 0),
+      page_begin{0, static_cast<int32_t>(pages.size())},
+      pages(std::move(pages)),
+      qkv(backend, length, ColsOf(shape, heads),
+          RandomFloats(length * ColsOf(shape, heads), 11, 2.0f)),
+      layer(layer),
+      heads(heads) {
+  std::iota(positions.begin(), positions.end(), 0);
+  KvShape with_pages = shape;
+  with_pages.pages = static_cast<int>(this->pages.size());
+  auto made = backend.AllocateKv(with_pages);
+  CHECK(made.ok());
+  cache = std::move(made).value();
+  const std::vector<double> frequency(shape.head_dim / 2, 0.0);
+  backend.RopeAppend({.qkv = qkv.tensor(),
+                      .heads = heads,
+                      .kv_heads = shape.kv_heads,
+                      .head_dim = shape.head_dim,
+                      .rope = {frequency, false},
+                      .rows = {positions, sequences, page_begin, this->pages},
+                      .cache = cache.get(),
+                      .layer = layer});
+  backend.Synchronize();
+}
+
+AttentionArgs CachedSequence::Args() const {
+  const KvShape& shape = cache->shape();
+  AttentionArgs args;
+  args.q = qkv.tensor().Cols(0, int64_t{heads} * shape.head_dim);
+  args.heads = heads;
+  args.head_dim = shape.head_dim;
+  args.group = heads / shape.kv_heads;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  args.cache = cache.get();
+  args.layer = layer;
+  return args;
 }
 
 }  // namespace echelon::test

@@ -66,4 +66,19 @@ class TestBatch {
   std::vector<int32_t> positions_, sequences_, page_begin_, pages_;
 };
 
+// One sequence whose keys and values, random ones, lie in a layer of a cache; its queries lie in
+// qkv.
+struct CachedSequence {
+  // `pages`: where its positions lie, in order; the cache has as many. Angles of rotation are 0.
+  CachedSequence(Backend& backend, const KvShape& shape, int layer, int heads, int length,
+                 std::vector<int32_t> pages);
+  // Queries of all rows over this cache; `rows` and `out` are the caller's to set.
+  AttentionArgs Args() const;
+
+  std::vector<int32_t> positions, sequences, page_begin, pages;
+  std::unique_ptr<KvCache> cache;
+  FloatBuffer qkv;
+  const int layer, heads;
+};
+
 }  // namespace echelon::test
