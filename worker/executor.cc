@@ -239,8 +239,9 @@ class Executor::Impl {
     std::optional<StepResult> result;
     if (output_) result = ResultOf(step, output_->Finish(step.plan, step.batch));
     backend_.Synchronize();  // the batch ends with this step
-    RETURN_IF_ERROR(backend_.Health());
+    // First what another rank waits for.
     const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(step.begin_us));
+    RETURN_IF_ERROR(backend_.Health());
     if (part_.rank != result_rank_) return std::optional<StepResult>();
     result->timings = timings;
     return result;

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <optional>
+#include <set>
 
 #include "common/rank_part.h"
+#include "common/strings.h"
 #include "worker/comm/local_comm.h"
 #include "worker/weights.h"
 
@@ -13,6 +16,9 @@ namespace echelon {
 namespace {
 
 constexpr std::chrono::microseconds kMoveOnEvery{200};
+// A plan that is refused is refused by every rank before it computes anything.
+constexpr std::chrono::milliseconds kErrorsWaitMax{500};
+constexpr const char* kAnotherRank = "another rank of the group could not start";
 
 // The same answer on every rank: this rank's error, else another's, so that no rank goes on alone.
 Status Agree(Status mine, Communicator& world) {
@@ -20,7 +26,7 @@ Status Agree(Status mine, Communicator& world) {
   std::vector<uint8_t> all(world.size());
   world.Wait(world.AllGather(&failed, all.data(), sizeof(failed)));
   if (!mine.ok() || std::count(all.begin(), all.end(), 0) == world.size()) return mine;
-  return InternalError("another rank of the group could not start");
+  return InternalError(kAnotherRank);
 }
 
 }  // namespace
@@ -33,6 +39,7 @@ Result<std::unique_ptr<LocalGroup>> LocalGroup::Start(const Checkpoint& checkpoi
   const int world = options.layout.world();
   std::unique_ptr<LocalGroup> group(new LocalGroup());
   group->plans_.resize(world);
+  group->ended_.resize(world);
   group->sp_ = options.layout.sp;
   group->endpoints_ = MakeLocalCommunicators(world);
   for (int rank = 0; rank < world; ++rank) {
@@ -41,16 +48,32 @@ Result<std::unique_ptr<LocalGroup>> LocalGroup::Start(const Checkpoint& checkpoi
     });
   }
   std::unique_lock lock(group->mutex_);
-  group->changed_.wait(lock, [&] { return static_cast<int>(group->started_.size()) == world; });
-  std::optional<Error> failure;
-  for (const Status& status : group->started_) {
-    if (status.ok()) continue;
-    // A rank's own reason says more than "another rank".
-    if (!failure || failure->code == ErrorCode::kInternal) failure = status.error();
-  }
+  group->changed_.wait(lock, [&] { return group->started_ == world; });
   lock.unlock();
-  if (failure) return *failure;
+  if (!group->start_errors_.empty()) return Together(group->start_errors_);
   return group;
+}
+
+// One line; ranks that say the same say it together. A rank's own reason says more than "another
+// rank".
+Error LocalGroup::Together(const RankErrors& errors) {
+  std::map<std::string, std::set<int>> ranks_of;
+  const Error* first = nullptr;
+  for (const auto& [rank, error] : errors) {
+    if (error.message == kAnotherRank) continue;
+    ranks_of[error.message].insert(rank);
+    if (first == nullptr) first = &error;
+  }
+  if (first == nullptr) return errors.front().second;
+  std::vector<std::string> told;
+  for (const auto& [message, ranks] : ranks_of) {
+    std::vector<std::string> names;
+    for (const int rank : ranks) names.push_back(StrCat(rank));
+    told.push_back(StrCat(ranks.size() > 1 ? "ranks " : "rank ", Join(names, ", "), ": ", message));
+  }
+  Error all = *first;
+  all.message = Join(told, "; ");
+  return all;
 }
 
 LocalGroup::~LocalGroup() {
@@ -75,7 +98,8 @@ Result<std::unique_ptr<Executor>> LocalGroup::StartRank(const Checkpoint& checkp
     const std::lock_guard lock(loading_);
     BackendOptions chosen = options.backend;
     chosen.ranks = world.size();
-    ASSIGN_OR_RETURN(backend, MakeBackend(chosen));
+    ASSIGN_OR_RETURN(backend, options.make_backend ? options.make_backend(world.rank(), chosen)
+                                                   : MakeBackend(chosen));
     const RankPart part = PartOf(model, options.layout, world.rank());
     const uint64_t memory = options.weight_memory_bytes > 0
                                 ? options.weight_memory_bytes
@@ -96,7 +120,8 @@ void LocalGroup::RunRank(const Checkpoint& checkpoint, const ModelConfig& model,
   auto executor = StartRank(checkpoint, model, options, world, backend);
   {
     const std::lock_guard lock(mutex_);
-    started_.push_back(executor.ok() ? Status() : Status(executor.error()));
+    ++started_;
+    if (!executor.ok()) start_errors_.emplace_back(world.rank(), executor.error());
     if (executor.ok()) {
       pages_ = (*executor)->pages();
       context_max_ = (*executor)->context_max();
@@ -119,18 +144,24 @@ void LocalGroup::RunPlans(Executor& executor, Communicator& world) {
       }
       continue;
     }
-    Result<std::optional<StepResult>> result = executor.End();
-    if (!executor.is_result_rank()) continue;
-    {
-      const std::lock_guard lock(mutex_);
-      if (result.ok()) {
-        results_.push_back(**std::move(result));
-      } else {
-        results_.push_back(result.error());
-      }
-    }
-    changed_.notify_all();
+    Record(world.rank(), executor.End());
   }
+}
+
+void LocalGroup::Record(int rank, Result<std::optional<StepResult>> result) {
+  {
+    const std::lock_guard lock(mutex_);
+    const uint64_t plan = ended_[rank]++;
+    if (plan < taken_) return;  // the caller was told that it failed elsewhere
+    Outcome& outcome = outcomes_[plan - taken_];
+    ++outcome.ranks_ended;
+    if (!result.ok()) {
+      outcome.errors.emplace_back(rank, result.error());
+    } else if (*result) {
+      outcome.result = **std::move(result);
+    }
+  }
+  changed_.notify_all();
 }
 
 std::optional<StepPlan> LocalGroup::NextPlan(Communicator& world, bool wait) {
@@ -156,16 +187,22 @@ void LocalGroup::Post(const StepPlan& plan) {
   {
     const std::lock_guard lock(mutex_);
     for (auto& queue : plans_) queue.push_back(plan);
+    outcomes_.emplace_back();
   }
   changed_.notify_all();
 }
 
 Result<StepResult> LocalGroup::Take() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return !results_.empty(); });
-  Result<StepResult> result = std::move(results_.front());
-  results_.pop_front();
-  return result;
+  const auto ended = [&] { return !outcomes_.empty() && outcomes_.front().ranks_ended == ranks(); };
+  changed_.wait(
+      lock, [&] { return ended() || (!outcomes_.empty() && !outcomes_.front().errors.empty()); });
+  changed_.wait_for(lock, kErrorsWaitMax, ended);
+  const Outcome outcome = std::move(outcomes_.front());
+  outcomes_.pop_front();
+  ++taken_;
+  if (!outcome.errors.empty()) return Together(outcome.errors);
+  return *outcome.result;
 }
 
 }  // namespace echelon

@@ -53,7 +53,8 @@ class Communicator {
   // recv (size * bytes): the ranks' contributions in rank order.
   virtual CommHandle AllGather(const void* send, void* recv, size_t bytes) = 0;
   virtual CommHandle Broadcast(void* data, size_t bytes, int root) = 0;
-  // Messages between two ranks arrive in the order they were sent; the sizes must agree.
+  // Messages between two ranks arrive in the order they were sent. Sizes must agree, as those of
+  // collectives must: a rank that is sent another size than it expects ends with an error.
   virtual CommHandle Send(const void* data, size_t bytes, int to) = 0;
   virtual CommHandle Recv(void* data, size_t bytes, int from) = 0;
 

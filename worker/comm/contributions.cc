@@ -33,8 +33,7 @@ void Contributions::StartNear() {
   for (int i = 0; i < near.size(); ++i) {
     if (wires_.members.near[i] == self_) continue;
     NearIncoming& from = near.outbox_of[i];
-    near_.push_back({wires_.members.near[i], &from, from.issued});
-    from.issued += StreamSpace(bytes);
+    near_.push_back({wires_.members.near[i], &from, from.Issue(bytes)});
   }
   write_->Advance();
 }
@@ -85,15 +84,19 @@ Contributions::Ready Contributions::Look(int64_t unit) {
 int64_t Contributions::LookNear(Near& near, int64_t unit, int64_t count) {
   if (near.left) return 0;
   StreamReader& stream = near.from->stream;
-  if (stream.consumed() == near.begin && slice_.begin > 0) {
+  if (stream.consumed() == near.message.begin && slice_.begin > 0) {
     stream.Consume(slice_.begin * sizeof(float));
     near.from->Publish();  // the writer may need the room for what this rank waits for
   }
-  if (stream.consumed() != near.begin + (slice_.begin + passed_) * sizeof(float)) {
+  if (stream.consumed() != near.message.begin + (slice_.begin + passed_) * sizeof(float)) {
     return 0;  // still at earlier messages
   }
   const uint64_t unit_bytes = unit * sizeof(float);
   const int64_t whole = static_cast<int64_t>(stream.Ready(unit_bytes) / unit_bytes) * unit;
+  if (!near.checked && stream.seen() > 0) {
+    near.from->CheckSize(near.message, count_ * sizeof(float));
+    near.checked = true;
+  }
   terms_[near.rank] = reinterpret_cast<const float*>(stream.data());
   if (whole > 0 || stream.seen() < unit_bytes) return std::min(whole, count);
   near.cut.resize(unit);
@@ -106,8 +109,8 @@ bool Contributions::AllLieReady() {
   const uint64_t end = slice_.end * sizeof(float);
   return !far_ && std::all_of(near_.begin(), near_.end(), [&](Near& near) {
     StreamReader& stream = near.from->stream;
-    if (near.left || stream.consumed() >= near.begin + end) return true;
-    const uint64_t wanted = near.begin + end - stream.consumed();
+    if (near.left || stream.consumed() >= near.message.begin + end) return true;
+    const uint64_t wanted = near.message.begin + end - stream.consumed();
     stream.Ready(wanted);
     return stream.seen() >= wanted;
   });
@@ -132,9 +135,9 @@ void Contributions::Release() {
 // Passes over what the others will read of a message.
 void Contributions::LeaveMessage(Near& near) {
   StreamReader& stream = near.from->stream;
-  if (stream.consumed() < near.begin) return;  // an empty slice, before its turn
-  stream.Consume(near.begin + StreamSpace(count_ * sizeof(float)) - stream.consumed());
-  near.from->Publish();
+  if (stream.consumed() < near.message.begin) return;  // an empty slice, before its turn
+  stream.Consume(near.message.begin + StreamSpace(count_ * sizeof(float)) - stream.consumed());
+  near.from->PublishEnd(near.message);
   near.left = true;
 }
 

@@ -50,8 +50,8 @@ class Contributions {
   struct Near {
     int rank;
     NearIncoming* from;
-    uint64_t begin;
-    bool left = false;
+    NearMessage message;
+    bool checked = false, left = false;
     std::vector<float> cut = {};  // a unit that the ring's end cuts
   };
   void StartNear();

@@ -32,7 +32,7 @@ std::unique_ptr<NearGroup> MakeNear(std::shared_ptr<SharedSegment> segment,
   CHECK(segment != nullptr);
   std::vector<int> seats;
   for (const int rank : members.near) seats.push_back(members.seat[rank]);
-  return std::make_unique<NearGroup>(std::move(segment), progress, seats,
+  return std::make_unique<NearGroup>(std::move(segment), progress, members.near, seats,
                                      members.index_on_host[members.rank]);
 }
 

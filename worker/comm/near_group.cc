@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/strings.h"
 
 namespace echelon {
 
@@ -20,7 +21,7 @@ size_t NearGroup::SegmentBytes(int ranks) {
 }
 
 NearGroup::NearGroup(std::shared_ptr<SharedSegment> segment, const Progress& progress,
-                     const std::vector<int>& seats, int self)
+                     const std::vector<int>& ranks, const std::vector<int>& seats, int self)
     : segment_(std::move(segment)), size_(static_cast<int>(seats.size())) {
   CHECK(segment_->bytes() == SegmentBytes(size_));
   outbox_of.resize(size_);
@@ -46,6 +47,8 @@ NearGroup::NearGroup(std::shared_ptr<SharedSegment> segment, const Progress& pro
         NearIncoming& theirs = (second ? sums_of : outbox_of)[writer];
         theirs.stream = StreamReader(stream, reader, others, kOutboxBytes);
         theirs.writer = bell(writer);
+        theirs.rank = ranks[writer];
+        theirs.reader = ranks[self];
       }
     }
     for (int to = 0; to < size_; ++to) {
@@ -57,9 +60,23 @@ NearGroup::NearGroup(std::shared_ptr<SharedSegment> segment, const Progress& pro
       } else if (to == self) {
         mail_from[writer].stream = StreamReader(stream, 0, 1, kMailboxBytes);
         mail_from[writer].writer = bell(writer);
+        mail_from[writer].rank = ranks[writer];
+        mail_from[writer].reader = ranks[self];
       }
     }
   }
+}
+
+NearMessage NearIncoming::Issue(uint64_t bytes) {
+  const NearMessage message{issued, messages++};
+  issued += StreamSpace(bytes);
+  return message;
+}
+
+void NearIncoming::CheckSize(const NearMessage& message, uint64_t bytes) const {
+  const uint64_t sent = stream.SizeOf(message.number);
+  CHECK_MSG(sent == bytes, StrCat("rank ", rank, " of the group sent ", sent, " bytes where rank ",
+                                  reader, " expects ", bytes));
 }
 
 NearWrite::NearWrite(NearOutgoing& to, const void* data, uint64_t bytes, Hole hole)
@@ -85,7 +102,8 @@ bool NearWrite::Advance(uint64_t ready) {
   if (done_ == bytes_) return true;
   StreamWriter& stream = to_->stream;
   if (stream.written() != begin_ + done_) return false;  // after earlier messages
-  while (done_ < ready) {
+  if (ready > 0 && !begun_) begun_ = stream.Begin(bytes_);
+  while (begun_ && done_ < ready) {
     uint64_t piece = std::min({ready - done_, stream.Limit() - stream.written(), kPieceBytes});
     // Inside a message positions are whole lines, so that no value is cut in two.
     if (done_ + piece < bytes_) piece -= piece % kLineBytes;
@@ -99,26 +117,31 @@ bool NearWrite::Advance(uint64_t ready) {
 }
 
 NearRead::NearRead(NearIncoming& from, void* into, uint64_t bytes)
-    : from_(&from), into_(static_cast<std::byte*>(into)), bytes_(bytes), begin_(from.issued) {
-  from.issued += StreamSpace(bytes);
+    : from_(&from), into_(static_cast<std::byte*>(into)), bytes_(bytes) {
+  if (bytes > 0) message_ = from.Issue(bytes);
 }
 
 bool NearRead::Advance() {
   if (done_ == bytes_) return true;
   StreamReader& stream = from_->stream;
-  if (stream.consumed() != begin_ + done_) return false;  // after earlier messages
+  if (stream.consumed() != message_.begin + done_) return false;  // after earlier messages
   const uint64_t before = done_;
   while (done_ < bytes_) {
     const uint64_t piece = std::min(stream.Ready(), bytes_ - done_);
     if (piece == 0) break;
+    if (done_ == 0) from_->CheckSize(message_, bytes_);
     std::memcpy(into_ + done_, stream.data(), piece);
     stream.Consume(piece);
     done_ += piece;
   }
   if (done_ == before) return false;
-  if (done_ == bytes_) stream.Consume(StreamSpace(bytes_) - bytes_);
-  from_->Publish();
-  return done_ == bytes_;
+  if (done_ < bytes_) {
+    from_->Publish();
+    return false;
+  }
+  stream.Consume(StreamSpace(bytes_) - bytes_);
+  from_->PublishEnd(message_);
+  return true;
 }
 
 }  // namespace echelon

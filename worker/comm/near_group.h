@@ -26,22 +26,38 @@ struct NearOutgoing {
   uint64_t issued = 0;         // position behind the last message issued
   std::vector<Bell*> readers;  // to be rung
 };
+// A message that comes in: where it begins, and which one of its stream it is.
+struct NearMessage {
+  uint64_t begin = 0, number = 0;
+};
 struct NearIncoming {
   StreamReader stream;
   uint64_t issued = 0;
+  uint64_t messages = 0;  // issued
   Bell* writer = nullptr;
+  int rank = 0, reader = 0;  // of the group: the writer's, this one
 
+  // The next message, of `bytes` > 0.
+  NearMessage Issue(uint64_t bytes);
+  // Ends the process where the writer's message has another size. Its first byte is there.
+  void CheckSize(const NearMessage& message, uint64_t bytes) const;
   void Publish() {
     if (stream.Publish()) writer->Ring();
+  }
+  // The last byte of a message was consumed. A writer that waits for a message's place is
+  // kSizes = 7 ahead: every fourth wakes it.
+  void PublishEnd(const NearMessage& message) {
+    if (stream.Publish() || message.number % 4 == 0) writer->Ring();
   }
 };
 
 class NearGroup {
  public:
   static size_t SegmentBytes(int ranks);
-  // seats (ranks): the bells of the group's near ranks; `self` is this rank's index among them.
+  // ranks: of the group, the near ones; seats (ranks): their bells; `self` is this rank's index
+  // among them.
   NearGroup(std::shared_ptr<SharedSegment> segment, const Progress& progress,
-            const std::vector<int>& seats, int self);
+            const std::vector<int>& ranks, const std::vector<int>& seats, int self);
 
   int size() const { return size_; }
   NearOutgoing outbox, sums;
@@ -76,6 +92,7 @@ class NearWrite {
   Hole hole_;
   uint64_t begin_;
   uint64_t done_ = 0;
+  bool begun_ = false;
 };
 
 class NearRead {
@@ -87,7 +104,7 @@ class NearRead {
   NearIncoming* from_;
   std::byte* into_;
   uint64_t bytes_;
-  uint64_t begin_;
+  NearMessage message_;
   uint64_t done_ = 0;
 };
 

@@ -23,11 +23,25 @@ StreamWriter::StreamWriter(std::byte* memory, int readers, size_t capacity)
 uint64_t StreamWriter::Limit() {
   // The readers' lines are read only when what was seen of them is used up.
   if (limit_ < written_ + capacity_ / 2) {
-    uint64_t least = UINT64_MAX;
-    for (int r = 0; r < readers_; ++r) least = std::min(least, consumed_[r].value.load());
+    const uint64_t least = LeastConsumed();
     limit_ = least == UINT64_MAX ? written_ + capacity_ : least + capacity_;
   }
   return std::max(limit_, written_);
+}
+
+uint64_t StreamWriter::LeastConsumed() const {
+  uint64_t least = UINT64_MAX;
+  for (int r = 0; r < readers_; ++r) least = std::min(least, consumed_[r].value.load());
+  return least;
+}
+
+bool StreamWriter::Begin(uint64_t bytes) {
+  uint64_t& end = ends_[messages_ % StreamPosition::kSizes];
+  if (least_ < end) least_ = LeastConsumed();
+  if (least_ < end) return false;
+  end = written_ + StreamSpace(bytes);
+  position_->sizes[messages_++ % StreamPosition::kSizes].store(bytes, std::memory_order_relaxed);
+  return true;
 }
 
 void StreamWriter::Write(const std::byte* data, uint64_t bytes) {

@@ -20,7 +20,13 @@ constexpr uint64_t StreamSpace(uint64_t bytes) {
 
 struct alignas(kLineBytes) StreamPosition {
   std::atomic<uint64_t> value;
+  // The writer's line alone: bytes of its last messages, message m at m % kSizes. A reader, who has
+  // to fetch the line anyway, so sees what it is sent; a word in front of each message would be a
+  // line more of it.
+  static constexpr int kSizes = 7;
+  std::atomic<uint64_t> sizes[kSizes];
 };
+static_assert(sizeof(StreamPosition) == kLineBytes);
 
 // Layout of one stream: written, consumed of each reader, the ring.
 constexpr size_t StreamBytes(int readers, size_t capacity) {
@@ -36,12 +42,16 @@ class StreamWriter {
   uint64_t written() const { return written_; }
   // The end of what may be written now; at least written().
   uint64_t Limit();
+  // Before the first byte of a message. False: one of the readers is kSizes messages behind.
+  bool Begin(uint64_t bytes);
   // Copies; the caller publishes. Positions from written() to Limit().
   void Write(const std::byte* data, uint64_t bytes);
   void Skip(uint64_t bytes) { written_ += bytes; }  // leaves what no reader will look at
   void Publish() { position_->value.store(written_); }
 
  private:
+  uint64_t LeastConsumed() const;
+
   StreamPosition* position_ = nullptr;
   StreamPosition* consumed_ = nullptr;  // (readers)
   std::byte* ring_ = nullptr;
@@ -49,6 +59,9 @@ class StreamWriter {
   size_t capacity_ = 0;
   uint64_t written_ = 0;
   uint64_t limit_ = 0;  // last seen
+  uint64_t messages_ = 0;
+  uint64_t ends_[StreamPosition::kSizes] = {};  // of the last messages
+  uint64_t least_ = 0;                          // consumed by all readers, last seen
 };
 
 class StreamReader {
@@ -58,6 +71,10 @@ class StreamReader {
   StreamReader(std::byte* memory, int reader, int readers, size_t capacity);
 
   uint64_t consumed() const { return consumed_; }
+  // What the writer says of message `number`, of which Ready() has seen a byte.
+  uint64_t SizeOf(uint64_t number) const {
+    return written_->sizes[number % StreamPosition::kSizes].load(std::memory_order_relaxed);
+  }
   // Bytes that lie ready in one piece at consumed(). Looks for more where fewer than `wanted` were
   // seen.
   uint64_t Ready(uint64_t wanted = 1);

@@ -31,6 +31,64 @@ TEST_P(LocalCommTest, KeepsTheContract) {
   }
 }
 
+// Both ends of a message in one thread: what is sent fits its stream.
+class MismatchedSizes : public ::testing::Test {
+ protected:
+  // Rank 1 waits for what it expects, after rank 0 has sent something else.
+  template <typename Send, typename Receive>
+  static void Exchange(Send send, Receive receive) {
+    auto endpoints = MakeLocalCommunicators(2);
+    send(*endpoints[0]);
+    endpoints[1]->Wait(receive(*endpoints[1]));
+  }
+  std::vector<float> few_ = std::vector<float>(8), many_ = std::vector<float>(1000);
+};
+
+TEST_F(MismatchedSizes, AreNamedWithTheirRanks) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto send = [](auto& from) {
+    return [&](Communicator& comm) { comm.Send(from.data(), from.size() * sizeof(float), 1); };
+  };
+  const auto receive = [](auto& into) {
+    return
+        [&](Communicator& comm) { return comm.Recv(into.data(), into.size() * sizeof(float), 0); };
+  };
+  const char* const kLess = "rank 0 of the group sent 32 bytes where rank 1 expects 4000";
+  const char* const kMore = "rank 0 of the group sent 4000 bytes where rank 1 expects 32";
+  EXPECT_DEATH(Exchange(send(few_), receive(many_)), kLess);
+  EXPECT_DEATH(Exchange(send(many_), receive(few_)), kMore);
+  const auto sum = [](auto& data) {
+    return [&](Communicator& comm) { return comm.AllReduceSum(data.data(), data.size()); };
+  };
+  EXPECT_DEATH(Exchange(sum(few_), sum(many_)), kLess);
+  EXPECT_DEATH(Exchange(sum(many_), sum(few_)), kMore);
+}
+
+// More messages than a stream tells sizes of, none of which is read before all are sent; then one
+// of another size.
+TEST_F(MismatchedSizes, AreSeenBehindManyMessages) {
+  constexpr int kMessages = 20;
+  const auto play = [&](size_t last) {
+    auto endpoints = MakeLocalCommunicators(2);
+    std::vector<uint8_t> sent(kMessages), read(kMessages);
+    std::vector<float> into(100);
+    CommHandle handle;
+    for (uint8_t m = 0; m < kMessages; ++m) {
+      sent[m] = m;
+      endpoints[0]->Send(&sent[m], 1, 1);
+    }
+    handle = endpoints[0]->Send(many_.data(), last, 1);
+    std::thread sender([&] { endpoints[0]->Wait(handle); });
+    for (uint8_t m = 0; m < kMessages; ++m) endpoints[1]->Recv(&read[m], 1, 0);
+    endpoints[1]->Wait(endpoints[1]->Recv(into.data(), 100, 0));
+    sender.join();
+    EXPECT_EQ(read, sent);
+  };
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  play(100);
+  EXPECT_DEATH(play(101), "rank 0 of the group sent 101 bytes where rank 1 expects 100");
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, LocalCommTest, ::testing::Range(1, 9));
 
 TEST(LocalComm, TimeBetweenIssueAndWaitIsHiddenAndTheRestExposed) {

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <thread>
 
+#include "common/strings.h"
+#include "kernels/reference/reference_backend.h"
 #include "tests/support/model_builder.h"
 #include "tests/support/worker/generate.h"
 
@@ -41,6 +43,47 @@ class LocalGroupTest : public ::testing::Test {
   LocalGroupOptions options_;
 };
 
+// A device that fails in its first step; what it computes stays right, so that no rank waits.
+class FailingBackend : public reference::ReferenceBackend {
+ public:
+  explicit FailingBackend(int rank) : ReferenceBackend(1), rank_(rank) {}
+  Status Health() const override {
+    return InternalError(StrCat("device ", rank_, " fell off the bus"));
+  }
+
+ private:
+  const int rank_;
+};
+
+// Rank 2 gives the results.
+TEST_F(LocalGroupTest, EveryRanksErrorIsTold) {
+  options_.make_backend = [](int rank, const BackendOptions& chosen) {
+    if (rank % 2 == 0) return MakeBackend(chosen);
+    return Result<std::unique_ptr<Backend>>(std::make_unique<FailingBackend>(rank));
+  };
+  const auto group = Start().value();
+  StepPlan plan;
+  plan.sequences.resize(1);
+  plan.sequences[0].id = 1;
+  plan.sequences[0].tokens = {1};
+  plan.sequences[0].new_pages = {0};
+  plan.sequences[0].first = true;
+  plan.sequences[0].prompt_tokens = 1;
+  plan.sequences[0].sample = true;
+  const auto result = group->Run(plan);
+  ASSERT_FALSE(result.ok());
+  EXPECT_THAT(result.error().message, HasSubstr("rank 1: device 1 fell off the bus"));
+  EXPECT_THAT(result.error().message, HasSubstr("rank 3: device 3 fell off the bus"));
+}
+
+TEST_F(LocalGroupTest, AStartsErrorNamesItsRank) {
+  options_.make_backend = [](int rank, const BackendOptions& chosen) {
+    if (rank != 3) return MakeBackend(chosen);
+    return Result<std::unique_ptr<Backend>>(Unsupported("no such device"));
+  };
+  EXPECT_EQ(StartError(), "rank 3: no such device");
+}
+
 TEST_F(LocalGroupTest, ABadPlanIsAnErrorAndTheGroupGoesOn) {
   const auto group = Start().value();
   testing::Wish wish;
@@ -55,6 +98,7 @@ TEST_F(LocalGroupTest, ABadPlanIsAnErrorAndTheGroupGoesOn) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(refused.error().message, HasSubstr("sequence 77: is not known"));
+  EXPECT_THAT(refused.error().message, HasSubstr("ranks 0, 1, 2, 3: "));
   EXPECT_EQ(testing::Generate(*group, {wish}, kPageTokens), before);
 }
 
