@@ -1,6 +1,6 @@
 // Time of an all-reduce among ranks on this machine, by size; run by hand on an idle machine:
-//   mpirun -n 2 build/tests/comm_bench auto     through memory that the ranks share
-//   mpirun -n 2 build/tests/comm_bench off      through MPI
+//   mpirun --bind-to none -n 2 build/tests/comm_bench auto     through memory that the ranks share
+//   mpirun --bind-to none -n 2 build/tests/comm_bench off      through MPI
 // The slowest rank's time counts, as in a step: median and 99th percentile over many sums. Then
 // with what follows it in a step, residual and norm: the sum made first, and in one pass with them,
 // in turn.
