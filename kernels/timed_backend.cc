@@ -85,8 +85,9 @@ class TimedBackend : public Backend {
     Time({"draw_tokens", nullptr, -1, logits.rows},
          [&] { inner_->DrawTokens(logits, rows, drawn); });
   }
-  // GatedMatMul is the base's: its two ops have times of their own. PaddedRows and Repeat are the base's: ops that repeat run one by one, each with a time of its
-  // own, which a graph launched as one does not have (and nothing may be waited for within one).
+  // GatedMatMul is the base's: its two ops have times of their own. So are PaddedRows and Repeat:
+  // ops that repeat run one by one, each with a time of its own, which a graph launched as one does
+  // not have (and nothing may be waited for within one).
 
  private:
   template <typename Op>

@@ -44,12 +44,23 @@ float InverseRoot(const float* x, float eps, int64_t n) {
 }
 
 template <typename V>
-void RmsNormRow(const float* x, const float* weight, float eps, int64_t n, float* out) {
-  const auto factor = V::Set(InverseRoot<V>(x, eps, n));
+typename V::F ScaledPiece(const float* x, typename V::F factor, const float* weight, int64_t i,
+                          int count) {
+  return V::Mul(V::Mul(LoadPiece<V>(x + i, count), factor), LoadPiece<V>(weight + i, count));
+}
+
+// out = x * factor * weight.
+template <typename V>
+void ScaleRow(const float* x, float factor, const float* weight, int64_t n, float* out) {
+  const auto all = V::Set(factor);
   ForPieces(n, [&](int64_t i, int count) {
-    const auto scaled = V::Mul(LoadPiece<V>(x + i, count), factor);
-    StorePiece<V>(out + i, V::Mul(scaled, LoadPiece<V>(weight + i, count)), count);
+    StorePiece<V>(out + i, ScaledPiece<V>(x, all, weight, i, count), count);
   });
+}
+
+template <typename V>
+void RmsNormRow(const float* x, const float* weight, float eps, int64_t n, float* out) {
+  ScaleRow<V>(x, InverseRoot<V>(x, eps, n), weight, n, out);
 }
 
 template <typename V>
@@ -58,10 +69,8 @@ void AddResidualRow(float* residual, const float* delta, float keep, const float
   const auto kept = V::Set(keep);
   const auto factor = V::Set(post_norm != nullptr ? InverseRoot<V>(delta, eps, n) : 1.0f);
   ForPieces(n, [&](int64_t i, int count) {
-    auto change = LoadPiece<V>(delta + i, count);
-    if (post_norm != nullptr) {
-      change = V::Mul(V::Mul(change, factor), LoadPiece<V>(post_norm + i, count));
-    }
+    const auto change = post_norm != nullptr ? ScaledPiece<V>(delta, factor, post_norm, i, count)
+                                             : LoadPiece<V>(delta + i, count);
     StorePiece<V>(residual + i, V::Fma(LoadPiece<V>(residual + i, count), kept, change), count);
   });
 }
@@ -92,15 +101,10 @@ void AddResidualNormRow(const ResidualNormRow& row) {
               [&](int64_t i, int count) { StorePiece<V>(row.out + i, sum(i, count), count); });
     const auto factor = V::Set(InverseRoot<V>(row.out, row.eps, row.n));
     ForPieces(row.n, [&](int64_t i, int count) {
-      const auto scaled = V::Mul(LoadPiece<V>(row.out + i, count), factor);
-      add(i, count, V::Mul(scaled, LoadPiece<V>(row.post_norm + i, count)));
+      add(i, count, ScaledPiece<V>(row.out, factor, row.post_norm, i, count));
     });
   }
-  const auto factor = V::Set(InverseRootOf<V>(squares, row.eps, row.n));
-  ForPieces(row.n, [&](int64_t i, int count) {
-    const auto scaled = V::Mul(LoadPiece<V>(row.residual + i, count), factor);
-    StorePiece<V>(row.out + i, V::Mul(scaled, LoadPiece<V>(row.norm + i, count)), count);
-  });
+  ScaleRow<V>(row.residual, InverseRootOf<V>(squares, row.eps, row.n), row.norm, row.n, row.out);
 }
 
 template <typename V>

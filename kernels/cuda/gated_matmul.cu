@@ -46,8 +46,7 @@ __global__ void __launch_bounds__(kSegmentThreads) GatedMatMulKernel(GatedMatMul
 
 template <Packing kPacking, int kN>
 void LaunchRows(Stream stream, const GatedMatMulParams& p) {
-  const Grid grid = {static_cast<unsigned>(p.gate_up.rows / 2 / kGroup),
-                     static_cast<unsigned>((p.x.Tiles() + kN - 1) / kN)};
+  const Grid grid = {Blocks(p.gate_up.rows / 2, kGroup), Blocks(p.x.Tiles(), kN)};
   const size_t shared = size_t{kSegments} * kTiles * kN * 4 * 32 * sizeof(float);  // 16 KiB * kN
   Launch(stream, grid, kSegmentThreads, shared, GatedMatMulKernel<kPacking, kN>, p);
 }
@@ -64,22 +63,8 @@ void LaunchPacking(Stream stream, const GatedMatMulParams& p) {
 }  // namespace
 
 void LaunchGatedMatMul(Stream stream, const GatedMatMulParams& params) {
-  switch (params.gate_up.packing) {
-    case Packing::k4:
-      return LaunchPacking<Packing::k4>(stream, params);
-    case Packing::k5:
-      return LaunchPacking<Packing::k5>(stream, params);
-    case Packing::k6:
-      return LaunchPacking<Packing::k6>(stream, params);
-    case Packing::k8:
-      return LaunchPacking<Packing::k8>(stream, params);
-    case Packing::kF16:
-      return LaunchPacking<Packing::kF16>(stream, params);
-    case Packing::kBF16:
-      return LaunchPacking<Packing::kBF16>(stream, params);
-    case Packing::kF32:
-      return LaunchPacking<Packing::kF32>(stream, params);
-  }
+  WithPacking(params.gate_up.packing,
+              [&]<Packing kPacking>() { LaunchPacking<kPacking>(stream, params); });
 }
 
 }  // namespace echelon::cuda

@@ -80,10 +80,6 @@ __global__ void __launch_bounds__(kThreads) ManyRowsKernel(MatMulParams p) {
   }
 }
 
-unsigned Blocks(int64_t count, int64_t each) {
-  return static_cast<unsigned>((count + each - 1) / each);
-}
-
 template <Packing kPacking, int kM, int kN>
 void LaunchFew(Stream stream, const MatMulParams& p) {
   const size_t shared = size_t{kSegments} * kM * kN * 4 * 32 * sizeof(float);  // at most 32 KiB
@@ -111,22 +107,8 @@ void LaunchPacking(Stream stream, int multiprocessors, const MatMulParams& p) {
 void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, const SplitRows& x,
                   const float* bias, Rows out) {
   const MatMulParams p = {part, x, bias, out};
-  switch (part.packing) {
-    case Packing::k4:
-      return LaunchPacking<Packing::k4>(stream, multiprocessors, p);
-    case Packing::k5:
-      return LaunchPacking<Packing::k5>(stream, multiprocessors, p);
-    case Packing::k6:
-      return LaunchPacking<Packing::k6>(stream, multiprocessors, p);
-    case Packing::k8:
-      return LaunchPacking<Packing::k8>(stream, multiprocessors, p);
-    case Packing::kF16:
-      return LaunchPacking<Packing::kF16>(stream, multiprocessors, p);
-    case Packing::kBF16:
-      return LaunchPacking<Packing::kBF16>(stream, multiprocessors, p);
-    case Packing::kF32:
-      return LaunchPacking<Packing::kF32>(stream, multiprocessors, p);
-  }
+  WithPacking(part.packing,
+              [&]<Packing kPacking>() { LaunchPacking<kPacking>(stream, multiprocessors, p); });
 }
 
 }  // namespace echelon::cuda

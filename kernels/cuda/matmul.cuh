@@ -27,6 +27,32 @@ constexpr int PlanesOf(Packing packing) {
   return packing == Packing::kF32 ? 3 : packing == Packing::kF16 ? 2 : 1;
 }
 
+// Blocks of `each` that hold `count`.
+constexpr unsigned Blocks(int64_t count, int64_t each) {
+  return static_cast<unsigned>((count + each - 1) / each);
+}
+
+// body.operator()<packing>(): kernels know it when they are compiled.
+template <typename Body>
+void WithPacking(Packing packing, Body body) {
+  switch (packing) {
+    case Packing::k4:
+      return body.template operator()<Packing::k4>();
+    case Packing::k5:
+      return body.template operator()<Packing::k5>();
+    case Packing::k6:
+      return body.template operator()<Packing::k6>();
+    case Packing::k8:
+      return body.template operator()<Packing::k8>();
+    case Packing::kF16:
+      return body.template operator()<Packing::kF16>();
+    case Packing::kBF16:
+      return body.template operator()<Packing::kBF16>();
+    case Packing::kF32:
+      return body.template operator()<Packing::kF32>();
+  }
+}
+
 // This lane's chunks of a tile: of rows lane / 4 and lane / 4 + 8.
 template <Packing kPacking>
 __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {

@@ -19,6 +19,7 @@ namespace echelon {
 namespace {
 
 using cuda::WatchedRuntime;
+using testing::Decode;
 using ::testing::HasSubstr;
 
 constexpr int kPageTokens = 8;
@@ -51,14 +52,6 @@ class CudaAhead : public ::testing::Test {
     step.prompt_tokens = static_cast<int32_t>(tokens.size());
     step.tokens = std::move(tokens);
     step.new_pages = {static_cast<int32_t>(2 * id), static_cast<int32_t>(2 * id + 1)};
-    return step;
-  }
-  static SequenceStep Decode(SequenceId id, int32_t position) {
-    SequenceStep step;
-    step.id = id;
-    step.start_position = position;
-    step.tokens = {kTokenFromLastStep};
-    step.sample = true;
     return step;
   }
   StepPlan Plan(std::vector<SequenceStep> steps, std::vector<SequenceId> released = {}) {

@@ -47,6 +47,16 @@ inline SamplingParams Greedy() {
   return params;
 }
 
+// The sequence's next step: of the token that its last one drew, which is not known yet.
+inline SequenceStep Decode(SequenceId id, int32_t position) {
+  SequenceStep step;
+  step.id = id;
+  step.start_position = position;
+  step.tokens = {kTokenFromLastStep};
+  step.sample = true;
+  return step;
+}
+
 // All wishes together; a failed step fails the program with its message. Leaves the group empty.
 std::vector<Answer> Generate(LocalGroup& group, const std::vector<Wish>& wishes, int page_tokens,
                              const Pace& pace = {});

@@ -6,9 +6,12 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/support/worker/generate.h"
+
 namespace echelon {
 namespace {
 
+using testing::Decode;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -47,14 +50,6 @@ class BatchLayoutTest : public ::testing::Test {
     SequenceStep one = First(1, {10, 11, 12, 13, 14}, {7, 2});
     one.sample = true;
     ApplyPlan(Plan({one, First(2, {20, 21}, {5})}), table_);
-  }
-  SequenceStep Decode(SequenceId id, int32_t position) {
-    SequenceStep step;
-    step.id = id;
-    step.start_position = position;
-    step.tokens = {kTokenFromLastStep};
-    step.sample = true;
-    return step;
   }
   std::string Refusal(const StepPlan& plan) const {
     const Status status = CheckPlan(plan, table_, Limits());
