@@ -4,6 +4,7 @@
 #include "common/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/make_backend.h"
+#include "kernels/device_link.h"
 #include "kernels/reference/reference_backend.h"
 
 namespace echelon {
@@ -61,6 +62,10 @@ void Backend::AddResidualNorm(Tensor residual, std::span<const float* const> ter
   }
   AddResidual(residual, delta, keep, post_norm, eps);
   RmsNorm(residual, norm, eps, out);
+}
+
+Result<std::unique_ptr<DeviceLink>> Backend::NewLink() {
+  return Unsupported(StrCat("backend \"", name(), "\" has no memory but the host's"));
 }
 
 // Host memory: whoever holds the logits draws.

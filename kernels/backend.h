@@ -24,6 +24,8 @@
 
 namespace echelon {
 
+class DeviceLink;
+
 // A matrix as the checkpoint stores it: `rows` rows of whole blocks, in host memory or read as they
 // are packed, so that no second copy of a matrix is ever in memory.
 struct HostMatrix {
@@ -201,6 +203,8 @@ class Backend {
   virtual bool host_memory() const { return false; }
   virtual void Upload(const void* host, void* device, size_t bytes) = 0;
   virtual void Download(const void* device, void* host, size_t bytes) = 0;  // after Synchronize()
+  // From memory of the backend to memory of the backend; they do not overlap.
+  virtual void Copy(const void* from, void* to, size_t bytes) = 0;
   virtual uint64_t FreeMemoryBytes() const = 0;  // what Allocate could still give, about
   // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
   // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
@@ -231,6 +235,12 @@ class Backend {
   // The first error of the device, after which ops do nothing: what they should have written is
   // undefined. Current after Synchronize(). A host's memory does not fail.
   virtual Status Health() const { return {}; }
+
+  // For ranks that exchange the backend's memory where it is not the host's (kernels/device_link.h).
+  virtual Result<std::unique_ptr<DeviceLink>> NewLink();
+  // Called now and then while the host waits for the device; an error ends the wait and is the
+  // device's: what another rank should have sent will not come.
+  virtual void SetWatch(std::function<Status()> /*watch*/) {}
 
   // Reading ahead, for backends whose ops wait for weights to come from memory (a decode step's):
   // hints that change no result and may be ignored.
@@ -302,6 +312,8 @@ struct BackendOptions {
   // cpu only: auto | avx2 | avxvnni | avx512; a missing one is an error
   std::string isa = "auto";
   int device = 0;  // cuda only: of those the driver shows
+  // cuda only: the device's time is kept for what links do (LinkTimes); nothing is repeated.
+  bool timed = false;
   // Of the group. Several ranks exchange through host memory, which a device's tensors are not in:
   // cuda computes on one rank alone so far.
   int ranks = 1;

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include "kernels/device_link.h"
+
 namespace echelon {
 
 namespace {
@@ -29,6 +31,9 @@ class TimedBackend : public Backend {
   void Download(const void* device, void* host, size_t bytes) override {
     inner_->Download(device, host, bytes);
   }
+  void Copy(const void* from, void* to, size_t bytes) override { inner_->Copy(from, to, bytes); }
+  Result<std::unique_ptr<DeviceLink>> NewLink() override { return inner_->NewLink(); }
+  void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
   uint64_t FreeMemoryBytes() const override { return inner_->FreeMemoryBytes(); }
   double MeasureReadBandwidth(size_t bytes) override { return inner_->MeasureReadBandwidth(bytes); }
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override {

@@ -82,6 +82,9 @@ void CpuBackend::Upload(const void* host, void* device, size_t bytes) {
 void CpuBackend::Download(const void* device, void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(host, device, bytes);
 }
+void CpuBackend::Copy(const void* from, void* to, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 uint64_t CpuBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
 double CpuBackend::MeasureReadBandwidth(size_t bytes) {
   return echelon::MeasureReadBandwidth(pool_, bytes, kernels_.sum_floats);

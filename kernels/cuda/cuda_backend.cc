@@ -66,6 +66,10 @@ void CudaBackend::Download(const void* device, void* host, size_t bytes) {
   CHECK(!recorder_.recording());
   device_->CopyOut(host, device, bytes);
 }
+void CudaBackend::Copy(const void* from, void* to, size_t bytes) {
+  split_of_ = {};
+  if (recorder_.Enqueue(Op::kCopy, from, to, bytes)) device_->CopyOnDevice(to, from, bytes);
+}
 uint64_t CudaBackend::FreeMemoryBytes() const { return device_->FreeBytes(); }
 
 double CudaBackend::MeasureReadBandwidth(size_t bytes) {

@@ -62,6 +62,10 @@ void Device::CopyOut(void* to, const void* from, size_t bytes) {
   if (bytes > 0 && !failure_) Note(runtime_->CopyToHost(to, from, bytes, stream_));
 }
 
+void Device::CopyOnDevice(void* to, const void* from, size_t bytes) {
+  if (bytes > 0 && !failure_) Note(runtime_->CopyOnDevice(to, from, bytes, stream_));
+}
+
 void Device::Clear(void* memory, size_t bytes) {
   if (bytes > 0 && !failure_) Note(runtime_->Clear(memory, bytes, stream_));
 }

@@ -29,6 +29,7 @@ class Device {
   bool AllocatePinned(size_t bytes, void** memory);
   void CopyIn(void* to, const void* from, size_t bytes);   // host to device, on the stream
   void CopyOut(void* to, const void* from, size_t bytes);  // device to host, on the stream
+  void CopyOnDevice(void* to, const void* from, size_t bytes);
   void Clear(void* memory, size_t bytes);
   void Wait();
   Event NewEvent();

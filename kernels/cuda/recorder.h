@@ -33,7 +33,8 @@ enum class Op : uint8_t {
   kGatedMatMul,
   kAddResidual,
   kGatherRows,
-  kDraw
+  kDraw,
+  kCopy
 };
 
 class Recorder {

@@ -95,6 +95,9 @@ class CudaRuntime : public Runtime {
   Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) override {
     return OutcomeOf(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, Of(stream)));
   }
+  Outcome CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) override {
+    return OutcomeOf(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, Of(stream)));
+  }
   Outcome Clear(void* memory, size_t bytes, Stream stream) override {
     return OutcomeOf(cudaMemsetAsync(memory, 0, bytes, Of(stream)));
   }

@@ -63,6 +63,7 @@ class Runtime {
   virtual void FreeStream(Stream stream) = 0;
   virtual Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) = 0;
+  virtual Outcome CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual Outcome Clear(void* memory, size_t bytes, Stream stream) = 0;  // with zeros
   virtual Outcome Wait(Stream stream) = 0;
   // Of the launches since the last call; forgets it unless the device is lost.

@@ -58,6 +58,9 @@ void ReferenceBackend::Upload(const void* host, void* device, size_t bytes) {
 void ReferenceBackend::Download(const void* device, void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(host, device, bytes);
 }
+void ReferenceBackend::Copy(const void* from, void* to, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 uint64_t ReferenceBackend::FreeMemoryBytes() const { return FreeHostMemoryBytes(); }
 double ReferenceBackend::MeasureReadBandwidth(size_t bytes) {
   return echelon::MeasureReadBandwidth(pool_, bytes, [](const float* values, int64_t n) {

@@ -23,6 +23,7 @@ class ReferenceBackend : public Backend {
   Result<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override;
   bool host_memory() const override { return true; }
   void Upload(const void* host, void* device, size_t bytes) override;
+  void Copy(const void* from, void* to, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
   double MeasureReadBandwidth(size_t bytes) override;

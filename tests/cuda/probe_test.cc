@@ -48,6 +48,7 @@ class FakeRuntime : public Runtime {
   Outcome NewStream(Stream*) override { return {}; }
   void FreeStream(Stream) override {}
   Outcome CopyToDevice(void*, const void*, size_t, Stream) override { return {}; }
+  Outcome CopyOnDevice(void*, const void*, size_t, Stream) override { return {}; }
   Outcome CopyToHost(void*, const void*, size_t, Stream) override { return {}; }
   Outcome Clear(void*, size_t, Stream) override { return {}; }
   Outcome Wait(Stream) override { return waited; }

@@ -35,6 +35,9 @@ class WatchedRuntime : public Runtime {
   Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) override {
     return inner_->CopyToDevice(to, from, bytes, stream);
   }
+  Outcome CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) override {
+    return inner_->CopyOnDevice(to, from, bytes, stream);
+  }
   Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) override {
     return inner_->CopyToHost(to, from, bytes, stream);
   }

@@ -46,6 +46,15 @@ class Communicator {
   // Ranks of one host exchange through shared memory: what they pass costs their own time.
   virtual int hosts() const { return 1; }
 
+  // Whether its buffers are memory of a device and its operations take their place in the stream of
+  // the backend that it was made with: an operation reads what ops enqueued before it write, and
+  // Wait and NextRows hold up ops enqueued afterwards, not the host. Else buffers are host memory:
+  // ops are to be done before an operation is issued, and when Wait returns it is complete.
+  virtual bool on_stream() const { return false; }
+  // A step that repeats (Backend::Repeat) begins: from here on operations use the same memory as
+  // after the last call. Nothing is in flight. Collective.
+  virtual void Restart() {}
+
   virtual CommHandle AllReduceSum(float* data, int64_t count) = 0;  // in place
   // As AllReduceSum of data (rows, cols) that the caller may add up in a pass of its own: it takes
   // the terms by NextRows; or waits, and the sum lies in data.

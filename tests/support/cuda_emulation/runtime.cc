@@ -80,6 +80,10 @@ class EmulatedRuntime : public Runtime {
   Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) override {
     return Copy(to, from, bytes, stream);
   }
+  Outcome CopyOnDevice(void* to, const void* from, size_t bytes, Stream stream) override {
+    Of(stream).EnqueueKernel([=] { emulation::CopyDevice(to, from, bytes); });
+    return {};
+  }
   Outcome Clear(void* memory, size_t bytes, Stream stream) override {
     Of(stream).EnqueueCopy([=] { emulation::ClearDevice(memory, bytes); });
     return {};
