@@ -6,7 +6,8 @@ namespace echelon::cuda {
 
 Result<std::unique_ptr<Backend>> MakeCudaBackend(const BackendOptions& options) {
   ASSIGN_OR_RETURN(auto device, Device::Open(MakeRuntime(), options.device));
-  return std::unique_ptr<Backend>(new CudaBackend(std::move(device), options.threads));
+  return std::unique_ptr<Backend>(
+      new CudaBackend(std::move(device), options.threads, options.timed));
 }
 
 }  // namespace echelon::cuda
