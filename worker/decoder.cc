@@ -97,12 +97,13 @@ void Decoder::Embed(std::span<const StepRows> parts) {
 void Decoder::Receive(std::span<const StepRows> parts, Communicator& link, int from) {
   BeginStep(parts);
   const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
-  link.Wait(link.Recv(residual_.data, bytes, from));
+  CommHandle last = link.Recv(residual_.data, bytes, from);
   for (const SubBlockStep& step : entering_) {
     const Tensor output = NextOutput();
-    link.Wait(link.Recv(output.data, bytes, from));
+    last = link.Recv(output.data, bytes, from);
     for (Part& part : parts_) part.pending.push_back({step, output, std::nullopt});
   }
+  link.Wait(last);
 }
 
 void Decoder::Send(Communicator& link, int to) {
@@ -116,6 +117,7 @@ void Decoder::Send(Communicator& link, int to) {
     }
     stream_->sent = link.Send(parts_.front().pending[i].output.data, bytes, to);
   }
+  link.Poll();  // nothing waits for them here
 }
 
 void Decoder::Forward() {

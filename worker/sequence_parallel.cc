@@ -223,6 +223,7 @@ void SequenceParallel::PostQueries(const AttentionPlan& plan, Tensor q) {
   ForForeign(plan, foreign_queries_, [&](Tensor theirs, int rank) {
     exchanged_ = exchange_.Recv(theirs.data, BytesOf(theirs), rank);
   });
+  exchange_.Poll();  // they travel while the own pages are attended
 }
 
 // Rows that all ranks have: one exchange of the partials, to everyone.
@@ -284,6 +285,7 @@ CommHandle SequenceParallel::PostHop(const RingPass& pass, int hop) {
     const auto data = buffer(hop + 1, coming);
     last = ring_.Recv(data.data(), data.size(), (me - 1 + ranks) % ranks);
   }
+  ring_.Poll();  // this hop travels while the pages at hand are attended
   return last;
 }
 
