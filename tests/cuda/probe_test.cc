@@ -186,18 +186,20 @@ TEST(CudaProbe, HeadsTooWideAreRefused) {
 }
 
 TEST(CudaProbe, AMissingDeviceIsRefusedAndAutoTakesTheNextBest) {
-  const auto refused = MakeBackend({.name = "cuda", .device = 3});
+  const auto refused = MakeBackend({.name = "cuda", .device = 99});
   EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
-  EXPECT_THAT(refused.error().message, HasSubstr("device 3 was asked for and the driver shows 1"));
+  EXPECT_THAT(refused.error().message, HasSubstr("device 99 was asked for and the driver shows 8"));
   std::string passed_over;
-  const auto chosen = MakeBackend({.name = "auto", .device = 3}, &passed_over);
+  const auto chosen = MakeBackend({.name = "auto", .device = 99}, &passed_over);
   EXPECT_NE(chosen.value()->name(), "cuda");
   EXPECT_EQ(passed_over, refused.error().message);
 }
 
 TEST(CudaProbe, RanksOfAHostTakeItsDevicesInTurn) {
-  const auto fourth = MakeBackend({.name = "cuda", .rank_on_host = 3}).value();
-  EXPECT_EQ(fourth->RanksOnMemory(4), 4) << "there is one device";
+  const auto tenth = MakeBackend({.name = "cuda", .rank_on_host = 9}).value();
+  EXPECT_THAT(tenth->NewLink().value()->card().name, HasSubstr("device 1 "));
+  EXPECT_EQ(tenth->RanksOnMemory(8), 1);
+  EXPECT_EQ(tenth->RanksOnMemory(10), 2);
 }
 
 TEST(CudaProbe, AutoTakesCudaWhereItWorks) {

@@ -1,4 +1,4 @@
-// kernels/cuda/runtime.h over the emulation: a device of two multiprocessors whose memory is an
+// kernels/cuda/runtime.h over the emulation: devices of two multiprocessors whose memory is an
 // arena of the host's.
 
 #include "kernels/cuda/runtime.h"
@@ -31,16 +31,20 @@ struct PlayedEvent {
 };
 PlayedEvent& OfEvent(Event event) { return *static_cast<PlayedEvent*>(event); }
 
+// All in one arena: ranks that are threads reach each other's memory by address.
+constexpr int kDevices = 8;
+
 class EmulatedRuntime : public Runtime {
  public:
   int DriverVersion() override { return ToolkitVersion(); }
   int ToolkitVersion() override { return 13000; }
   Outcome DeviceCount(int* count) override {
-    *count = 1;
+    *count = kDevices;
     return {};
   }
-  Outcome Describe(int, DeviceInfo* info) override {
-    *info = {"emulated on the host", 9, 0, 2, emulation::FreeDeviceBytes(), uint64_t{1} << 20, {1}};
+  Outcome Describe(int device, DeviceInfo* info) override {
+    *info = {"emulated on the host", 9, 0, 2, emulation::FreeDeviceBytes(), uint64_t{1} << 20};
+    info->uuid[0] = static_cast<uint8_t>(device + 1);
     return {};
   }
   Outcome Open(int) override { return {}; }
