@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "common/strings.h"
-#include "worker/comm/packed_text.h"
 #include "worker/comm/device_comm.h"
+#include "worker/comm/packed_text.h"
 #include "worker/comm/staged_comm.h"
 
 namespace echelon {
@@ -72,8 +72,8 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
 
   const Status can = CanJoin(*host, choices, wire);
   if (!can.ok() && options.kind == "nccl") {
-    return InvalidArgument(StrCat("worker.device_exchange is nccl, but ", can.error().message,
-                                  "; or set it to auto"));
+    return InvalidArgument(
+        StrCat("worker.device_exchange is nccl, but ", can.error().message, "; or set it to auto"));
   }
   if (!can.ok()) {
     if (options.note) options.note(can.error().message);
