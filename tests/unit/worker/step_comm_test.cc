@@ -10,13 +10,8 @@
 #include <typeinfo>
 #include <vector>
 
-<<<<<<< HEAD
-#include "kernels/reference/reference_backend.h"
-#include "common/strings.h"
-=======
 #include "common/strings.h"
 #include "kernels/reference/reference_backend.h"
->>>>>>> main
 #include "tests/support/worker/played_link.h"
 #include "tests/support/worker/played_nccl.h"
 #include "worker/comm/device_comm.h"
@@ -45,11 +40,7 @@ std::string KindOf(const Communicator& comm) {
 }
 
 // A device whose memory happens to be readable here.
-<<<<<<< HEAD
-class PlayedBackend final : public ReferenceBackend {
-=======
 class PlayedBackend final : public reference::ReferenceBackend {
->>>>>>> main
  public:
   PlayedBackend(const RankSetup& setup, int rank) : ReferenceBackend(1), setup_(setup) {
     card_.name = StrCat("device ", rank);
