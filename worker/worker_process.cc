@@ -25,7 +25,6 @@
 #include "kernels/backend.h"
 #include "worker/agreement.h"
 #include "worker/comm/mpi_comm.h"
-#include "worker/comm/step_comm.h"
 #include "worker/control_link.h"
 #include "worker/executor.h"
 #include "worker/plan_channel.h"
@@ -42,6 +41,11 @@ constexpr int64_t kProgressUs = 100'000;  // between two progress frames
 constexpr int64_t kLeadTurnMs = 1;
 constexpr int64_t kLeadIdleTurnMs = 1000;
 constexpr int64_t kLeadBusyUs = 1'000'000;
+
+std::string TextFromEnvironment(const char* name) {
+  const char* text = std::getenv(name);
+  return text ? text : "";
+}
 
 std::optional<int> FromEnvironment(const char* name) {
   const char* text = std::getenv(name);
@@ -79,7 +83,6 @@ class WorkerProcess {
   Status Agree();
   Status LoadModel();
   Status MakeExecutor();
-  StepCommOptions StepComm();
   void MeasureMemory();
   void AnnounceReady();
   Status Serve();
@@ -108,7 +111,6 @@ class WorkerProcess {
   Weights weights_;                                         // until the executor has them
   uint64_t weight_bytes_ = 0, token_bytes_ = 0;
   double read_bytes_per_s_ = 0.0;
-  bool told_staged_ = false;
   std::unique_ptr<Executor> executor_;
   std::optional<StepPlan> traced_;  // the step at hand, where there is a trace: one by one
   int64_t traced_begin_ns_ = 0;
@@ -205,28 +207,6 @@ Status WorkerProcess::LoadModel() {
   return {};
 }
 
-// How tensors in a device's memory travel; what goes wrong on the wire later ends a wait for it.
-StepCommOptions WorkerProcess::StepComm() {
-  const auto environment = [](const char* name) -> std::string {
-    const char* value = std::getenv(name);
-    return value != nullptr ? value : "";
-  };
-  StepCommOptions comm;
-  comm.kind = config_.worker.device_exchange;
-  comm.host = HostName();
-  comm.nccl_host_id = environment("NCCL_HOSTID");
-  comm.nccl_interface = environment("NCCL_SOCKET_IFNAME");
-  comm.join_ms = config_.group.join_deadline_ms;
-  comm.watch = std::make_shared<WireWatch>();
-  comm.note = [this](const std::string& why) {
-    if (!std::exchange(told_staged_, true)) {
-      logger_.Warn(StrCat("tensors travel through the hosts' memory: ", why));
-    }
-  };
-  backend_->SetWatch([watch = comm.watch] { return watch->Check(); });
-  return comm;
-}
-
 Status WorkerProcess::MakeExecutor() {
   ExecutorOptions options;
   options.layout = layout_;
@@ -238,7 +218,14 @@ Status WorkerProcess::MakeExecutor() {
   options.kv_type = KvTypeOf(config_.worker.kv_type, *backend_);
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
   options.ranks_on_memory = backend_->RanksOnMemory(mpi_->ranks_on_this_host());
-  options.comm = StepComm();
+  options.comm.kind = config_.worker.device_exchange;
+  options.comm.host = HostName();
+  options.comm.nccl_host_id = TextFromEnvironment("NCCL_HOSTID");
+  options.comm.nccl_interface = TextFromEnvironment("NCCL_SOCKET_IFNAME");
+  options.comm.join_ms = config_.group.join_deadline_ms;
+  options.comm.note = [this](const std::string& why) {
+    if (identity_.rank == 0) logger_.Info(StrCat(why, "; devices exchange through host memory"));
+  };
   options.token_split = config_.worker.token_split == "auto" ? TokenSplitMode::kAuto
                         : config_.worker.token_split == "on" ? TokenSplitMode::kOn
                                                              : TokenSplitMode::kOff;
