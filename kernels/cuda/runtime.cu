@@ -135,6 +135,9 @@ class CudaRuntime : public Runtime {
   Outcome Record(Event event, Stream stream) override {
     return OutcomeOf(cudaEventRecord(OfEvent(event), Of(stream)));
   }
+  Outcome WaitFor(Stream stream, Event event) override {
+    return OutcomeOf(cudaStreamWaitEvent(Of(stream), OfEvent(event), 0));
+  }
   Outcome WaitEvent(Event event) override {
     return OutcomeOf(cudaEventSynchronize(OfEvent(event)));
   }

@@ -78,6 +78,8 @@ class Runtime {
   virtual Outcome NewEvent(Event* event) = 0;
   virtual void FreeEvent(Event event) = 0;
   virtual Outcome Record(Event event, Stream stream) = 0;
+  // What is enqueued next runs behind what the event stands for; in a capture, too.
+  virtual Outcome WaitFor(Stream stream, Event event) = 0;
   virtual Outcome WaitEvent(Event event) = 0;  // of the host, for all that was enqueued before it
   virtual Outcome Query(Event event, bool* happened) = 0;
   virtual Outcome Milliseconds(Event from, Event to, float* elapsed) = 0;  // both have happened

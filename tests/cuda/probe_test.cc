@@ -60,6 +60,7 @@ class FakeRuntime : public Runtime {
   Outcome NewEvent(Event*) override { return {}; }
   void FreeEvent(Event) override {}
   Outcome Record(Event, Stream) override { return {}; }
+  Outcome WaitFor(Stream, Event) override { return {}; }
   Outcome WaitEvent(Event) override { return waited; }
   Outcome Query(Event, bool*) override { return {}; }
   Outcome Milliseconds(Event, Event, float*) override { return {}; }

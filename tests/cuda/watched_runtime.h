@@ -63,6 +63,7 @@ class WatchedRuntime : public Runtime {
     ++events_recorded;
     return inner_->Record(event, stream);
   }
+  Outcome WaitFor(Stream stream, Event event) override { return inner_->WaitFor(stream, event); }
   Outcome WaitEvent(Event event) override {
     ++events_awaited;
     return event_awaited.ok() ? inner_->WaitEvent(event) : event_awaited;

@@ -1,17 +1,21 @@
 #pragma once
 // The contract of Communicator (worker/comm/communicator.h) as one test body. Every rank of a group
 // runs CheckCommunicatorContract with its own endpoint, in a thread or in a process; it returns
-// what was broken, one line each, nothing when all is well.
+// what was broken, one line each, nothing when all is well. Buffers lie in the memory of `backend`,
+// which the rank's thread drives; null: in the host's.
 
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/random.h"
 #include "common/strings.h"
+#include "kernels/backend.h"
 #include "worker/comm/communicator.h"
 
 namespace echelon::testing {
@@ -23,9 +27,35 @@ inline float ContractValue(int rank, int64_t i) {
   return unit * static_cast<float>(1 << (bits[1] % 20));
 }
 
+// Values where the operations of a communicator find them.
+template <typename T>
+class Held {
+ public:
+  Held(Backend* backend, std::vector<T> values) : backend_(backend), values_(std::move(values)) {
+    if (backend_ == nullptr) return;
+    memory_ = *backend_->Allocate(bytes() + 1);
+    if (bytes() > 0) backend_->Upload(values_.data(), memory_->data(), bytes());
+  }
+  T* data() { return memory_ ? static_cast<T*>(memory_->data()) : values_.data(); }
+  size_t bytes() const { return values_.size() * sizeof(T); }
+  // What lies there now.
+  const std::vector<T>& Read() {
+    if (backend_ != nullptr && bytes() > 0) {
+      backend_->Download(memory_->data(), values_.data(), bytes());
+      backend_->Synchronize();
+    }
+    return values_;
+  }
+
+ private:
+  Backend* backend_;
+  std::vector<T> values_;
+  std::unique_ptr<DeviceBuffer> memory_;  // goes first: copies may still be under way
+};
+
 class ContractChecker {
  public:
-  explicit ContractChecker(Communicator& comm) : comm_(comm) {}
+  ContractChecker(Communicator& comm, Backend* backend) : comm_(comm), backend_(backend) {}
 
   void Expect(bool condition, const std::string& what) {
     if (!condition) broken_.push_back(StrCat("rank ", comm_.rank(), ": ", what));
@@ -33,69 +63,62 @@ class ContractChecker {
 
   // INVARIANT: the sum is taken in rank order, to the bit, for every size.
   void AllReduceInRankOrder(int64_t count) {
-    std::vector<float> data(count), expected(count);
-    for (int64_t i = 0; i < count; ++i) {
-      data[i] = ContractValue(comm_.rank(), i);
-      expected[i] = ContractValue(0, i);
-      for (int r = 1; r < comm_.size(); ++r) expected[i] += ContractValue(r, i);
-    }
+    Held data = Hold(Contribution(count));
     comm_.Wait(comm_.AllReduceSum(data.data(), count));
-    Expect(count == 0 || std::memcmp(data.data(), expected.data(), count * sizeof(float)) == 0,
+    Expect(SameBits(data.Read(), SumInRankOrder(count)),
            StrCat("all-reduce of ", count, " values is not the sum in rank order"));
   }
 
   // The same bits where the caller adds up what it takes; every row once, ascending; then others'
   // messages go on as after any operation. `waits`: it lets the communicator add after all.
   void RowsInRankOrder(int64_t rows, int64_t cols, bool waits) {
-    std::vector<float> data(rows * cols), sum(rows * cols), expected(rows * cols);
-    for (int64_t i = 0; i < rows * cols; ++i) {
-      data[i] = ContractValue(comm_.rank(), i);
-      expected[i] = ContractValue(0, i);
-      for (int r = 1; r < comm_.size(); ++r) expected[i] += ContractValue(r, i);
-    }
-    float before = 1.0f, behind = 1.0f;
-    comm_.AllReduceSum(&before, 1);
+    Held data = Hold(Contribution(rows * cols));
+    Held before = Hold(std::vector<float>{1.0f}), behind = Hold(std::vector<float>{1.0f});
+    comm_.AllReduceSum(before.data(), 1);
     const CommHandle handle = comm_.AllReduceRows(data.data(), rows, cols);
-    const CommHandle last = comm_.AllReduceSum(&behind, 1);
+    const CommHandle last = comm_.AllReduceSum(behind.data(), 1);
+    std::vector<float> sum;
     int64_t taken = 0;
     while (!waits) {
       const SumRows ready = comm_.NextRows(handle);
       if (ready.empty()) break;
       Expect(ready.begin == taken, StrCat("row ", ready.begin, " follows row ", taken));
       comm_.Poll();
-      for (int64_t i = 0; i < (ready.end - ready.begin) * cols; ++i) {
-        sum[taken * cols + i] = ready.terms[0][i];
-        for (size_t t = 1; t < ready.terms.size(); ++t) sum[taken * cols + i] += ready.terms[t][i];
+      std::vector<float> added = Floats(ready.terms[0], (ready.end - ready.begin) * cols);
+      for (size_t t = 1; t < ready.terms.size(); ++t) {
+        const auto term = Floats(ready.terms[t], static_cast<int64_t>(added.size()));
+        for (size_t i = 0; i < added.size(); ++i) added[i] += term[i];
       }
+      sum.insert(sum.end(), added.begin(), added.end());
       taken = ready.end;
     }
     if (waits) comm_.Wait(handle);
     comm_.Wait(last);
-    if (waits) sum = data;
+    if (waits) sum = data.Read();
     Expect(waits || taken == rows, StrCat(taken, " of ", rows, " rows were handed out"));
-    Expect(sum == expected, StrCat("rows (", rows, ", ", cols, ") are not the sum in rank order"));
-    const auto n = static_cast<float>(comm_.size());
-    Expect(before == n && behind == n, "sums before and behind rows");
+    Expect(SameBits(sum, SumInRankOrder(rows * cols)),
+           StrCat("rows (", rows, ", ", cols, ") are not the sum in rank order"));
+    const std::vector<float> ones = {static_cast<float>(comm_.size())};
+    Expect(before.Read() == ones && behind.Read() == ones, "sums before and behind rows");
   }
 
   void AllGather(size_t bytes) {
-    std::vector<uint8_t> mine(bytes), all(bytes * comm_.size());
+    std::vector<uint8_t> mine(bytes), expected;
     for (size_t i = 0; i < bytes; ++i) mine[i] = static_cast<uint8_t>(31 * comm_.rank() + i);
-    comm_.Wait(comm_.AllGather(mine.data(), all.data(), bytes));
-    bool same = true;
     for (int r = 0; r < comm_.size(); ++r) {
-      for (size_t i = 0; i < bytes; ++i) {
-        same = same && all[r * bytes + i] == static_cast<uint8_t>(31 * r + i);
-      }
+      for (size_t i = 0; i < bytes; ++i) expected.push_back(static_cast<uint8_t>(31 * r + i));
     }
-    Expect(same, StrCat("all-gather of ", bytes, " bytes is not in rank order"));
+    Held send = Hold(std::move(mine)), all = Hold(std::vector<uint8_t>(expected.size()));
+    comm_.Wait(comm_.AllGather(send.data(), all.data(), bytes));
+    Expect(all.Read() == expected, StrCat("all-gather of ", bytes, " bytes is not in rank order"));
   }
 
   void BroadcastFromEach(size_t bytes) {
     for (int root = 0; root < comm_.size(); ++root) {
-      std::vector<uint8_t> data(bytes, static_cast<uint8_t>(comm_.rank() == root ? 100 + root : 0));
+      Held data = Hold(
+          std::vector<uint8_t>(bytes, static_cast<uint8_t>(comm_.rank() == root ? 100 + root : 0)));
       comm_.Wait(comm_.Broadcast(data.data(), bytes, root));
-      Expect(data == std::vector<uint8_t>(bytes, static_cast<uint8_t>(100 + root)),
+      Expect(data.Read() == std::vector<uint8_t>(bytes, static_cast<uint8_t>(100 + root)),
              StrCat("broadcast of ", bytes, " bytes from ", root));
     }
   }
@@ -106,19 +129,21 @@ class ContractChecker {
     const int to = (comm_.rank() + 1) % comm_.size();
     const int from = (comm_.rank() + comm_.size() - 1) % comm_.size();
     constexpr int kMessages = 5;
-    std::vector<std::vector<uint8_t>> sent(kMessages), received(kMessages);
+    std::vector<Held<uint8_t>> sent, received;
     for (int m = 0; m < kMessages; ++m) {
-      sent[m].assign(bytes + m, static_cast<uint8_t>(16 * m + comm_.rank()));
-      received[m].resize(bytes + m);
-      comm_.Send(sent[m].data(), sent[m].size(), to);
+      sent.push_back(
+          Hold(std::vector<uint8_t>(bytes + m, static_cast<uint8_t>(16 * m + comm_.rank()))));
+      received.push_back(Hold(std::vector<uint8_t>(bytes + m)));
+      comm_.Send(sent[m].data(), bytes + m, to);
     }
     CommHandle last;
     for (int m = 0; m < kMessages; ++m) {
-      last = comm_.Recv(received[m].data(), received[m].size(), from);
+      last = comm_.Recv(received[m].data(), bytes + m, from);
     }
     comm_.Wait(last);  // completes all that was issued before
     for (int m = 0; m < kMessages; ++m) {
-      Expect(received[m] == std::vector<uint8_t>(bytes + m, static_cast<uint8_t>(16 * m + from)),
+      Expect(received[m].Read() ==
+                 std::vector<uint8_t>(bytes + m, static_cast<uint8_t>(16 * m + from)),
              StrCat("message ", m, " of ", bytes + m, " bytes from ", from));
     }
   }
@@ -127,19 +152,22 @@ class ContractChecker {
   // waiting for the second alone completes both.
   void TwoInFlight() {
     constexpr int64_t kCount = 1000;
-    std::vector<float> first(kCount, 1.0f), second(kCount, 2.0f);
+    Held first = Hold(std::vector<float>(kCount, 1.0f));
+    Held second = Hold(std::vector<float>(kCount, 2.0f));
     comm_.AllReduceSum(first.data(), kCount);
     const CommHandle handle = comm_.AllReduceSum(second.data(), kCount);
     comm_.Poll();
     comm_.Wait(handle);
     const auto n = static_cast<float>(comm_.size());
-    Expect(first == std::vector<float>(kCount, n), "first of two all-reduces in flight");
-    Expect(second == std::vector<float>(kCount, 2 * n), "second of two all-reduces in flight");
+    Expect(first.Read() == std::vector<float>(kCount, n), "first of two all-reduces in flight");
+    Expect(second.Read() == std::vector<float>(kCount, 2 * n),
+           "second of two all-reduces in flight");
   }
 
   // A message too large for any buffer on the way arrives while its receiver computes and polls.
+  // Only host memory can be watched: what a device's memory holds is known behind a wait.
   void PollAloneMovesMessages() {
-    if (comm_.size() == 1) return;
+    if (comm_.size() == 1 || backend_ != nullptr) return;
     constexpr size_t kBytes = size_t{1} << 20;
     std::vector<uint8_t> sent(kBytes, 7), received(kBytes, 0);
     comm_.Send(sent.data(), kBytes, (comm_.rank() + 1) % comm_.size());
@@ -162,17 +190,17 @@ class ContractChecker {
     const int members = (comm_.size() + (color == 0 ? 1 : 0)) / 2;
     Expect(half->size() == members, "size of a split group");
     Expect(half->rank() == members - 1 - comm_.rank() / 2, "order of a split group");
-    float sum = static_cast<float>(comm_.rank());
-    half->Wait(half->AllReduceSum(&sum, 1));
+    Held sum = Hold(std::vector<float>{static_cast<float>(comm_.rank())});
+    half->Wait(half->AllReduceSum(sum.data(), 1));
     float expected = 0.0f;
     for (int r = color; r < comm_.size(); r += 2) expected += static_cast<float>(r);
-    Expect(sum == expected, "sum within a split group");
+    Expect(sum.Read()[0] == expected, "sum within a split group");
   }
 
   void StatsCount() {
     comm_.TakeStats();
-    float value = 1.0f;
-    comm_.Wait(comm_.AllReduceSum(&value, 1));
+    Held value = Hold(std::vector<float>{1.0f});
+    comm_.Wait(comm_.AllReduceSum(value.data(), 1));
     const CommStats stats = comm_.TakeStats();
     Expect(stats.operations == 1, "one operation is counted as one");
     Expect(stats.exposed_seconds >= 0 && stats.hidden_seconds >= 0, "seconds are not negative");
@@ -183,12 +211,43 @@ class ContractChecker {
   std::vector<std::string> TakeBroken() { return std::move(broken_); }
 
  private:
+  template <typename T>
+  Held<T> Hold(std::vector<T> values) const {
+    return Held<T>(backend_, std::move(values));
+  }
+  std::vector<float> Contribution(int64_t count) const {
+    std::vector<float> values(count);
+    for (int64_t i = 0; i < count; ++i) values[i] = ContractValue(comm_.rank(), i);
+    return values;
+  }
+  std::vector<float> SumInRankOrder(int64_t count) const {
+    std::vector<float> sum(count);
+    for (int64_t i = 0; i < count; ++i) {
+      sum[i] = ContractValue(0, i);
+      for (int r = 1; r < comm_.size(); ++r) sum[i] += ContractValue(r, i);
+    }
+    return sum;
+  }
+  static bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() &&
+           (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+  }
+  std::vector<float> Floats(const float* from, int64_t count) const {
+    if (backend_ == nullptr) return {from, from + count};
+    std::vector<float> values(count);
+    backend_->Download(from, values.data(), count * sizeof(float));
+    backend_->Synchronize();
+    return values;
+  }
+
   Communicator& comm_;
+  Backend* const backend_;
   std::vector<std::string> broken_;
 };
 
-inline std::vector<std::string> CheckCommunicatorContract(Communicator& comm) {
-  ContractChecker check(comm);
+inline std::vector<std::string> CheckCommunicatorContract(Communicator& comm,
+                                                          Backend* backend = nullptr) {
+  ContractChecker check(comm, backend);
   comm.Wait(CommHandle{});  // the handle of nothing is complete
   // None, one, odd, a decode row, beyond eager and two-shot thresholds (36 KiB, 2 MiB).
   for (const int64_t count : {0, 1, 3, 577, 9216, 524'309}) check.AllReduceInRankOrder(count);

@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -126,7 +125,6 @@ class Machine {
  public:
   std::recursive_mutex mutex;
   Arena arena;
-  std::atomic<size_t> enqueued = 0, captured = 0;
 
   void Run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
     CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
@@ -272,39 +270,6 @@ const Fiber& Current() { return TheMachine().current().fiber; }
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
   TheMachine().Run(grid, threads, shared_bytes, body);
 }
-
-void StreamQueue::EnqueueKernel(std::function<void()> launch) {
-  if (capture_) return capture_->push_back(std::move(launch));
-  ++TheMachine().enqueued;
-  waiting_.push_back(std::move(launch));
-}
-void StreamQueue::EnqueueGraph(const Launches& graph) {
-  TheMachine().enqueued += graph.size();
-  waiting_.insert(waiting_.end(), graph.begin(), graph.end());
-}
-void StreamQueue::EnqueueCopy(std::function<void()> copy) {
-  CHECK_MSG(!capture_, "a copy while a graph is captured");
-  waiting_.push_back(std::move(copy));
-}
-void StreamQueue::BeginCapture() {
-  CHECK(!capture_);
-  capture_.emplace();
-}
-Launches StreamQueue::EndCapture() {
-  ++TheMachine().captured;
-  Launches launches = std::move(*capture_);
-  capture_.reset();
-  return launches;
-}
-void StreamQueue::RunTo(uint64_t place) {
-  for (; ran_ < place; ++ran_) {
-    waiting_.front()();
-    waiting_.pop_front();
-  }
-}
-
-size_t GraphsCaptured() { return TheMachine().captured; }
-size_t KernelsEnqueued() { return TheMachine().enqueued; }
 
 void WaitForBlock() { TheMachine().Pause(Wait::kBlock); }
 void WaitForWarp() { TheMachine().Pause(Wait::kWarp); }

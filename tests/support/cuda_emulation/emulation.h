@@ -7,17 +7,13 @@
 // missing barriers. What it cannot find: what depends on the hardware (memory order between warps,
 // launch limits beyond those checked here, speed).
 //
-// A stream's work, copies included, runs when somebody waits for it and no sooner: a host that
-// reads results too early, or writes over what is still to be copied, is found out.
-//
-// One thread at a time runs kernels; a mutex sees to it. A stream has one host thread.
+// When kernels run: stream_queue.h. One thread at a time runs them; a mutex sees to it.
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <optional>
-#include <vector>
+
+#include "tests/support/cuda_emulation/stream_queue.h"
 
 namespace echelon::emulation {
 
@@ -32,30 +28,6 @@ struct Fiber {
 const Fiber& Current();
 
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
-
-// A captured graph: what runs when it is launched.
-using Launches = std::vector<std::function<void()>>;
-
-class StreamQueue {
- public:
-  void EnqueueKernel(std::function<void()> launch);  // or captures it
-  void EnqueueGraph(const Launches& graph);
-  void EnqueueCopy(std::function<void()> copy);  // nothing that a graph could hold
-  void BeginCapture();
-  Launches EndCapture();
-
-  // Places in the stream: what was enqueued before one has run when ran() reaches it.
-  uint64_t end() const { return ran_ + waiting_.size(); }
-  uint64_t ran() const { return ran_; }
-  void RunTo(uint64_t place);
-
- private:
-  std::deque<std::function<void()>> waiting_;
-  uint64_t ran_ = 0;
-  std::optional<Launches> capture_;
-};
-size_t GraphsCaptured();   // since the program began
-size_t KernelsEnqueued();  // since the program began, those of graphs at each of their launches
 
 // Inside a kernel.
 void WaitForBlock();

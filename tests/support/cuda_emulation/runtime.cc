@@ -19,10 +19,12 @@ using emulation::StreamQueue;
 StreamQueue& Of(Stream stream) { return *static_cast<StreamQueue*>(stream); }
 
 struct PlayedEvent {
-  StreamQueue* stream = nullptr;
-  uint64_t place = 0;
+  emulation::Place place;
   std::chrono::steady_clock::time_point time;  // when it has happened
-  bool happened() const { return stream == nullptr || stream->ran() >= place; }
+  bool happened() const {
+    CHECK_MSG(!place.capture, "the host asks for an event of a capture");
+    return place.stream == nullptr || place.stream->ran() >= place.number;
+  }
 };
 PlayedEvent& OfEvent(Event event) { return *static_cast<PlayedEvent*>(event); }
 
@@ -70,7 +72,8 @@ class EmulatedRuntime : public Runtime {
     return {};
   }
   void FreeStream(Stream stream) override {
-    Of(stream).RunTo(Of(stream).end());
+    // Others may wait for places of it.
+    for (StreamQueue* other : streams_) other->RunTo(other->end());
     streams_.erase(&Of(stream));
     delete &Of(stream);
   }
@@ -112,19 +115,21 @@ class EmulatedRuntime : public Runtime {
   }
   void FreeEvent(Event event) override { delete &OfEvent(event); }
   Outcome Record(Event event, Stream stream) override {
-    Of(stream).EnqueueCopy([event] { OfEvent(event).time = std::chrono::steady_clock::now(); });
-    OfEvent(event).stream = &Of(stream);
-    OfEvent(event).place = Of(stream).end();
+    OfEvent(event).place =
+        Of(stream).Record([event] { OfEvent(event).time = std::chrono::steady_clock::now(); });
+    return {};
+  }
+  Outcome WaitFor(Stream stream, Event event) override {
+    Of(stream).WaitFor(OfEvent(event).place);
     return {};
   }
   Outcome WaitEvent(Event event) override {
-    if (!OfEvent(event).happened()) OfEvent(event).stream->RunTo(OfEvent(event).place);
+    if (!OfEvent(event).happened()) OfEvent(event).place.stream->RunTo(OfEvent(event).place.number);
     return {};
   }
-  // A device would go on by itself.
   Outcome Query(Event event, bool* happened) override {
     *happened = OfEvent(event).happened();
-    if (!*happened) OfEvent(event).stream->RunTo(OfEvent(event).stream->ran() + 1);
+    if (!*happened) OfEvent(event).place.stream->RunOne();
     return {};
   }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
