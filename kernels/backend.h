@@ -173,8 +173,8 @@ struct DrawRow {
   uint32_t top_k = 0;
   float top_p = 1.0f;
   // The logits are changed first: DrawArgs::changes [begin, end). The last of them may name its
-  // token by a DrawnId, with the counts it has where the token stands nowhere else in the list;
-  // where it does, that entry's counts one more instead.
+  // token by a DrawnId, as generated once; where the token stands in the list already, that entry
+  // counts one more instead.
   int32_t changes_begin = 0, changes_end = 0;
   Penalties penalties;
   // At least 0: of the logits before any change, what log-probabilities are made of, and this many

@@ -19,7 +19,7 @@ LocalGroupOptions OptionsFor(const std::string& backend, KvType kv_type = KvType
   options.backend.name = backend;
   options.executor.page_tokens = kPageTokens;
   options.executor.context_max = 96;
-  options.executor.sequences_max = 4;
+  options.executor.sequences_max = 5;
   options.executor.kv_type = kv_type;
   options.executor.kv_memory_bytes = 16 << 20;
   return options;
