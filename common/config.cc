@@ -192,6 +192,11 @@ Status CheckTogether(const ServiceConfig& config, std::string_view source) {
     return fail("layout.layers_per_stage", StrCat("names ", stages, " stages, but layout.pp is ",
                                                   config.layout.pp, "; give one count a stage"));
   }
+  const auto backends = static_cast<int64_t>(Split(config.worker.backend, ',').size());
+  if (backends > 1 && backends != config.layout.pp) {
+    return fail("worker.backend", StrCat("names ", backends, " stages, but layout.pp is ",
+                                         config.layout.pp, "; give one backend, or one a stage"));
+  }
   const std::string& shares = config.layout.shard_shares;
   if (const auto ranks = static_cast<int64_t>(Split(shares, ',').size());
       !shares.empty() && ranks != config.layout.tp) {

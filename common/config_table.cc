@@ -37,6 +37,15 @@ std::string LayersPerStageProblem(const std::string& text) {
   if (text.empty() || IsNumberList(text, 1)) return "";
   return "expected layer counts from 1 on, separated by commas (\"8,8,7,7\")";
 }
+std::string BackendsProblem(const std::string& text) {
+  for (const std::string& name : Split(text, ',')) {
+    if (name != "auto" && name != "cpu" && name != "reference" && name != "cuda") {
+      return "expected auto, cpu, reference or cuda, or one of these for each stage, separated by "
+             "commas (\"cpu,cuda\")";
+    }
+  }
+  return "";
+}
 std::string SharesProblem(const std::string& text) {
   if (text.empty() || IsNumberList(text, 1)) return "";
   return "expected shares from 1 on, separated by commas (\"2,1\")";
@@ -144,8 +153,13 @@ void AddLayout(std::vector<ConfigRow>& rows) {
 void AddWorker(std::vector<ConfigRow>& rows) {
   using S = WorkerSettings;
   SectionRows<S> add(rows, "worker", &ServiceConfig::worker);
-  add.Choice("backend", &S::backend, {"auto", "cpu", "reference", "cuda"},
-             "What computes: auto takes CUDA where there is a device, else the CPU.");
+  add.Text("backend", &S::backend,
+           "What computes: auto, cpu, reference or cuda; auto takes CUDA where there is a device, "
+           "else the CPU. One for all ranks, or one for each pipeline stage (\"cpu,cuda\").",
+           BackendsProblem);
+  add.Choice("device_exchange", &S::device_exchange, {"auto", "nccl", "staged"},
+             "How tensors in devices' memory travel between ranks: by NCCL, or staged in the "
+             "hosts' memory. auto: NCCL where it works.");
   add.Int("threads", &S::threads, "threads", 0, 4096,
           "Threads of each rank; 0: the cores of a host shared out among its ranks.");
   add.Choice(

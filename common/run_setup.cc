@@ -103,6 +103,11 @@ bool SameSchedule(const ModelConfig& a, const ModelConfig& b) {
 
 }  // namespace
 
+std::string BackendOfStage(const std::string& backends, int stage) {
+  const std::vector<std::string> of_stages = Split(backends, ',');
+  return of_stages.size() == 1 ? of_stages[0] : of_stages[stage];
+}
+
 Result<ParallelLayout> LayoutFrom(const LayoutSettings& settings) {
   ParallelLayout layout;
   layout.tp = static_cast<int>(settings.tp);

@@ -34,6 +34,9 @@ struct RunSetup {
 };
 Result<RunSetup> SetUpRun(const ServiceConfig& config);
 
+// Of worker.backend, what computes a pipeline stage.
+std::string BackendOfStage(const std::string& backends, int stage);
+
 // The checkpoint's tokenizer. Dummy weights may come without one: then a token is a byte
 // (MakeByteTokenizer), and `note`, else empty, says so.
 struct RunTokenizer {

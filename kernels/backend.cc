@@ -11,14 +11,6 @@ namespace echelon {
 
 namespace {
 constexpr int kThreadsMax = 1024;  // of one backend: a guard against typing errors
-
-Result<std::unique_ptr<Backend>> MakeCuda(const BackendOptions& options) {
-  if (options.ranks > 1) {
-    return Unsupported(StrCat("backend \"cuda\" computes on one rank so far, the layout has ",
-                              options.ranks, ": use tp, pp and sp of 1, or backend \"cpu\""));
-  }
-  return cuda::MakeCudaBackend(options);
-}
 }  // namespace
 
 Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options,
@@ -27,9 +19,9 @@ Result<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options,
     return InvalidArgument(
         StrCat("threads is ", options.threads, ": must be between 1 and ", kThreadsMax), "threads");
   }
-  if (options.name == "cuda") return MakeCuda(options);
+  if (options.name == "cuda") return cuda::MakeCudaBackend(options);
   if (options.name == "auto") {
-    auto made = MakeCuda(options);
+    auto made = cuda::MakeCudaBackend(options);
     if (made.ok()) return made;
     if (passed_over != nullptr) *passed_over = made.error().message;
   }

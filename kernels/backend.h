@@ -231,6 +231,8 @@ class Backend {
   // From memory of the backend to memory of the backend; they do not overlap.
   virtual void Copy(const void* from, void* to, size_t bytes) = 0;
   virtual uint64_t FreeMemoryBytes() const = 0;  // what Allocate could still give, about
+  // Of so many ranks of a host those, at most, that have this memory together.
+  virtual int RanksOnMemory(int ranks_on_host) const { return ranks_on_host; }
   // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
   // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
   virtual double MeasureReadBandwidth(size_t bytes) = 0;
@@ -335,12 +337,11 @@ struct BackendOptions {
   int threads = 1;
   // cpu only: auto | avx2 | avxvnni | avx512; a missing one is an error
   std::string isa = "auto";
-  int device = 0;  // cuda only: of those the driver shows
+  // cuda only: of those the driver shows; -1: the ranks of a host take them in turn.
+  int device = -1;
+  int rank_on_host = 0;
   // cuda only: the device's time is kept for what links do (LinkTimes); nothing is repeated.
   bool timed = false;
-  // Of the group. Several ranks exchange through host memory, which a device's tensors are not in:
-  // cuda computes on one rank alone so far.
-  int ranks = 1;
 };
 // auto takes the first of cuda, cpu and reference that works here; `passed_over`, where given, is
 // why it took none of those before, or empty.

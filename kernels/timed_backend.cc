@@ -34,6 +34,9 @@ class TimedBackend : public Backend {
   void Copy(const void* from, void* to, size_t bytes) override { inner_->Copy(from, to, bytes); }
   Result<std::unique_ptr<DeviceLink>> NewLink() override { return inner_->NewLink(); }
   void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
+  int RanksOnMemory(int ranks_on_host) const override {
+    return inner_->RanksOnMemory(ranks_on_host);
+  }
   uint64_t FreeMemoryBytes() const override { return inner_->FreeMemoryBytes(); }
   double MeasureReadBandwidth(size_t bytes) override { return inner_->MeasureReadBandwidth(bytes); }
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override {

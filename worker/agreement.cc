@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "common/strings.h"
@@ -15,7 +16,8 @@ namespace {
 struct PackedCard {
   char host[64] = {};
   char weights[96] = {};
-  char numerics[352] = {};
+  char numerics[348] = {};
+  int32_t stage = 0;
 };
 
 template <size_t kSize>
@@ -25,32 +27,37 @@ void Put(char (&field)[kSize], const std::string& text) {
 
 }  // namespace
 
-Status CheckAgreement(Communicator& world, const RankCard& mine) {
+Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine) {
   PackedCard packed;
   Put(packed.host, mine.host);
   Put(packed.weights, mine.weights);
   Put(packed.numerics, mine.numerics);
+  packed.stage = mine.stage;
   std::vector<PackedCard> cards(world.size());
   world.Wait(world.AllGather(&packed, cards.data(), sizeof(PackedCard)));
-  const PackedCard& first = cards[0];
-  for (int rank = 1; rank < world.size(); ++rank) {
+  std::map<int, int> leads;  // of each stage, its first rank
+  for (int rank = 0; rank < world.size(); ++rank) {
     const PackedCard& card = cards[rank];
-    const auto differ = [&](const char* what, const char* theirs, const char* firsts,
+    const auto differ = [&](int other, const char* what, const char* theirs, const char* firsts,
                             const char* remedy) {
       return InvalidArgument(StrCat("rank ", rank, " on host ", card.host, " has ", what, " ",
-                                    theirs, ", rank 0 on host ", first.host, " has ", firsts, ": ",
-                                    remedy));
+                                    theirs, ", rank ", other, " on host ", cards[other].host,
+                                    " has ", firsts, ": ", remedy));
     };
-    if (std::strcmp(card.weights, first.weights) != 0) {
-      return differ("weights", card.weights, first.weights,
+    if (std::strcmp(card.weights, cards[0].weights) != 0) {
+      return differ(0, "weights", card.weights, cards[0].weights,
                     "the model's files differ between these hosts; copy the same ones to both");
     }
-    if (std::strcmp(card.numerics, first.numerics) != 0) {
-      return differ("numerics", card.numerics, first.numerics,
+    const int lead = leads.try_emplace(card.stage, rank).first->second;
+    if (std::strcmp(card.numerics, cards[lead].numerics) != 0) {
+      return differ(lead, "numerics", card.numerics, cards[lead].numerics,
                     "set worker.backend and worker.isa to what every host has");
     }
   }
-  return {};
+  std::vector<std::string> of_stages;
+  for (const auto& [stage, lead] : leads) of_stages.push_back(cards[lead].numerics);
+  const bool all_same = std::ranges::count(of_stages, of_stages[0]) == std::ssize(of_stages);
+  return all_same ? of_stages[0] : Join(of_stages, " then ");
 }
 
 }  // namespace echelon

@@ -14,10 +14,13 @@ struct RankCard {
   std::string host;
   std::string weights;   // Checkpoint::Fingerprint
   std::string numerics;  // Backend::NumericsFingerprint
+  // Pipeline stages that may compute with different backends have different numbers, from 0 on.
+  int stage = 0;
 };
 
 // Collective: every rank gets the same answer, an error that names the two ranks that differ, in
-// what, and what to do.
-Status CheckAgreement(Communicator& world, const RankCard& mine);
+// what, and what to do; else the numerics of the group: those of its stages, where they differ one
+// after the other.
+Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine);
 
 }  // namespace echelon

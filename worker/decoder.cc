@@ -46,7 +46,12 @@ Status Decoder::Allocate(int64_t rows_max) {
   ASSIGN_OR_RETURN(attention_scratch_.qkv, tensors_.New(sizes.qkv));
   ASSIGN_OR_RETURN(attention_scratch_.context, tensors_.New(sizes.context));
   ASSIGN_OR_RETURN(mlp_scratch_, tensors_.New(sizes.gate_up));
-  if (part_.ff() == 0 || part_.vocab() == 0) zeros_.assign(rows_max * model_.d_model, 0.0f);
+  if (part_.ff() == 0 || part_.vocab() == 0) {
+    const std::vector<float> zeros(static_cast<size_t>(rows_max * model_.d_model));
+    ASSIGN_OR_RETURN(zeros_, backend_.Allocate(zeros.size() * sizeof(float)));
+    backend_.Upload(zeros.data(), zeros_->data(), zeros.size() * sizeof(float));
+    backend_.Synchronize();
+  }
   if (!part_.last_stage) return {};
   ASSIGN_OR_RETURN(head_rows_, tensors_.New(sizes.head_stream));
   ASSIGN_OR_RETURN(head_normed_, tensors_.New(sizes.head_stream));
@@ -81,7 +86,7 @@ void Decoder::Embed(std::span<const StepRows> parts) {
     if (weights_.embedding) {
       backend_.Embed(parts[i].ids, *weights_.embedding,
                      static_cast<int32_t>(part_.shard.vocab.begin), model_.embedding_scale, stream);
-      BeforeExchange();
+      FinishFor(tp_);
     } else {
       Zero(stream);
     }
@@ -92,17 +97,18 @@ void Decoder::Embed(std::span<const StepRows> parts) {
 void Decoder::Receive(std::span<const StepRows> parts, Communicator& link, int from) {
   BeginStep(parts);
   const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
-  link.Wait(link.Recv(residual_.data, bytes, from));
+  CommHandle last = link.Recv(residual_.data, bytes, from);
   for (const SubBlockStep& step : entering_) {
     const Tensor output = NextOutput();
-    link.Wait(link.Recv(output.data, bytes, from));
+    last = link.Recv(output.data, bytes, from);
     for (Part& part : parts_) part.pending.push_back({step, output, std::nullopt});
   }
+  link.Wait(last);
 }
 
 void Decoder::Send(Communicator& link, int to) {
   const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
-  backend_.Synchronize();
+  FinishFor(link);
   stream_->sent = link.Send(residual_.data, bytes, to);
   stream_->sent_over = &link;
   for (int i = 0; i < leaving_; ++i) {
@@ -111,6 +117,7 @@ void Decoder::Send(Communicator& link, int to) {
     }
     stream_->sent = link.Send(parts_.front().pending[i].output.data, bytes, to);
   }
+  link.Poll();  // nothing waits for them here
 }
 
 void Decoder::Forward() {
@@ -194,7 +201,7 @@ Tensor Decoder::MergeAndNorm(const SubBlockStep& step, Part& part) {
   if (last.handle) {
     for (SumRows sum = tp_.NextRows(*last.handle); !sum.empty(); sum = tp_.NextRows(*last.handle)) {
       merge(sum);
-      backend_.Synchronize();  // it has read the terms
+      FinishFor(tp_);  // it has read the terms
     }
   } else {
     const float* const own = (replaces ? stream : part.Of(last.output)).data;
@@ -212,7 +219,7 @@ void Decoder::Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output)
     // This rank's term: output + residual / tp. Summed over tp it is the next residual.
     backend_.AddResidual(stream, out, 1.0f / static_cast<float>(tp_.size()), nullptr, 0.0f);
   }
-  BeforeExchange();
+  FinishFor(tp_);
   if (step.reduce != ReduceKind::kNone && tp_.size() > 1) {
     const Tensor term = step.reduce == ReduceKind::kResidual ? stream : out;
     pending.handle = tp_.AllReduceRows(term.data, term.rows, term.cols);
@@ -280,15 +287,15 @@ Tensor Decoder::Logits(std::span<const int32_t> rows) {
   return logits;
 }
 
-// The other ranks read what was computed. A rank alone lets its device run on to the end of the
-// step.
-void Decoder::BeforeExchange() {
-  if (tp_.size() > 1) backend_.Synchronize();
+// Other ranks read what was computed, or write what was read. A rank alone lets its device run on
+// to the end of the step, as one does whose messages take their places in its stream.
+void Decoder::FinishFor(const Communicator& comm) {
+  if (comm.size() > 1 && !comm.on_stream()) backend_.Synchronize();
 }
 
 void Decoder::Zero(Tensor tensor) {
-  backend_.Upload(zeros_.data(), tensor.data,
-                  static_cast<size_t>(tensor.rows * tensor.cols) * sizeof(float));
+  backend_.Copy(zeros_->data(), tensor.data,
+                static_cast<size_t>(tensor.rows * tensor.cols) * sizeof(float));
 }
 
 }  // namespace echelon

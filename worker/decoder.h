@@ -104,7 +104,7 @@ class Decoder {
   void MergeDownTo(size_t in_flight, Part& part);
   void Merge(const Pending& pending, const Part& part);
   const float* PostNorm(const SubBlockStep& step) const;
-  void BeforeExchange();
+  void FinishFor(const Communicator& comm);
   void Zero(Tensor tensor);
 
   const ModelConfig& model_;
@@ -130,10 +130,10 @@ class Decoder {
   Tensor normed_;         // (rows_max, d_model)
   Tensor second_output_;  // (rows_max, d_model): the MLP's, where one reduce takes both
   AttentionScratch attention_scratch_;
-  Tensor mlp_scratch_;              // (some rows, 2 F)
-  Tensor head_rows_, head_normed_;  // (logit_rows_max(), d_model)
-  Tensor logits_;                   // (logit_rows_max(), vocabulary part)
-  std::vector<float> zeros_;        // host; only where the rank's share of something is empty
+  Tensor mlp_scratch_;                   // (some rows, 2 F)
+  Tensor head_rows_, head_normed_;       // (logit_rows_max(), d_model)
+  Tensor logits_;                        // (logit_rows_max(), vocabulary part)
+  std::unique_ptr<DeviceBuffer> zeros_;  // only where the rank's share of something is empty
 };
 
 }  // namespace echelon

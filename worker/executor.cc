@@ -13,6 +13,7 @@
 #include "worker/decoder.h"
 #include "worker/kv_cache.h"
 #include "worker/output_stage.h"
+#include "worker/rank_groups.h"
 #include "worker/sequence_parallel.h"
 #include "worker/split_rehearsal.h"
 #include "worker/timing_report.h"
@@ -21,49 +22,6 @@
 namespace echelon {
 
 namespace {
-
-// The groups a rank belongs to, each with a queue of its own so that waiting for one message never
-// waits for another kind. Made in the same order on every rank.
-struct Groups {
-  std::unique_ptr<Communicator> tp;             // tensors: all-reduces of the stage
-  std::unique_ptr<Communicator> exchange;       // the sampler's small messages
-  std::unique_ptr<Communicator> links[2];       // stage s sends to s + 1 over links[s % 2]
-  std::unique_ptr<Communicator> tokens;         // last stage -> first stage
-  std::unique_ptr<Communicator> reports;        // the whole world
-  std::unique_ptr<Communicator> sharing, ring;  // sp: queries and partials; keys and values
-
-  Groups(Communicator& world, const ParallelLayout& layout, const RankPosition& at) {
-    const int rank = world.rank();
-    const int stage = at.pp * layout.sp + at.sp, pipeline = at.sp * layout.tp + at.tp;
-    tp = world.Split(stage, at.tp);
-    exchange = world.Split(stage, at.tp);
-    for (auto& link : links) link = world.Split(pipeline, at.pp);
-    tokens = world.Split(pipeline, at.pp);
-    reports = world.Split(0, rank);
-    sharing = world.Split(at.pp * layout.tp + at.tp, at.sp);
-    ring = world.Split(at.pp * layout.tp + at.tp, at.sp);
-  }
-  // Moves on what is in flight while the rank computes.
-  void Poll() const {
-    for (Communicator* comm :
-         {tp.get(), links[0].get(), links[1].get(), sharing.get(), ring.get()}) {
-      comm->Poll();
-    }
-  }
-  // Of everything a step waits for; the reports wait for nothing.
-  CommStats TakeStats() const {
-    CommStats sum;
-    for (Communicator* comm : {tp.get(), exchange.get(), links[0].get(), links[1].get(),
-                               tokens.get(), sharing.get(), ring.get()}) {
-      const CommStats stats = comm->TakeStats();
-      sum.exposed_seconds += stats.exposed_seconds;
-      sum.hidden_seconds += stats.hidden_seconds;
-      sum.bytes_sent += stats.bytes_sent;
-      sum.operations += stats.operations;
-    }
-    return sum;
-  }
-};
 
 int ContextMax(const ModelConfig& model, const ExecutorOptions& options) {
   const int asked = options.context_max;
@@ -89,19 +47,22 @@ int ResultRank(const ParallelLayout& layout) { return layout.RankOf({0, layout.p
 class Executor::Impl {
  public:
   Impl(const ModelConfig& model, const ExecutorOptions& options, Weights weights, Backend& backend,
-       Communicator& world, const Clock& clock)
+       RankGroups groups, const Clock& clock)
       : model_(model),
         part_(PartOf(model, options.layout, options.rank)),
         result_rank_(ResultRank(options.layout)),
-        alone_(world.size() == 1),
+        alone_(options.layout.world() == 1),
+        // Messages of other ranks are a part of what repeats where they take their places in the
+        // stream; a stage's neighbours and sp ranks get other messages each time.
+        repeats_(alone_ || (options.layout.world() == options.layout.tp && groups.tp->on_stream())),
         ahead_(alone_ && !backend.host_memory()),
         weights_(std::move(weights)),
         backend_(backend),
         clock_(clock),
-        groups_(world, options.layout, part_.at),
+        groups_(std::move(groups)),
         token_ring_(*groups_.tokens),
         timing_report_(*groups_.reports, result_rank_) {
-    if (world.size() == 1) return;
+    if (alone_) return;
     backend_.SetTurn([this] { groups_.Poll(); });
     groups_.tp->SetIdle([this] { return ReadAhead(); });
   }
@@ -115,9 +76,8 @@ class Executor::Impl {
     if (kv.memory_bytes == 0) {
       // Other programs need a host's memory too. A device is ours: what is left over is for partial
       // results and what a step uploads.
-      const uint64_t free = backend_.FreeMemoryBytes();
-      kv.memory_bytes =
-          backend_.host_memory() ? free / 4 / std::max(options.ranks_on_host, 1) : free / 10 * 9;
+      const uint64_t free = backend_.FreeMemoryBytes() / std::max(options.ranks_on_memory, 1);
+      kv.memory_bytes = backend_.host_memory() ? free / 4 : free / 10 * 9;
     }
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
@@ -215,7 +175,7 @@ class Executor::Impl {
     step.batch = MakeBatch(step.plan, table_, limits_.page_tokens);
     ResolveTokens(step, before);
     if (output_) output_->Begin(step.plan, step.batch);
-    if (alone_) {
+    if (repeats_) {
       const int64_t rows = backend_.PaddedRows(step.batch.rows());
       if (rows <= limits_.step_tokens_max) FillUp(step.batch, rows);
     }
@@ -294,22 +254,31 @@ class Executor::Impl {
     const int stage = part_.at.pp;
     const int64_t cut = token_split_->Begin(all);
     const std::vector<StepRows> parts = sharing_ ? sharing_->Begin(all, cut) : Parts(all, cut);
-    if (alone_) {
-      return backend_.Repeat(all.rows(), [&] {
+    int64_t begin_us = EndOfOps();
+    if (repeats_) {
+      backend_.Repeat(all.rows(), [&] {
+        groups_.tp->Restart();
         decoder_->Embed(parts);
         decoder_->Forward();
       });
-    }
-    if (part_.first_stage) {
-      decoder_->Embed(parts);
     } else {
-      decoder_->Receive(parts, *groups_.links[(stage - 1) % 2], stage - 1);
+      if (part_.first_stage) {
+        decoder_->Embed(parts);
+      } else {
+        decoder_->Receive(parts, *groups_.links[(stage - 1) % 2], stage - 1);
+      }
+      begin_us = EndOfOps();
+      decoder_->Forward();
     }
-    const int64_t begin_us = clock_.NowUs();
-    decoder_->Forward();
-    const auto compared = token_split_->Took(static_cast<double>(clock_.NowUs() - begin_us) * 1e-6);
+    const auto compared = token_split_->Took(static_cast<double>(EndOfOps() - begin_us) * 1e-6);
     if (compared) token_split_->Learn(SlowestOf(*compared, *groups_.exchange));
     if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
+  }
+
+  // When what was enqueued is done, where that is asked for: while the split is being chosen.
+  int64_t EndOfOps() {
+    if (token_split_->choosing()) backend_.Synchronize();
+    return clock_.NowUs();
   }
 
   StepResult ResultOf(const Step& step, std::vector<SequenceResult> sequences) {
@@ -346,12 +315,13 @@ class Executor::Impl {
   const ModelConfig model_;
   const RankPart part_;
   const int result_rank_;
-  const bool alone_;  // one rank: its steps are the backend's ops and nothing else
-  const bool ahead_;  // and a device computes them while this thread goes on
+  const bool alone_;    // one rank: its steps are the backend's ops and nothing else
+  const bool repeats_;  // its steps go through Backend::Repeat
+  const bool ahead_;    // alone, and a device computes them while this thread goes on
   const Weights weights_;
   Backend& backend_;
   const Clock& clock_;
-  Groups groups_;
+  RankGroups groups_;
   TokenRing token_ring_;
   TimingReport timing_report_;
   PlanLimits limits_;
@@ -373,7 +343,11 @@ Result<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& model,
                                                    Backend& backend, Communicator& world,
                                                    const Clock& clock) {
   CHECK(world.rank() == options.rank && world.size() == options.layout.world());
-  auto impl = std::make_unique<Impl>(model, options, std::move(weights), backend, world, clock);
+  ASSIGN_OR_RETURN(RankGroups groups,
+                   RankGroups::Make(world, options.layout, options.layout.PositionOf(options.rank),
+                                    backend, options.comm));
+  auto impl =
+      std::make_unique<Impl>(model, options, std::move(weights), backend, std::move(groups), clock);
   RETURN_IF_ERROR(impl->Prepare(options, world));
   return std::unique_ptr<Executor>(new Executor(std::move(impl)));
 }

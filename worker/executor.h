@@ -18,6 +18,7 @@
 #include "common/step.h"
 #include "kernels/backend.h"
 #include "worker/comm/communicator.h"
+#include "worker/comm/step_comm.h"
 #include "worker/token_split.h"
 #include "worker/weights.h"
 
@@ -31,10 +32,11 @@ struct ExecutorOptions {
   int context_max = 0;        // positions of one sequence; 0 = the model's own
   int page_tokens = 16;
   KvType kv_type = KvType::kF16;
-  // Of this rank; 0 = a quarter of what is free on its host divided by ranks_on_host, or nine
-  // tenths of what is free on its device.
+  // Of this rank; 0 = a quarter of what is free on its host, or nine tenths of what is free on its
+  // device, divided by the ranks that have this memory together and have loaded their weights.
   uint64_t kv_memory_bytes = 0;
-  int ranks_on_host = 1;
+  int ranks_on_memory = 1;
+  StepCommOptions comm;  // how the ranks' tensors travel
   // Sequence parallelism: most positions of a rank in one message round the ring. Two messages of
   // one layer are held: for 768 bytes a position and layer (a 135M model) 3 MiB.
   int ring_tokens = 2048;

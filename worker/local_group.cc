@@ -93,17 +93,17 @@ Result<std::unique_ptr<Executor>> LocalGroup::StartRank(const Checkpoint& checkp
   ExecutorOptions executor = options.executor;
   executor.layout = options.layout;
   executor.rank = world.rank();
-  executor.ranks_on_host = world.size();
   const auto load = [&]() -> Result<Weights> {
     const std::lock_guard lock(loading_);
     BackendOptions chosen = options.backend;
-    chosen.ranks = world.size();
+    chosen.rank_on_host = world.rank();
     ASSIGN_OR_RETURN(backend, options.make_backend ? options.make_backend(world.rank(), chosen)
                                                    : MakeBackend(chosen));
+    executor.ranks_on_memory = backend->RanksOnMemory(world.size());
     const RankPart part = PartOf(model, options.layout, world.rank());
     const uint64_t memory = options.weight_memory_bytes > 0
                                 ? options.weight_memory_bytes
-                                : backend->FreeMemoryBytes() / world.size();
+                                : backend->FreeMemoryBytes() / executor.ranks_on_memory;
     return LoadWeights(checkpoint, model, part, memory, *backend);
   };
   Result<Weights> weights = load();

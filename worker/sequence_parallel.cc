@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <utility>
 
 #include "common/check.h"
@@ -77,6 +76,7 @@ double SequenceParallel::PassingSeconds() {
     const auto begin = std::chrono::steady_clock::now();
     ring_.Send(leaving.data(), bytes, (sharing_.rank + 1) % ranks);
     ring_.Wait(ring_.Recv(coming.data(), bytes, (sharing_.rank - 1 + ranks) % ranks));
+    backend_.Synchronize();
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   return seconds / static_cast<double>(bytes);
@@ -124,14 +124,20 @@ double SequenceParallel::MeasureBytesPerPair(const ModelConfig& model, const Ran
 
   const double pairs = static_cast<double>(rows) * places;
   const double mine = AttentionSeconds(args) / pairs / PassingSeconds();
+  // By way of the backend's memory, from which the group sends.
   std::vector<double> all(sharing_.parts.parts);
-  exchange_.Wait(exchange_.AllGather(&mine, all.data(), sizeof(mine)));
+  backend_.Upload(&mine, queries_.data, sizeof(mine));
+  FinishFor(exchange_);
+  exchange_.Wait(exchange_.AllGather(queries_.data, partials_.data, sizeof(mine)));
+  backend_.Download(partials_.data, all.data(), all.size() * sizeof(mine));
+  backend_.Synchronize();
   return *std::min_element(all.begin(), all.end());
 }
 
 std::vector<StepRows> SequenceParallel::Begin(const BatchLayout& all, int64_t cut) {
   attention_plans_.clear();
   plans_.clear();
+  gathered_.clear();
   cut_ = cut;
   if (cut > 0) plans_.emplace_back(sharing_, CutBatch(all, 0, cut));
   plans_.emplace_back(sharing_, cut > 0 ? CutBatch(all, cut, all.rows()) : all);
@@ -151,7 +157,18 @@ PassingCounts SequenceParallel::TakeCounts() { return std::exchange(counts_, {})
 
 const AttentionPlan& SequenceParallel::PlanOf(int part, int window) {
   const auto [at, inserted] = attention_plans_.try_emplace({part, window});
-  if (inserted) at->second = plans_[part].Attention(window);
+  if (!inserted) return at->second;
+  at->second = plans_[part].Attention(window);
+  // The pages of each source lie in the message buffer of the hop that brings them.
+  const int ranks = sharing_.parts.parts;
+  for (RingPass& pass : at->second.passes) {
+    for (int hop = 0; hop + 1 < ranks; ++hop) {
+      AttendList& list = pass.lists[(sharing_.rank - hop - 1 + ranks) % ranks];
+      for (int32_t& page : list.pages) {
+        if (page >= 0) page += (hop + 1) % 2 * sharing_.ring_pages;
+      }
+    }
+  }
   return at->second;
 }
 
@@ -183,7 +200,7 @@ void SequenceParallel::Attend(const AttentionArgs& args, int part) {
   if (own == 0) return;
   backend_.MergeAttention(
       {partials_, plan.merge_begin, plan.merge_parts, heads_, head_dim_, args.out});
-  backend_.Synchronize();  // the partials' places are free for the next layer's messages
+  FinishFor(exchange_);  // the partials' places are free for the next layer's messages
 }
 
 template <typename Body>
@@ -199,13 +216,14 @@ void SequenceParallel::ForForeign(const AttentionPlan& plan, Tensor rows, Body b
 void SequenceParallel::PostQueries(const AttentionPlan& plan, Tensor q) {
   const Tensor mine = queries_.Rows(0, static_cast<int64_t>(plan.query_rows.size()));
   backend_.GatherRows(q, plan.query_rows, mine);
-  backend_.Synchronize();
+  FinishFor(exchange_);
   for (const int rank : Others()) {
     if (mine.rows > 0) exchanged_ = exchange_.Send(mine.data, BytesOf(mine), rank);
   }
   ForForeign(plan, foreign_queries_, [&](Tensor theirs, int rank) {
     exchanged_ = exchange_.Recv(theirs.data, BytesOf(theirs), rank);
   });
+  exchange_.Poll();  // they travel while the own pages are attended
 }
 
 // Rows that all ranks have: one exchange of the partials, to everyone.
@@ -214,7 +232,7 @@ void SequenceParallel::ShareCopied(const AttentionPlan& plan) {
   const auto count = static_cast<int64_t>(plan.copied_rows.size());
   const Tensor mine = copied_partials_.Rows(0, count);
   backend_.GatherRows(partials_, plan.copied_rows, mine);
-  backend_.Synchronize();
+  FinishFor(exchange_);
   exchanged_ = exchange_.AllGather(mine.data, partials_.row(plan.CopiedPartials()), BytesOf(mine));
 }
 
@@ -225,7 +243,7 @@ void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionA
     exchange_.Wait(exchanged_);
     AttendPages(plan.foreign, cache_, args.layer, args, foreign_queries_.Rows(0, foreign),
                 foreign_partials_.Rows(0, foreign));
-    backend_.Synchronize();
+    FinishFor(exchange_);
   }
   ForForeign(plan, foreign_partials_, [&](Tensor theirs, int rank) {
     exchanged_ = exchange_.Send(theirs.data, BytesOf(theirs), rank);
@@ -241,12 +259,12 @@ void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionA
 
 // Puts this rank's pages of the pass side by side and starts the first hop.
 void SequenceParallel::BeginPass(const RingPass& pass, int layer) {
-  backend_.Synchronize();
   int32_t at = 0;
   for (const int32_t page : pass.own_pages) {
     const auto from = cache_.PageData(layer, page, 1), to = staging_->PageData(0, at++, 1);
-    std::memcpy(to.data(), from.data(), from.size());
+    backend_.Copy(from.data(), to.data(), from.size());
   }
+  FinishFor(ring_);
   hop_ = PostHop(pass, 0);
 }
 
@@ -267,6 +285,7 @@ CommHandle SequenceParallel::PostHop(const RingPass& pass, int hop) {
     const auto data = buffer(hop + 1, coming);
     last = ring_.Recv(data.data(), data.size(), (me - 1 + ranks) % ranks);
   }
+  ring_.Poll();  // this hop travels while the pages at hand are attended
   return last;
 }
 
@@ -279,14 +298,10 @@ void SequenceParallel::FinishPass(const AttentionPlan& plan, const RingPass& pas
     ring_.Wait(hop_);
     if (hop + 2 < ranks) hop_ = PostHop(pass, hop + 1);
     const int source = (sharing_.rank - hop - 1 + ranks) % ranks;
-    AttendList list = pass.lists[source];
-    for (int32_t& page : list.pages) {
-      if (page >= 0) page += (hop + 1) % 2 * sharing_.ring_pages;
-    }
     const int64_t at = plan.KeyPartials(source);
-    AttendPages(list, *staging_, 0, args, key_queries_.Rows(0, rows),
+    AttendPages(pass.lists[source], *staging_, 0, args, key_queries_.Rows(0, rows),
                 partials_.Rows(at, at + rows));
-    backend_.Synchronize();  // the next hop but one arrives in this buffer
+    FinishFor(ring_);  // the next hop but one arrives in this buffer
   }
 }
 
@@ -313,7 +328,7 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
     const int owner = KeeperOf(rows[i]).rank;
     wanted[owner == -1 ? ranks : owner].push_back(static_cast<int32_t>(i));
   }
-  std::vector<int32_t> order(rows.size());
+  std::vector<int32_t>& order = gathered_.emplace_back(rows.size());
   int64_t at = 0;
   std::vector<Tensor> blocks;
   for (const auto& group : wanted) {
@@ -322,12 +337,12 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
     blocks.push_back(collected_.Rows(at, at + count));
     at += count;
   }
-  std::vector<std::vector<int32_t>> places(wanted.size());
   for (const int group : {sharing_.rank, ranks}) {
-    for (const int32_t i : wanted[group]) places[group].push_back(KeeperOf(rows[i]).place);
-    backend_.GatherRows(x, places[group], blocks[group]);
+    std::vector<int32_t>& places = gathered_.emplace_back();
+    for (const int32_t i : wanted[group]) places.push_back(KeeperOf(rows[i]).place);
+    backend_.GatherRows(x, places, blocks[group]);
   }
-  backend_.Synchronize();  // before `places` ends
+  FinishFor(exchange_);
   CommHandle last;
   const Tensor mine = blocks[sharing_.rank];
   for (const int rank : Others()) {
@@ -339,7 +354,11 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
   }
   exchange_.Wait(last);
   backend_.GatherRows(collected_, order, out);
-  backend_.Synchronize();  // `order` ends here
+}
+
+// What ops wrote is read by other ranks, or what they read is written by them.
+void SequenceParallel::FinishFor(const Communicator& comm) {
+  if (!comm.on_stream()) backend_.Synchronize();
 }
 
 }  // namespace echelon

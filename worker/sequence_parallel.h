@@ -7,6 +7,7 @@
 // A step:  Begin -> Attend for every layer and part -> GatherRows
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <span>
@@ -70,6 +71,7 @@ class SequenceParallel {
   // rank order.
   template <typename Body>
   void ForForeign(const AttentionPlan& plan, Tensor rows, Body body);
+  void FinishFor(const Communicator& comm);
   // The other ranks, starting behind this one, so that they do not all send to rank 0 first.
   std::vector<int> Others() const;
 
@@ -98,8 +100,9 @@ class SequenceParallel {
   int64_t cut_ = 0;                  // row where the second part begins
   std::vector<SequencePlan> plans_;  // of the step's parts
   std::map<std::pair<int, int>, AttentionPlan> attention_plans_;  // by part and window
-  CommHandle exchanged_;  // the last operation of the exchange
-  CommHandle hop_;        // of the ring
+  std::deque<std::vector<int32_t>> gathered_;  // rows that ops of the step gather
+  CommHandle exchanged_;                       // the last operation of the exchange
+  CommHandle hop_;                             // of the ring
   PassingCounts counts_;
 };
 

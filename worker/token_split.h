@@ -34,6 +34,8 @@ class TokenSplit {
   // a stage: which rows an sp rank computes depends on the cut (SequencePlan), and a rank of the
   // next stage receives those rows.
   int64_t Begin(const BatchLayout& batch);
+  // The step's time counts: Took wants to know it.
+  bool choosing() const { return choosing_; }
   // It has taken so long: SplitChoice, under kAuto.
   std::optional<SplitTimes> Took(double seconds);
   void Learn(const SplitTimes& compared) { choice_.Learn(compared); }

@@ -102,8 +102,8 @@ class WorkerProcess {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
-  std::string weights_fingerprint_;
-  Weights weights_;  // until the executor has them
+  std::string weights_fingerprint_, numerics_fingerprint_;  // of the group
+  Weights weights_;                                         // until the executor has them
   uint64_t weight_bytes_ = 0, token_bytes_ = 0;
   double read_bytes_per_s_ = 0.0;
   std::unique_ptr<Executor> executor_;
@@ -153,12 +153,12 @@ Status WorkerProcess::StartMpi() {
 
 Status WorkerProcess::OpenModel() {
   BackendOptions options;
-  options.name = config_.worker.backend;
+  options.name = BackendOfStage(config_.worker.backend, layout_.PositionOf(identity_.rank).pp);
   options.isa = config_.worker.isa;
   options.threads = config_.worker.threads > 0
                         ? static_cast<int>(config_.worker.threads)
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
-  options.ranks = layout_.world();
+  options.rank_on_host = mpi_->rank_on_this_host();
   std::string passed_over;
   ASSIGN_OR_RETURN(backend_, MakeBackend(options, &passed_over));
   const std::string why = passed_over.empty() ? "" : StrCat(" (auto: ", passed_over, ")");
@@ -172,8 +172,12 @@ Status WorkerProcess::OpenModel() {
 }
 
 Status WorkerProcess::Agree() {
-  return CheckAgreement(*world_,
-                        {HostName(), weights_fingerprint_, backend_->NumericsFingerprint()});
+  const bool stages_differ = config_.worker.backend.find(',') != std::string::npos;
+  ASSIGN_OR_RETURN(
+      numerics_fingerprint_,
+      CheckAgreement(*world_, {HostName(), weights_fingerprint_, backend_->NumericsFingerprint(),
+                               stages_differ ? layout_.PositionOf(identity_.rank).pp : 0}));
+  return {};
 }
 
 Status WorkerProcess::LoadModel() {
@@ -184,7 +188,8 @@ Status WorkerProcess::LoadModel() {
     last_us = now_us;
     link_.SendProgress({done, total});
   };
-  const uint64_t memory = backend_->FreeMemoryBytes() / mpi_->ranks_on_this_host();
+  const uint64_t memory =
+      backend_->FreeMemoryBytes() / backend_->RanksOnMemory(mpi_->ranks_on_this_host());
   ASSIGN_OR_RETURN(
       weights_, LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank), memory,
                             *backend_, progress));
@@ -207,7 +212,8 @@ Status WorkerProcess::MakeExecutor() {
   options.page_tokens = static_cast<int>(config_.worker.page_tokens);
   options.kv_type = KvTypeOf(config_.worker.kv_type, *backend_);
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
-  options.ranks_on_host = mpi_->ranks_on_this_host();
+  options.ranks_on_memory = backend_->RanksOnMemory(mpi_->ranks_on_this_host());
+  options.comm.kind = config_.worker.device_exchange;
   options.token_split = config_.worker.token_split == "auto" ? TokenSplitMode::kAuto
                         : config_.worker.token_split == "on" ? TokenSplitMode::kOn
                                                              : TokenSplitMode::kOff;
@@ -230,7 +236,7 @@ void WorkerProcess::MeasureMemory() {
 void WorkerProcess::AnnounceReady() {
   ReadyMessage ready;
   ready.weights_fingerprint = weights_fingerprint_;
-  ready.numerics_fingerprint = backend_->NumericsFingerprint();
+  ready.numerics_fingerprint = numerics_fingerprint_;
   ready.backend = backend_->Describe();
   ready.weight_bytes = weight_bytes_;
   ready.kv_bytes = executor_->kv_bytes();

@@ -92,8 +92,13 @@ void AddServiceOptions(CLI::App* app, ServiceOptions* options, bool model_is_opt
                   "per rank; 0: the host's cores shared out among its ranks")
       ->check(kCounts)
       ->capture_default_str();
-  app->add_option("--backend", options->backend, "what computes")
-      ->check(CLI::IsMember({"auto", "cpu", "reference", "cuda"}))
+  app->add_option("--backend", options->backend,
+                  "what computes, or what does in each pipeline stage (cpu,cuda)")
+      ->check([known = CLI::IsMember({"auto", "cpu", "reference", "cuda"})](std::string text) {
+        std::string problem;
+        for (std::string stage : Split(text, ',')) problem += known(stage);
+        return problem;
+      })
       ->capture_default_str();
   app->add_option(
          "--schedule", options->schedule,

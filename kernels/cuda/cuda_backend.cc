@@ -72,6 +72,12 @@ void CudaBackend::Copy(const void* from, void* to, size_t bytes) {
 }
 uint64_t CudaBackend::FreeMemoryBytes() const { return device_->FreeBytes(); }
 
+int CudaBackend::RanksOnMemory(int ranks_on_host) const {
+  int devices = 0;
+  if (!device_->runtime().DeviceCount(&devices).ok() || devices == 0) return ranks_on_host;
+  return (ranks_on_host + devices - 1) / devices;
+}
+
 double CudaBackend::MeasureReadBandwidth(size_t bytes) {
   constexpr int kPasses = 9;
   const size_t rounded = std::max<size_t>(bytes / 16 * 16, 16);

@@ -137,15 +137,5 @@ INSTANTIATE_TEST_SUITE_P(
                       FamilyCase{"llamaLadder", TensorFormat::kF32, KvType::kF16, 2e-3}),
     [](const auto& info) { return std::string(info.param.family); });
 
-TEST(CudaService, ALayoutOfSeveralRanksIsRefusedByName) {
-  ScratchFolder folder;
-  const auto checkpoint = TinyDummy({}, folder.path());
-  LocalGroupOptions options = OptionsFor("cuda");
-  options.layout.tp = 2;
-  const auto group = LocalGroup::Start(*checkpoint, checkpoint->config(), options);
-  ASSERT_FALSE(group.ok());
-  EXPECT_EQ(group.error().code, ErrorCode::kUnsupported);
-}
-
 }  // namespace
 }  // namespace echelon

@@ -181,14 +181,19 @@ TEST(CudaProbe, HeadsTooWideAreRefused) {
   EXPECT_THAT(refused.error().message, HasSubstr("up to 256 dimensions, the model's have 512"));
 }
 
-TEST(CudaProbe, SeveralRanksAreRefusedAndAutoTakesTheNextBest) {
-  const auto refused = MakeBackend({.name = "cuda", .ranks = 2});
+TEST(CudaProbe, AMissingDeviceIsRefusedAndAutoTakesTheNextBest) {
+  const auto refused = MakeBackend({.name = "cuda", .device = 3});
   EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
-  EXPECT_THAT(refused.error().message, HasSubstr("computes on one rank so far, the layout has 2"));
+  EXPECT_THAT(refused.error().message, HasSubstr("device 3 was asked for and the driver shows 1"));
   std::string passed_over;
-  const auto chosen = MakeBackend({.name = "auto", .ranks = 2}, &passed_over);
+  const auto chosen = MakeBackend({.name = "auto", .device = 3}, &passed_over);
   EXPECT_NE(chosen.value()->name(), "cuda");
   EXPECT_EQ(passed_over, refused.error().message);
+}
+
+TEST(CudaProbe, RanksOfAHostTakeItsDevicesInTurn) {
+  const auto fourth = MakeBackend({.name = "cuda", .rank_on_host = 3}).value();
+  EXPECT_EQ(fourth->RanksOnMemory(4), 4) << "there is one device";
 }
 
 TEST(CudaProbe, AutoTakesCudaWhereItWorks) {

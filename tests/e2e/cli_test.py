@@ -97,6 +97,17 @@ def test_generate_text_and_messages(_):
     assert answer["layout"] == {"tp": 1, "pp": 2, "sp": 1} and answer["logprobs"] == []
 
 
+def test_stages_compute_on_different_backends(_):
+    """Their tokens are those of one backend, and as many backends as stages are asked for."""
+    def tokens(backend):
+        return last_json(echelon("generate", "--model", MODEL, "--pp", 2, "--backend", backend, "--prompt", "The capital of France is",
+                                 "--temperature", 0, "--max-tokens", 8, "--json"))["token_ids"]
+    want = tokens("cpu")
+    assert tokens("cpu,reference") == want and tokens("reference,cpu") == want
+    refused = echelon("generate", "--model", MODEL, "--pp", 3, "--backend", "cpu,reference", "--prompt", "x", status=2).stderr
+    assert "worker.backend: names 2 stages, but layout.pp is 3" in refused, refused
+
+
 def test_connect_and_seeds(running):
     ask = ["generate", "--connect", running.endpoint, "--prompt-ids", "1,9690,198", "--max-tokens", 8, "--json"]
     first = echelon(*ask)

@@ -107,14 +107,15 @@ class MpiLink final : public FarLink {
 };
 
 // The lowest rank of this rank's host, and how many there are.
-std::pair<int, int> LookAround(int rank) {
+std::tuple<int, int, int> LookAround(int rank) {
   MPI_Comm host;
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
-  int first = rank, ranks = 1;
+  int first = rank, ranks = 1, index = 0;
   MPI_Comm_size(host, &ranks);
+  MPI_Comm_rank(host, &index);
   MPI_Bcast(&first, 1, MPI_INT, 0, host);
   MPI_Comm_free(&host);
-  return {first, ranks};
+  return {first, ranks, index};
 }
 
 }  // namespace
@@ -139,7 +140,7 @@ void MpiEnvironment::TakePlace(const MpiOptions& options) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   int host = 0;
-  std::tie(host, ranks_on_this_host_) = LookAround(rank);
+  std::tie(host, ranks_on_this_host_, rank_on_this_host_) = LookAround(rank);
   const Patience patience = PatienceFor(ranks_on_this_host_);
   if (options.pretended_host) host = options.pretended_host(rank);
   if (!options.shared_memory) host = rank;

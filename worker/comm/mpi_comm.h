@@ -39,6 +39,7 @@ class MpiEnvironment {
   // Of this rank; for any thread, also after this object's life.
   std::shared_ptr<const LongWait> long_wait() const { return progress_->long_wait(); }
   int ranks_on_this_host() const { return ranks_on_this_host_; }
+  int rank_on_this_host() const { return rank_on_this_host_; }
   // Why this host's ranks do not share memory though they should; "" = they do, or need not.
   const std::string& shared_memory_problem() const { return shared_memory_problem_; }
 
@@ -46,7 +47,7 @@ class MpiEnvironment {
   MpiEnvironment() = default;
   void TakePlace(const MpiOptions& options);
 
-  int ranks_on_this_host_ = 1;
+  int ranks_on_this_host_ = 1, rank_on_this_host_ = 0;
   std::string shared_memory_problem_;
   std::shared_ptr<Progress> progress_;
   std::unique_ptr<Communicator> base_;  // the world before ranks know their hosts

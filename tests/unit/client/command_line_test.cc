@@ -118,6 +118,7 @@ TEST(CommandLine, BadUsageNamesTheOption) {
       {{"--seed", "9223372036854775808"}, "--seed"},
       {{"--logprobs", "21"}, "--logprobs"},
       {{"--backend", "tpu"}, "--backend"},
+      {{"--backend", "cpu,tpu"}, "--backend: tpu not in"},
       {{"--schedule", "serial"}, "--schedule"},
       {{"--ladder-layers", "1"}, "--schedule ladder"},
       {{"--desync-pattern", "1"}, "--schedule desync"},

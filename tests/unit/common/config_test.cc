@@ -98,7 +98,10 @@ TEST(Config, ErrorsNamePlaceKeyAndRemedy) {
   EXPECT_THAT(ErrorOf("layout: {tp: 0}"), HasSubstr("allowed: 1 to 1024 ranks"));
   EXPECT_THAT(ErrorOf("layout: {tp: 2.0}"), HasSubstr("expected an integer"));
   EXPECT_THAT(ErrorOf("worker: {backend: gpu}"),
-              HasSubstr("worker.backend: \"gpu\" is not one of: auto, cpu, reference, cuda"));
+              HasSubstr("worker.backend: expected auto, cpu, reference or cuda"));
+  EXPECT_THAT(ErrorOf("worker: {backend: \"cpu,gpu\"}"), HasSubstr("worker.backend: expected"));
+  EXPECT_THAT(ErrorOf("worker: {backend: \"cpu,cuda\"}"),
+              HasSubstr("worker.backend: names 2 stages, but layout.pp is 1"));
   EXPECT_THAT(ErrorOf("worker: {kv_memory_bytes: lots}"), HasSubstr("expected a size"));
   EXPECT_THAT(ErrorOf("", {{"layout.tpp", "1"}}),
               HasSubstr("command line: unknown key \"layout.tpp\"; did you mean \"layout.tp\"?"));

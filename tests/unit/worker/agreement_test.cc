@@ -15,15 +15,15 @@ using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::HasSubstr;
 
-// Every rank's message; "" where it agrees.
+// Every rank's message; the group's numerics where it agrees.
 std::vector<std::string> Check(const std::vector<RankCard>& cards) {
   auto ranks = MakeLocalCommunicators(static_cast<int>(cards.size()));
   std::vector<std::string> messages(cards.size());
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < cards.size(); ++rank) {
     threads.emplace_back([&, rank] {
-      const Status agreed = CheckAgreement(*ranks[rank], cards[rank]);
-      if (!agreed.ok()) messages[rank] = agreed.error().message;
+      const Result<std::string> agreed = CheckAgreement(*ranks[rank], cards[rank]);
+      messages[rank] = agreed.ok() ? *agreed : agreed.error().message;
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -31,7 +31,7 @@ std::vector<std::string> Check(const std::vector<RankCard>& cards) {
 }
 
 TEST(Agreement, SameCardsAgreeAcrossHosts) {
-  EXPECT_THAT(Check({{"a", "w", "n"}, {"b", "w", "n"}, {"b", "w", "n"}}), Each(""));
+  EXPECT_THAT(Check({{"a", "w", "n"}, {"b", "w", "n"}, {"b", "w", "n"}}), Each("n"));
 }
 
 TEST(Agreement, EveryRankLearnsWhichWeightsDiffer) {
@@ -48,7 +48,15 @@ TEST(Agreement, EveryRankLearnsWhichNumericsDiffer) {
 
 TEST(Agreement, LongTextsDoNotOverflow) {
   const std::string longest(5000, 'x');
-  EXPECT_THAT(Check({{longest, longest, longest}, {longest, longest, longest}}), Each(""));
+  EXPECT_THAT(Check({{longest, longest, longest}, {longest, longest, longest}}),
+              Each(HasSubstr("xxx")));
+}
+
+TEST(Agreement, StagesMayComputeDifferentlyAndTheirRanksMayNot) {
+  EXPECT_THAT(Check({{"a", "w", "cpu", 0}, {"b", "w", "cuda", 1}, {"b", "w", "cuda", 1}}),
+              Each("cpu then cuda"));
+  EXPECT_THAT(Check({{"a", "w", "cpu", 0}, {"b", "w", "cuda", 1}, {"c", "w", "cuda2", 1}}),
+              Each(HasSubstr("rank 2 on host c has numerics cuda2, rank 1 on host b has cuda:")));
 }
 
 }  // namespace

@@ -1,0 +1,72 @@
+#pragma once
+// NcclWire: a DeviceWire over NCCL. Ranks first tell each other over the host communicator what
+// they have, so that what cannot work together is named before NCCL stumbles over it, and who has
+// joined, so that a wait that ends without all says for whom. NCCL's own errors come up later, in
+// the device's time: WireWatch asks for them while a host waits.
+//
+// The NCCL communicator is never destroyed: that waits for other ranks, which may be gone. It goes
+// with the process. Thread: the rank's. The library outlives the wire.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "kernels/device_link.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/device_wire.h"
+#include "worker/comm/nccl_library.h"
+
+namespace echelon {
+
+// All wires of a worker, for Backend::SetWatch.
+class NcclWire;
+class WireWatch {
+ public:
+  void Add(const NcclWire* wire) { wires_.push_back(wire); }
+  void Remove(const NcclWire* wire) { std::erase(wires_, wire); }
+  // The first error that NCCL has met.
+  Status Check() const;
+
+ private:
+  std::vector<const NcclWire*> wires_;
+};
+
+struct NcclWireOptions {
+  NcclLibrary* library = nullptr;
+  std::shared_ptr<WireWatch> watch;
+  DeviceCard card;
+  std::string host;          // this rank's, for errors
+  std::string host_id;       // NCCL_HOSTID, or empty
+  std::string interface;     // NCCL_SOCKET_IFNAME, or empty: NCCL chooses
+  int64_t join_ms = 60'000;  // until all ranks have joined
+};
+
+class NcclWire final : public DeviceWire {
+ public:
+  // Collective over `host`. All ranks get the same error where their cards do not go together; a
+  // rank whose NCCL fails gets its own, and the others theirs when join_ms have passed. The host
+  // communicator's SetArrived is used meanwhile.
+  static Result<std::unique_ptr<DeviceWire>> Make(Communicator& host,
+                                                  const NcclWireOptions& options);
+  ~NcclWire() override;
+
+  Status AllGather(const void* send, void* recv, size_t bytes, void* stream) override;
+  Status Pass(std::span<const OutgoingMessage> sends, std::span<const IncomingMessage> recvs,
+              void* stream) override;
+  Status Check() const;
+
+ private:
+  NcclWire(int rank, const NcclWireOptions& options);
+  Status Join(Communicator& host, const std::vector<std::string>& hosts);
+  Error Failed(const char* what, const std::string& error) const;
+  // Until what was begun is enqueued.
+  Status Finish(const char* what, NcclOutcome outcome);
+
+  const int rank_;
+  const NcclWireOptions options_;
+  NcclComm comm_ = nullptr;
+};
+
+}  // namespace echelon

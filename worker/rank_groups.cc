@@ -1,0 +1,46 @@
+#include "worker/rank_groups.h"
+
+namespace echelon {
+
+Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& layout,
+                                    const RankPosition& at, Backend& backend,
+                                    const StepCommOptions& options) {
+  const int stage = at.pp * layout.sp + at.sp, pipeline = at.sp * layout.tp + at.tp,
+            sharing = at.pp * layout.tp + at.tp;
+  // In the same order on every rank.
+  const auto tensors = [&](int color, int key) {
+    return MakeStepCommunicator(world.Split(color, key), backend, options);
+  };
+  RankGroups groups;
+  ASSIGN_OR_RETURN(groups.tp, tensors(stage, at.tp));
+  groups.exchange = world.Split(stage, at.tp);
+  for (auto& link : groups.links) {
+    ASSIGN_OR_RETURN(link, tensors(pipeline, at.pp));
+  }
+  groups.tokens = world.Split(pipeline, at.pp);
+  groups.reports = world.Split(0, world.rank());
+  ASSIGN_OR_RETURN(groups.sharing, tensors(sharing, at.sp));
+  ASSIGN_OR_RETURN(groups.ring, tensors(sharing, at.sp));
+  return groups;
+}
+
+void RankGroups::Poll() const {
+  for (Communicator* comm : {tp.get(), links[0].get(), links[1].get(), sharing.get(), ring.get()}) {
+    comm->Poll();
+  }
+}
+
+CommStats RankGroups::TakeStats() const {
+  CommStats sum;
+  for (Communicator* comm : {tp.get(), exchange.get(), links[0].get(), links[1].get(), tokens.get(),
+                             sharing.get(), ring.get()}) {
+    const CommStats stats = comm->TakeStats();
+    sum.exposed_seconds += stats.exposed_seconds;
+    sum.hidden_seconds += stats.hidden_seconds;
+    sum.bytes_sent += stats.bytes_sent;
+    sum.operations += stats.operations;
+  }
+  return sum;
+}
+
+}  // namespace echelon

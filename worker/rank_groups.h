@@ -1,0 +1,34 @@
+#pragma once
+// RankGroups: the groups a rank belongs to, each with a queue of its own, so that waiting for one
+// message never waits for another kind. Tensors travel over tp, links, sharing and ring, from the
+// backend's own memory; over the others what the host knows. One thread.
+
+#include <memory>
+
+#include "common/parallel_layout.h"
+#include "common/result.h"
+#include "kernels/backend.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/step_comm.h"
+
+namespace echelon {
+
+struct RankGroups {
+  std::unique_ptr<Communicator> tp;             // tensors: all-reduces of the stage
+  std::unique_ptr<Communicator> exchange;       // the sampler's small messages
+  std::unique_ptr<Communicator> links[2];       // stage s sends to s + 1 over links[s % 2]
+  std::unique_ptr<Communicator> tokens;         // last stage -> first stage
+  std::unique_ptr<Communicator> reports;        // the whole world
+  std::unique_ptr<Communicator> sharing, ring;  // sp: queries and partials; keys and values
+
+  // Collective over `world`, in host memory. All outlive the groups.
+  static Result<RankGroups> Make(Communicator& world, const ParallelLayout& layout,
+                                 const RankPosition& at, Backend& backend,
+                                 const StepCommOptions& options);
+  // Moves on what is in flight while the rank computes.
+  void Poll() const;
+  // Of everything a step waits for; the reports wait for nothing.
+  CommStats TakeStats() const;
+};
+
+}  // namespace echelon
