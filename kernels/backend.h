@@ -311,9 +311,10 @@ class Backend {
                            float eps) = 0;
   // What the next sub-block reads, from what the last one left: with delta = terms[0] + terms[1] +
   // ... in this order, AddResidual, then out = RmsNorm(residual, norm, eps). Each term is (T, D),
-  // its rows one behind the other; several are the ranks' partial outputs, in the host's memory,
-  // which then is the backend's. keep 0: the residual is not read, and may be a term. In one pass
-  // where the backend has one, with the bits of the ops that this one is made of.
+  // its rows one behind the other; several, at most 16 on a device, are the ranks' partial
+  // outputs, in the backend's memory or mapped into it. keep 0: the residual is not read, and may
+  // be a term. In one pass where the backend has one, with the bits of the ops that this one is
+  // made of.
   virtual void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
                                const float* post_norm, const float* norm, float eps, Tensor out);
   // out row i = x row rows[i].

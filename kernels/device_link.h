@@ -21,7 +21,7 @@ class DeviceBuffer;
 
 // What ranks compare before they connect, and name in errors.
 struct DeviceCard {
-  std::string name;  // "device 0 (NVIDIA H200)"
+  std::string name;  // "CUDA device 0 (NVIDIA H200)"
   std::array<uint8_t, 16> uuid = {};
   int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
   uint64_t memory_bytes = 0;

@@ -7,9 +7,12 @@ Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& l
                                     const StepCommOptions& options) {
   const int stage = at.pp * layout.sp + at.sp, pipeline = at.sp * layout.tp + at.tp,
             sharing = at.pp * layout.tp + at.tp;
+  StepCommOptions own = options;
+  own.watch = std::make_shared<WireWatch>();
+  backend.SetWatch([watch = own.watch] { return watch->Check(); });
   // In the same order on every rank.
   const auto tensors = [&](int color, int key) {
-    return MakeStepCommunicator(world.Split(color, key), backend, options);
+    return MakeStepCommunicator(world.Split(color, key), backend, own);
   };
   RankGroups groups;
   ASSIGN_OR_RETURN(groups.tp, tensors(stage, at.tp));

@@ -42,6 +42,11 @@ constexpr int64_t kLeadTurnMs = 1;
 constexpr int64_t kLeadIdleTurnMs = 1000;
 constexpr int64_t kLeadBusyUs = 1'000'000;
 
+std::string TextFromEnvironment(const char* name) {
+  const char* text = std::getenv(name);
+  return text ? text : "";
+}
+
 std::optional<int> FromEnvironment(const char* name) {
   const char* text = std::getenv(name);
   if (!text) return std::nullopt;
@@ -214,6 +219,12 @@ Status WorkerProcess::MakeExecutor() {
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
   options.ranks_on_memory = backend_->RanksOnMemory(mpi_->ranks_on_this_host());
   options.comm.kind = config_.worker.device_exchange;
+  options.comm.host = HostName();
+  options.comm.nccl_host_id = TextFromEnvironment("NCCL_HOSTID");
+  options.comm.nccl_interface = TextFromEnvironment("NCCL_SOCKET_IFNAME");
+  options.comm.note = [this](const std::string& why) {
+    if (identity_.rank == 0) logger_.Info(StrCat(why, "; devices exchange through host memory"));
+  };
   options.token_split = config_.worker.token_split == "auto" ? TokenSplitMode::kAuto
                         : config_.worker.token_split == "on" ? TokenSplitMode::kOn
                                                              : TokenSplitMode::kOff;

@@ -24,8 +24,9 @@ class CudaBuffer : public DeviceBuffer {
 
 }  // namespace
 
-CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads)
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads, bool timed)
     : device_(std::move(device)),
+      timed_(timed),
       pool_(threads),
       staging_(*device_),
       draws_(*device_, staging_),
@@ -160,11 +161,22 @@ Status CudaBackend::WaitFor(uint64_t mark) {
 // The next op belongs to another step: what the host hands over then is not what it did before.
 void CudaBackend::EndStep() {
   CHECK(!recorder_.recording());
+  JoinLinks();
   device_->CheckLaunch();
   draws_.Download(PlaceOf(marked_));
   staging_.Turn();
   batches_.clear();
   plans_.clear();
+}
+
+Result<std::unique_ptr<DeviceLink>> CudaBackend::NewLink() {
+  CHECK(!recorder_.recording());
+  // What the link has written may be rows whose split form is kept.
+  return CudaLink::Create(*device_, recorder_, links_, timed_, [this] { split_of_ = {}; });
+}
+
+void CudaBackend::JoinLinks() {
+  for (CudaLink* link : links_) link->JoinAll();
 }
 
 Status CudaBackend::Health() const {
@@ -254,22 +266,25 @@ void CudaBackend::GatedMatMul(Tensor x, const Weight& gate_up, const Weight& nex
 void CudaBackend::AddResidual(Tensor residual, Tensor delta, float keep, const float* post_norm,
                               float eps) {
   split_of_ = {};
-  Add({residual, delta, keep, post_norm, eps, nullptr, {}, {}});
+  Add({residual, delta, keep, post_norm, eps, nullptr, {}, {}, {}, 0});
 }
 
 void CudaBackend::AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
                                   const float* post_norm, const float* norm, float eps,
                                   Tensor out) {
   ExpectShape(out, residual.rows, residual.cols);
-  CHECK(terms.size() == 1);  // this backend computes on one rank
+  CHECK(!terms.empty() && terms.size() <= kTermsMax);
   const Tensor delta(const_cast<float*>(terms[0]), residual.rows, residual.cols);
-  Add({residual, delta, keep, post_norm, eps, norm, out, SplitOf(out)});
+  ResidualParams params = {residual, delta, keep, post_norm, eps, norm, out, SplitOf(out), {}, 0};
+  for (const float* term : terms.subspan(1)) params.more[params.more_count++] = term;
+  Add(params);
 }
 
 void CudaBackend::Add(const ResidualParams& p) {
   CHECK(p.delta.rows == p.residual.rows && p.delta.cols == p.residual.cols);
-  if (recorder_.Enqueue(Op::kAddResidual, p.residual, p.delta, p.keep, p.post_norm, p.eps, p.norm,
-                        p.out, p.split.pairs)) {
+  const std::span<const float* const> more(p.more, static_cast<size_t>(p.more_count));
+  if (recorder_.Enqueue(Op::kAddResidual, p.residual, p.delta, more, p.keep, p.post_norm, p.eps,
+                        p.norm, p.out, p.split.pairs)) {
     LaunchAddResidual(device_->stream(), p);
   }
 }
@@ -295,21 +310,27 @@ void CudaBackend::DrawTokens(const DrawArgs& args) {
 }
 
 void CudaBackend::Repeat(int64_t rows, const std::function<void()>& ops) {
-  if (rows > kRepeatRowsMax || device_->failure()) return ops();
+  if (rows > kRepeatRowsMax || timed_ || device_->failure()) return ops();
   // Arrays that were placed before lie elsewhere.
   const auto begin = [&] {
     batches_.clear();
     plans_.clear();
     split_of_ = {};
   };
+  // A graph cannot wait for what is outside it, nor end before its links are joined.
+  JoinLinks();
+  const auto joined_ops = [&] {
+    ops();
+    JoinLinks();
+  };
   begin();
   staging_.BeginRegion();
   recorder_.BeginNotes();
-  ops();
+  joined_ops();
   const auto again = [&] {
     begin();
     staging_.RewindRegion();
-    ops();
+    joined_ops();
   };
   recorder_.Launch(again, [&] { staging_.SendRegion(); });
   begin();

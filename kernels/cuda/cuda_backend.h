@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/cuda_link.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/recorder.h"
@@ -27,7 +29,8 @@ namespace echelon::cuda {
 class CudaBackend : public Backend {
  public:
   // threads: that pack weights.
-  CudaBackend(std::unique_ptr<Device> device, int threads);
+  // timed: as in BackendOptions.
+  CudaBackend(std::unique_ptr<Device> device, int threads, bool timed = false);
   ~CudaBackend() override;
 
   std::string_view name() const override { return "cuda"; }
@@ -48,6 +51,8 @@ class CudaBackend : public Backend {
   bool Reached(uint64_t mark) override;
   Status WaitFor(uint64_t mark) override;
   Status Health() const override;
+  Result<std::unique_ptr<DeviceLink>> NewLink() override;
+  void SetWatch(std::function<Status()> watch) override { device_->SetWatch(std::move(watch)); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
              Tensor out) override;
@@ -76,6 +81,7 @@ class CudaBackend : public Backend {
   };
   static int PlaceOf(uint64_t mark) { return static_cast<int>(mark % kMarksMax); }
   void EndStep();
+  void JoinLinks();  // what links were given is before what comes next
 
   // A batch's arrays in device memory. Those of a step are asked for by every layer: what was put
   // there stays until the step ends.
@@ -117,6 +123,7 @@ class CudaBackend : public Backend {
   Tensor Partials(int64_t rows, int64_t cols);
 
   const std::unique_ptr<Device> device_;
+  const bool timed_;
   ThreadPool pool_;
   Staging staging_;
   TokenDraws draws_;
@@ -128,6 +135,7 @@ class CudaBackend : public Backend {
   // Rows whose split form is kept as they are now, and where; none where that is not known.
   Tensor split_of_;
   SplitRows split_rows_;
+  std::vector<CudaLink*> links_;  // those there are
   std::array<StepMark, kMarksMax> marks_;
   uint64_t marked_ = 0, waited_ = 0;
 };

@@ -1,6 +1,8 @@
 #include "kernels/cuda/device.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "common/strings.h"
 #include "kernels/cuda/probe.h"
@@ -13,10 +15,13 @@ Result<std::unique_ptr<Device>> Device::Open(std::unique_ptr<Runtime> runtime, i
   if (const Outcome made = device->runtime_->NewStream(&device->stream_); !made.ok()) {
     return StepError(number, info, made);
   }
+  device->waited_ = device->NewEvent();
+  if (device->failure_) return *device->failure_;
   return device;
 }
 
 Device::~Device() {
+  if (waited_ != nullptr) runtime_->FreeEvent(waited_);
   if (stream_ != nullptr) runtime_->FreeStream(stream_);
 }
 
@@ -84,7 +89,28 @@ void Device::LaunchGraph(Graph graph) {
 }
 
 void Device::Wait() {
-  if (!failure_) Note(runtime_->Wait(stream_));
+  if (failure_) return;
+  if (!watch_) return Note(runtime_->Wait(stream_));
+  Record(waited_);
+  if (!failure_) static_cast<void>(WatchEvent(waited_));  // it keeps its error
+}
+
+Status Device::WatchEvent(Event event) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kEvery = std::chrono::milliseconds(1);
+  for (auto next = Clock::now() + kEvery;; std::this_thread::yield()) {
+    bool happened = false;
+    const Outcome outcome = runtime_->Query(event, &happened);
+    Note(outcome);
+    if (!outcome.ok()) return StepError(number_, info_, outcome);
+    if (happened) return {};
+    if (Clock::now() < next) continue;
+    if (const Status watched = watch_(); !watched.ok()) {
+      Fail(watched.error());
+      return watched;
+    }
+    next = Clock::now() + kEvery;
+  }
 }
 
 Event Device::NewEvent() {
@@ -104,6 +130,7 @@ bool Device::Happened(Event event) {
 }
 
 Status Device::WaitEvent(Event event) {
+  if (watch_) return WatchEvent(event);
   const Outcome outcome = runtime_->WaitEvent(event);
   if (outcome.ok()) return {};
   Note(outcome);

@@ -37,6 +37,9 @@ class Device {
   bool Happened(Event event);
   // Waits for the event whatever has failed since it was recorded; what happened until then.
   Status WaitEvent(Event event);
+  // Called about every millisecond while the host waits in Wait or WaitEvent; its error ends that
+  // and is kept. None: the host sleeps in the driver.
+  void SetWatch(std::function<Status()> watch) { watch_ = std::move(watch); }
   // What `ops` enqueues, as a graph; false and a failure where that cannot be.
   bool Capture(const std::function<void()>& ops, Graph* graph);
   void LaunchGraph(Graph graph);
@@ -44,6 +47,7 @@ class Device {
   void CheckLaunch();
   // The first error of any of these, or of Fail.
   const std::optional<Error>& failure() const { return failure_; }
+  void Note(const Outcome& outcome);
   void Fail(const Error& error) {
     if (!failure_) failure_ = error;
   }
@@ -51,18 +55,22 @@ class Device {
   Runtime& runtime() { return *runtime_; }
   Stream stream() const { return stream_; }
   const DeviceInfo& info() const { return info_; }
+  int number() const { return number_; }
   std::string name() const;
   uint64_t FreeBytes() const;
 
  private:
   Device(std::unique_ptr<Runtime> runtime, int number, const DeviceInfo& info)
       : runtime_(std::move(runtime)), number_(number), info_(info) {}
-  void Note(const Outcome& outcome);
+  // Polls, with the watch between, and keeps the watch's error.
+  Status WatchEvent(Event event);
 
   const std::unique_ptr<Runtime> runtime_;
   const int number_;
   const DeviceInfo info_;
   Stream stream_ = nullptr;
+  Event waited_ = nullptr;  // what Wait waits for under a watch
+  std::function<Status()> watch_;
   std::optional<Error> failure_;
 };
 

@@ -14,7 +14,8 @@ Result<std::unique_ptr<Backend>> MakeCudaBackend(const BackendOptions& options) 
     number = options.rank_on_host % count;
   }
   ASSIGN_OR_RETURN(auto device, Device::Open(std::move(runtime), number));
-  return std::unique_ptr<Backend>(new CudaBackend(std::move(device), options.threads));
+  return std::unique_ptr<Backend>(
+      new CudaBackend(std::move(device), options.threads, options.timed));
 }
 
 }  // namespace echelon::cuda

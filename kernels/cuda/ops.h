@@ -37,8 +37,11 @@ struct SplitRows {
 // Ops that make a product's rows store them in this form too, where `split` is not empty.
 void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows out,
                    const SplitRows& split);
-// residual = residual * keep + (post_norm ? RmsNorm(delta) : delta); where there is a norm,
-// out = RmsNorm(residual, norm).
+// Several terms of a sum, added in their order; a rank of a group brings one.
+inline constexpr int kTermsMax = 16;
+// residual = residual * keep + (post_norm ? RmsNorm(sum) : sum), where sum = delta + more[0] + ...;
+// where there is a norm, out = RmsNorm(residual, norm). keep 0: the residual is not read, and may
+// be one of the terms.
 struct ResidualParams {
   Rows residual, delta;
   float keep;
@@ -47,8 +50,18 @@ struct ResidualParams {
   const float* norm;  // or null
   Rows out;
   SplitRows split;
+  const float* more[kTermsMax - 1] = {};  // (T, D) each, its rows one behind the other
+  int more_count = 0;
 };
 void LaunchAddResidual(Stream stream, const ResidualParams& params);
+// out = terms[0] + terms[1] + ... in this order; out may be one of them.
+struct SumParams {
+  const float* terms[kTermsMax];
+  int term_count;
+  int64_t count;
+  float* out;
+};
+void LaunchSum(Stream stream, const SumParams& params);
 void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out, const SplitRows& split);
 void LaunchGatherRows(Stream stream, Rows x, const int32_t* rows, Rows out);
 

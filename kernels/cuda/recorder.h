@@ -9,6 +9,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -34,7 +35,10 @@ enum class Op : uint8_t {
   kAddResidual,
   kGatherRows,
   kDraw,
-  kCopy
+  kCopy,
+  kLink,
+  kLinkSum,
+  kJoin
 };
 
 class Recorder {
@@ -75,6 +79,11 @@ class Recorder {
   void Note(Value value) { Mix(static_cast<uint64_t>(value)); }
   void Note(float value) { Mix(std::bit_cast<uint32_t>(value)); }
   void Note(const void* value) { Mix(reinterpret_cast<uintptr_t>(value)); }
+  template <typename Value>
+  void Note(std::span<const Value> values) {
+    Note(values.size());
+    for (const Value& value : values) Note(value);
+  }
   void Note(const Rows& rows) {
     Note(static_cast<const void*>(rows.data));
     Note(rows.rows);

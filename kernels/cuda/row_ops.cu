@@ -10,12 +10,20 @@ namespace {
 // 256 threads: a row of 8,192 floats is 32 a thread; 8 rows fill a multiprocessor's 2,048 threads.
 constexpr int kThreads = 256;
 
-// 1 / sqrt(mean(x^2) + eps) of the block's row.
-__device__ float InverseRoot(const float* x, float eps, int64_t n) {
+// 1 / sqrt(mean(x^2) + eps) of the block's row, x[i] being value(i).
+template <typename Value>
+__device__ float InverseRootOf(const Value& value, float eps, int64_t n) {
   float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) squares = fmaf(x[i], x[i], squares);
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) {
+    const float x = value(i);
+    squares = fmaf(x, x, squares);
+  }
   const float sum = BlockSum<kThreads / 32>(squares);
   return 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
+}
+
+__device__ float InverseRoot(const float* x, float eps, int64_t n) {
+  return InverseRootOf([x](int64_t i) { return x[i]; }, eps, n);
 }
 
 // out = row * factor * weight, and in the form of products where `split` is not empty.
@@ -34,20 +42,35 @@ __global__ void RmsNormKernel(Rows x, const float* weight, float eps, Rows out, 
   StoreNormed(row, factor, weight, x.cols, out.data + blockIdx.x * out.stride, split);
 }
 
-// A thread reads only what it wrote itself, in the order of RmsNormKernel: fused or not, the same
-// bits.
+// A thread reads only what it wrote itself, or no thread writes, in the order of RmsNormKernel:
+// fused or not, the same bits.
 __global__ void AddResidualKernel(ResidualParams p) {
   float* to = p.residual.data + blockIdx.x * p.residual.stride;
   const float* from = p.delta.data + blockIdx.x * p.delta.stride;
   const int64_t n = p.delta.cols;
-  const float of_delta = p.post_norm != nullptr ? InverseRoot(from, p.eps, n) : 1.0f;
+  const int64_t begin = blockIdx.x * n;
+  // Read twice where there is a norm: the second time from the cache.
+  const auto sum = [&](int64_t i) {
+    float value = from[i];
+    for (int term = 0; term < p.more_count; ++term) value += p.more[term][begin + i];
+    return value;
+  };
+  const float of_sum = p.post_norm != nullptr ? InverseRootOf(sum, p.eps, n) : 1.0f;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const float change = p.post_norm != nullptr ? from[i] * of_delta * p.post_norm[i] : from[i];
-    to[i] = fmaf(to[i], p.keep, change);
+    const float change = p.post_norm != nullptr ? sum(i) * of_sum * p.post_norm[i] : sum(i);
+    to[i] = p.keep != 0.0f ? fmaf(to[i], p.keep, change) : change;
   }
   if (p.norm == nullptr) return;  // the whole grid
   const float factor = InverseRoot(to, p.eps, n);
   StoreNormed(to, factor, p.norm, n, p.out.data + blockIdx.x * p.out.stride, p.split);
+}
+
+__global__ void SumKernel(SumParams p) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= p.count) return;
+  float value = p.terms[0][i];
+  for (int term = 1; term < p.term_count; ++term) value += p.terms[term][i];
+  p.out[i] = value;
 }
 
 __global__ void GatedKernel(Rows gate_up, bool silu, Rows out, SplitRows split) {
@@ -104,6 +127,11 @@ void LaunchRmsNorm(Stream stream, Rows x, const float* weight, float eps, Rows o
 
 void LaunchAddResidual(Stream stream, const ResidualParams& params) {
   Launch(stream, {Count(params.residual.rows)}, kThreads, 0, AddResidualKernel, params);
+}
+
+void LaunchSum(Stream stream, const SumParams& params) {
+  const Grid grid = {Count((params.count + kThreads - 1) / kThreads)};
+  Launch(stream, grid, kThreads, 0, SumKernel, params);
 }
 
 void LaunchGated(Stream stream, Rows gate_up, GatedKind kind, Rows out, const SplitRows& split) {

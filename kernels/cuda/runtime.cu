@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstring>
+
 #include "kernels/cuda/runtime.h"
 
 namespace echelon::cuda {
@@ -57,6 +59,8 @@ class CudaRuntime : public Runtime {
     *info = {properties.name,           properties.major,
              properties.minor,          properties.multiProcessorCount,
              properties.totalGlobalMem, static_cast<uint64_t>(properties.l2CacheSize)};
+    static_assert(sizeof(properties.uuid) == sizeof(info->uuid));
+    std::memcpy(info->uuid.data(), &properties.uuid, sizeof(info->uuid));
     return {};
   }
   Outcome Open(int device) override {
@@ -81,6 +85,31 @@ class CudaRuntime : public Runtime {
     return OutcomeOf(cudaMallocHost(memory, bytes));
   }
   void FreePinned(void* memory) override { cudaFreeHost(memory); }
+
+  Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
+    cudaIpcMemHandle_t made;
+    static_assert(sizeof(made) == sizeof(*handle));
+    const cudaError_t error = cudaIpcGetMemHandle(&made, memory);
+    if (error == cudaSuccess) std::memcpy(handle->data(), &made, sizeof(made));
+    return OutcomeOf(error);
+  }
+  Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
+    cudaIpcMemHandle_t of;
+    std::memcpy(&of, handle.data(), sizeof(of));
+    return OutcomeOf(cudaIpcOpenMemHandle(memory, of, cudaIpcMemLazyEnablePeerAccess));
+  }
+  void UnmapMemory(void* memory) override { cudaIpcCloseMemHandle(memory); }
+  Outcome EnablePeer(int device) override {
+    int own = 0, can = 0;
+    cudaError_t error = cudaGetDevice(&own);
+    if (error == cudaSuccess) error = cudaDeviceCanAccessPeer(&can, own, device);
+    if (error == cudaSuccess) {
+      error = can != 0 ? cudaDeviceEnablePeerAccess(device, 0) : cudaErrorPeerAccessUnsupported;
+    }
+    if (error != cudaErrorPeerAccessAlreadyEnabled) return OutcomeOf(error);
+    cudaGetLastError();  // it is no error here, but is kept as one
+    return {};
+  }
 
   Outcome NewStream(Stream* stream) override {
     cudaStream_t made = nullptr;

@@ -3,6 +3,7 @@
 // every failure of a driver can be played in a test, and the whole backend runs on the host under
 // the emulation. No CUDA header is needed to include it. One host thread.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -39,7 +40,9 @@ struct DeviceInfo {
   int multiprocessors = 0;
   uint64_t memory_bytes = 0;
   uint64_t cache_bytes = 0;  // level 2
+  std::array<uint8_t, 16> uuid = {};
 };
+using MemoryHandle = std::array<std::byte, 64>;  // a cudaIpcMemHandle_t
 
 class Runtime {
  public:
@@ -58,6 +61,13 @@ class Runtime {
   virtual void Free(void* memory) = 0;
   virtual Outcome AllocatePinned(size_t bytes, void** memory) = 0;  // host memory for copies
   virtual void FreePinned(void* memory) = 0;
+
+  // Memory that Allocate gave, for other processes of the host, and theirs for this one.
+  virtual Outcome ShareMemory(void* memory, MemoryHandle* handle) = 0;
+  virtual Outcome MapMemory(const MemoryHandle& handle, void** memory) = 0;
+  virtual void UnmapMemory(void* memory) = 0;
+  // This thread's device may use memory of `device` from now on; done before is fine.
+  virtual Outcome EnablePeer(int device) = 0;
 
   virtual Outcome NewStream(Stream* stream) = 0;
   virtual void FreeStream(Stream stream) = 0;

@@ -45,6 +45,10 @@ class FakeRuntime : public Runtime {
   void Free(void*) override {}
   Outcome AllocatePinned(size_t, void**) override { return {}; }
   void FreePinned(void*) override {}
+  Outcome ShareMemory(void*, MemoryHandle*) override { return {}; }
+  Outcome MapMemory(const MemoryHandle&, void**) override { return {}; }
+  void UnmapMemory(void*) override {}
+  Outcome EnablePeer(int) override { return {}; }
   Outcome NewStream(Stream*) override { return {}; }
   void FreeStream(Stream) override {}
   Outcome CopyToDevice(void*, const void*, size_t, Stream) override { return {}; }

@@ -13,8 +13,9 @@ class WatchedRuntime : public Runtime {
  public:
   explicit WatchedRuntime(std::unique_ptr<Runtime> inner) : inner_(std::move(inner)) {}
 
-  int events_recorded = 0, events_awaited = 0, streams_awaited = 0;
-  Outcome last_error, event_awaited;  // what these come to from now on
+  int events_recorded = 0, events_awaited = 0, streams_awaited = 0, mapped = 0;
+  bool stuck = false;                               // no event happens
+  Outcome last_error, event_awaited, peer_enabled;  // what these come to from now on
 
   int DriverVersion() override { return inner_->DriverVersion(); }
   int ToolkitVersion() override { return inner_->ToolkitVersion(); }
@@ -30,6 +31,20 @@ class WatchedRuntime : public Runtime {
     return inner_->AllocatePinned(bytes, memory);
   }
   void FreePinned(void* memory) override { inner_->FreePinned(memory); }
+  Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
+    return inner_->ShareMemory(memory, handle);
+  }
+  Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
+    ++mapped;
+    return inner_->MapMemory(handle, memory);
+  }
+  void UnmapMemory(void* memory) override {
+    --mapped;
+    inner_->UnmapMemory(memory);
+  }
+  Outcome EnablePeer(int device) override {
+    return peer_enabled.ok() ? inner_->EnablePeer(device) : peer_enabled;
+  }
   Outcome NewStream(Stream* stream) override { return inner_->NewStream(stream); }
   void FreeStream(Stream stream) override { inner_->FreeStream(stream); }
   Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) override {
@@ -68,7 +83,10 @@ class WatchedRuntime : public Runtime {
     ++events_awaited;
     return event_awaited.ok() ? inner_->WaitEvent(event) : event_awaited;
   }
-  Outcome Query(Event event, bool* happened) override { return inner_->Query(event, happened); }
+  Outcome Query(Event event, bool* happened) override {
+    *happened = false;
+    return stuck ? Outcome() : inner_->Query(event, happened);
+  }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
     return inner_->Milliseconds(from, to, elapsed);
   }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <thread>
 
 #include "common/strings.h"
+#include "worker/comm/packed_text.h"
 
 namespace echelon {
 
@@ -22,9 +22,17 @@ struct PackedCard {
   int32_t nccl = 0, runtime = 0;
 };
 
-template <size_t kSize>
-void Put(char (&field)[kSize], const std::string& text) {
-  std::snprintf(field, kSize, "%s", text.c_str());
+std::vector<PackedCard> GatherCards(Communicator& host, const NcclWireOptions& options) {
+  PackedCard packed;
+  PutText(packed.host, options.host);
+  PutText(packed.device, options.card.name);
+  PutText(packed.host_id, options.host_id);
+  packed.uuid = options.card.uuid;
+  packed.nccl = options.library->Version();
+  packed.runtime = options.card.runtime_version;
+  std::vector<PackedCard> cards(static_cast<size_t>(host.size()));
+  host.Wait(host.AllGather(&packed, cards.data(), sizeof(PackedCard)));
+  return cards;
 }
 
 std::string NameOf(size_t rank, const PackedCard& card) {
@@ -80,7 +88,7 @@ Result<NcclId> Invite(Communicator& host, NcclLibrary& library) {
     const Result<NcclId> made = library.NewId();
     invitation.ok = made.ok();
     if (made.ok()) invitation.id = *made;
-    if (!made.ok()) Put(invitation.error, made.error().message);
+    if (!made.ok()) PutText(invitation.error, made.error().message);
   }
   host.Wait(host.Broadcast(&invitation, sizeof(invitation), 0));
   if (!invitation.ok) return Unavailable(StrCat("rank 0 of the group: ", invitation.error));
@@ -132,19 +140,14 @@ NcclWire::NcclWire(int rank, const NcclWireOptions& options) : rank_(rank), opti
 
 NcclWire::~NcclWire() { options_.watch->Remove(this); }
 
+Status NcclWire::Compare(Communicator& host, const NcclWireOptions& options) {
+  return CheckCards(GatherCards(host, options));
+}
+
 Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
                                                    const NcclWireOptions& options) {
-  PackedCard packed;
-  Put(packed.host, options.host);
-  Put(packed.device, options.card.name);
-  Put(packed.host_id, options.host_id);
-  packed.uuid = options.card.uuid;
-  packed.nccl = options.library->Version();
-  packed.runtime = options.card.runtime_version;
-  std::vector<PackedCard> cards(static_cast<size_t>(host.size()));
-  host.Wait(host.AllGather(&packed, cards.data(), sizeof(PackedCard)));
+  const std::vector<PackedCard> cards = GatherCards(host, options);
   RETURN_IF_ERROR(CheckCards(cards));
-
   std::vector<std::string> hosts;
   for (const PackedCard& card : cards) hosts.emplace_back(card.host);
   std::unique_ptr<NcclWire> made(new NcclWire(host.rank(), options));

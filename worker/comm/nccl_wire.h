@@ -5,7 +5,7 @@
 // the device's time: WireWatch asks for them while a host waits.
 //
 // The NCCL communicator is never destroyed: that waits for other ranks, which may be gone. It goes
-// with the process. Thread: the rank's. The library outlives the wire.
+// with the process. Thread: the rank's.
 
 #include <cstdint>
 #include <memory>
@@ -34,7 +34,7 @@ class WireWatch {
 };
 
 struct NcclWireOptions {
-  NcclLibrary* library = nullptr;
+  std::shared_ptr<NcclLibrary> library;
   std::shared_ptr<WireWatch> watch;
   DeviceCard card;
   std::string host;          // this rank's, for errors
@@ -45,6 +45,8 @@ struct NcclWireOptions {
 
 class NcclWire final : public DeviceWire {
  public:
+  // Whether the ranks' cards go together; if not, all ranks get the same error. Collective.
+  static Status Compare(Communicator& host, const NcclWireOptions& options);
   // Collective over `host`. All ranks get the same error where their cards do not go together; a
   // rank whose NCCL fails gets its own, and the others theirs when join_ms have passed. The host
   // communicator's SetArrived is used meanwhile.

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <set>
 
 #include "common/check.h"
@@ -18,9 +19,11 @@ using emulation::StreamQueue;
 
 StreamQueue& Of(Stream stream) { return *static_cast<StreamQueue*>(stream); }
 
+using Time = std::chrono::steady_clock::time_point;
 struct PlayedEvent {
   emulation::Place place;
-  std::chrono::steady_clock::time_point time;  // when it has happened
+  // When it has happened. Apart: an event may be freed before that.
+  std::shared_ptr<Time> time = std::make_shared<Time>();
   bool happened() const {
     CHECK_MSG(!place.capture, "the host asks for an event of a capture");
     return place.stream == nullptr || place.stream->ran() >= place.number;
@@ -37,7 +40,7 @@ class EmulatedRuntime : public Runtime {
     return {};
   }
   Outcome Describe(int, DeviceInfo* info) override {
-    *info = {"emulated on the host", 9, 0, 2, emulation::FreeDeviceBytes(), uint64_t{1} << 20};
+    *info = {"emulated on the host", 9, 0, 2, emulation::FreeDeviceBytes(), uint64_t{1} << 20, {1}};
     return {};
   }
   Outcome Open(int) override { return {}; }
@@ -65,6 +68,17 @@ class EmulatedRuntime : public Runtime {
     }
     std::free(memory);
   }
+  // One process alone knows the arena.
+  Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
+    std::memcpy(handle->data(), &memory, sizeof(memory));
+    return {};
+  }
+  Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
+    std::memcpy(memory, handle.data(), sizeof(*memory));
+    return {};
+  }
+  void UnmapMemory(void*) override {}
+  Outcome EnablePeer(int) override { return {}; }
   Outcome NewStream(Stream* stream) override {
     auto* made = new StreamQueue();
     streams_.insert(made);
@@ -101,8 +115,10 @@ class EmulatedRuntime : public Runtime {
     return {};
   }
   Outcome EndCapture(Stream stream, Graph* graph) override {
-    *graph = new emulation::Launches(Of(stream).EndCapture());
-    return {};
+    auto launches = Of(stream).EndCapture();
+    *graph = launches ? new emulation::Launches(*std::move(launches)) : nullptr;
+    if (launches) return {};
+    return {Failure::kOther, 904, "cudaErrorStreamCaptureUnjoined"};
   }
   Outcome LaunchGraph(Graph graph, Stream stream) override {
     Of(stream).EnqueueGraph(*static_cast<emulation::Launches*>(graph));
@@ -115,8 +131,8 @@ class EmulatedRuntime : public Runtime {
   }
   void FreeEvent(Event event) override { delete &OfEvent(event); }
   Outcome Record(Event event, Stream stream) override {
-    OfEvent(event).place =
-        Of(stream).Record([event] { OfEvent(event).time = std::chrono::steady_clock::now(); });
+    OfEvent(event).place = Of(stream).Record(
+        [time = OfEvent(event).time] { *time = std::chrono::steady_clock::now(); });
     return {};
   }
   Outcome WaitFor(Stream stream, Event event) override {
@@ -134,7 +150,7 @@ class EmulatedRuntime : public Runtime {
   }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
     CHECK(OfEvent(from).happened() && OfEvent(to).happened());
-    const std::chrono::duration<float, std::milli> took = OfEvent(to).time - OfEvent(from).time;
+    const std::chrono::duration<float, std::milli> took = *OfEvent(to).time - *OfEvent(from).time;
     *elapsed = took.count();
     return {};
   }

@@ -81,18 +81,19 @@ void StreamQueue::BeginCapture() {
   capture_->streams[this];
 }
 
-Launches StreamQueue::EndCapture() {
+std::optional<Launches> StreamQueue::EndCapture() {
   ++TheCounts().captured;
   const std::shared_ptr<Capture> capture = std::move(capture_);
   CHECK(capture->origin == this);
   const Capture::Seen& seen = capture->streams[this];
+  bool joined = true;
   for (auto& [stream, of_stream] : capture->streams) {
     const auto at = seen.find(stream);
-    CHECK_MSG(of_stream[stream] <= (at == seen.end() ? 0 : at->second),
-              "a capture ends before all streams in it are joined");
+    joined = joined && of_stream[stream] <= (at == seen.end() ? 0 : at->second);
     stream->capture_.reset();
   }
   capture->origin = nullptr;
+  if (!joined) return std::nullopt;
   return std::move(capture->launches);
 }
 

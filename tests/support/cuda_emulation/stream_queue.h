@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -56,8 +57,8 @@ class StreamQueue {
   void WaitFor(const Place& place);
 
   void BeginCapture();
-  // All that other streams have put into the capture must be behind this one's last wait.
-  Launches EndCapture();
+  // Nothing where other streams have put into the capture what this one has not waited for.
+  std::optional<Launches> EndCapture();
 
   // Places in the stream: what was enqueued before one has run when ran() reaches it.
   uint64_t end() const;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <deque>
 #include <functional>
 #include <string>
 
@@ -147,17 +148,19 @@ TEST_P(BackendOps, AddResidualNormAddsTermsInOrderThenNorms) {
   for (const int64_t n : kWidths) {
     const auto norm = RandomFloats(n, 5), start = RandomFloats(kTokens * n, 6);
     FloatBuffer w(*backend_, 1, n, norm);
-    for (const int ranks : backend_->host_memory() ? std::vector<int>{1, 2, 3} : std::vector{1}) {
+    for (const int ranks : {1, 2, 3}) {
       std::vector<std::vector<float>> values;
       std::vector<float> sum = RandomFloats(kTokens * n, 7);
       for (int r = 0; r < ranks; ++r) {
         values.push_back(r == 0 ? sum : RandomFloats(kTokens * n, 7 + r));
         for (size_t i = 0; r > 0 && i < sum.size(); ++i) sum[i] += values[r][i];
       }
-      FloatBuffer delta(*backend_, kTokens, n, sum), first(*backend_, kTokens, n, values[0]);
+      FloatBuffer delta(*backend_, kTokens, n, sum);
+      std::deque<FloatBuffer> of_ranks;
       std::vector<const float*> terms;
-      for (const std::vector<float>& one : values) terms.push_back(one.data());
-      terms[0] = first.data();
+      for (const std::vector<float>& one : values) {
+        terms.push_back(of_ranks.emplace_back(*backend_, kTokens, n, one).data());
+      }
       for (const bool post_norm : {false, true}) {
         const float* post = post_norm ? w.data() : nullptr;
         FloatBuffer apart(*backend_, kTokens, n, start), one(*backend_, kTokens, n, start);
@@ -182,12 +185,10 @@ TEST_P(BackendOps, AddResidualNormThatKeepsNothing) {
   FloatBuffer stream(*backend_, kTokens, kWide, values),
       w(*backend_, 1, kWide, RandomFloats(kWide, 6));
   FloatBuffer normed(*backend_, kTokens, kWide), expected(*backend_, kTokens, kWide);
+  FloatBuffer other(*backend_, kTokens, kWide, values);
   std::vector<float> sum = values;
-  std::vector<const float*> terms = {stream.data()};
-  if (backend_->host_memory()) {
-    terms.insert(terms.begin(), values.data());
-    for (float& value : sum) value += value;
-  }
+  for (float& value : sum) value += value;
+  const std::vector<const float*> terms = {other.data(), stream.data()};
   backend_->AddResidualNorm(stream.tensor(), terms, 0.0f, nullptr, w.data(), 1e-6f,
                             normed.tensor());
   backend_->Synchronize();
@@ -195,6 +196,22 @@ TEST_P(BackendOps, AddResidualNormThatKeepsNothing) {
   backend_->RmsNorm(stream.tensor(), w.data(), 1e-6f, expected.tensor());
   backend_->Synchronize();
   EXPECT_TRUE(test::SameBits(normed.Read(), expected.Read()));
+}
+
+TEST_P(BackendOps, CopyTakesItsPlaceAmongOps) {
+  const auto values = RandomFloats(2 * 17, 8);
+  FloatBuffer from(*backend_, 2, 17, values), to(*backend_, 2, 17, 18);
+  backend_->AddResidual(from.tensor(), from.tensor(), 1.0f, nullptr, 0.0f);
+  backend_->Copy(from.tensor().row(1), to.tensor().row(0), 17 * sizeof(float));
+  backend_->AddResidual(from.tensor(), from.tensor(), 1.0f, nullptr, 0.0f);
+  backend_->Copy(from.tensor().row(1), to.tensor().row(1), 17 * sizeof(float));
+  backend_->Synchronize();
+  EXPECT_TRUE(to.GuardsIntact());
+  const auto got = to.Read();
+  for (int i = 0; i < 17; ++i) {
+    EXPECT_EQ(got[i], 2.0f * values[17 + i]);
+    EXPECT_EQ(got[17 + i], 4.0f * values[17 + i]);
+  }
 }
 
 TEST_P(BackendOps, GatherRows) {

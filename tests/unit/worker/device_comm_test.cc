@@ -22,9 +22,8 @@ using ::testing::HasSubstr;
 
 // A rank's thread: its backend, its library and what a wire of it says.
 struct Rank {
-  explicit Rank(testing::PlayedFabric& fabric, int rank, int nccl = 22809)
-      : library(fabric.Library({}, nccl)) {
-    wire.library = library.get();
+  Rank(testing::PlayedFabric& fabric, int rank) {
+    wire.library = fabric.Library();
     wire.watch = std::make_shared<WireWatch>();
     wire.card.name = StrCat("device ", rank);
     wire.card.uuid[0] = static_cast<uint8_t>(1 + rank);
@@ -43,7 +42,6 @@ struct Rank {
   }
 
   std::unique_ptr<Backend> backend = *MakeBackend({.name = "reference"});
-  std::unique_ptr<NcclLibrary> library;
   NcclWireOptions wire;
 };
 
@@ -179,8 +177,7 @@ std::vector<std::string> ErrorsOf(int ranks, Change change) {
 TEST(NcclWire, RanksOfAnotherNcclAreNamed) {
   const auto errors = ErrorsOf(3, [](int number, Rank& rank, testing::PlayedFabric& fabric) {
     if (number != 2) return;
-    rank.library = fabric.Library({}, 22703);
-    rank.wire.library = rank.library.get();
+    rank.wire.library = fabric.Library({}, 22703);
   });
   for (const auto& error : errors) {
     EXPECT_EQ(error,
@@ -236,8 +233,7 @@ TEST(NcclWire, WhoHasNotJoinedIsNamedWithinTheDeadline) {
     rank.wire.join_ms = 200;
     if (number == 1) rank.wire.interface = "eth7";
     if (number != 2) return;
-    rank.library = std::make_unique<AbsentNccl>();
-    rank.wire.library = rank.library.get();
+    rank.wire.library = std::make_unique<AbsentNccl>();
   });
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
   EXPECT_THAT(
