@@ -61,7 +61,7 @@ Result<std::unique_ptr<DeviceLink>> Backend::NewLink() {
 }
 
 // Host memory: whoever holds the logits draws.
-void Backend::DrawTokens(Tensor, std::span<const DrawRow>, std::span<DrawnToken>) {
+void Backend::DrawTokens(const DrawArgs&) {
   CHECK_MSG(false, "this backend's logits lie in host memory");
 }
 

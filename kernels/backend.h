@@ -20,6 +20,7 @@
 
 #include "common/result.h"
 #include "common/tensor_format.h"
+#include "kernels/logit_change.h"
 #include "kernels/tensor.h"
 
 namespace echelon {
@@ -171,14 +172,38 @@ struct DrawRow {
   // number whose probabilities reach top_p (1: from all); ties stay in.
   uint32_t top_k = 0;
   float top_p = 1.0f;
+  // The logits are changed first: DrawArgs::changes [begin, end). The last of them may name its
+  // token by a DrawnId, as generated once; where the token stands in the list already, that entry
+  // counts one more instead.
+  int32_t changes_begin = 0, changes_end = 0;
+  Penalties penalties;
+  // At least 0: of the logits before any change, what log-probabilities are made of, and this many
+  // of the greatest (at most kDrawnBestMax).
+  int32_t best = -1;
 };
 struct DrawnToken {
   int32_t id = -1;
   float logit = 0.0f;  // raw
 };
-// For Embed: the token that the last DrawTokens draws for its i-th row, which the host need not
-// know yet.
+// For Embed and for LogitChange: the token that the last DrawTokens draws for its i-th row, which
+// the host need not know yet.
 constexpr int32_t DrawnId(int32_t i) { return -1 - i; }
+inline constexpr int kDrawnBestMax = 20;  // what clients may ask for
+struct DrawnScores {
+  float max = 0.0f;                // the greatest logit
+  uint64_t mass = 0;               // sum of MassOf(logit - max)
+  DrawnToken best[kDrawnBestMax];  // the row's `best`, descending, ties to the lower id; behind the
+                                   // last of the vocabulary id -1
+};
+// Tokens to be drawn: of each of `rows` one. `drawn` and `scores` are in host memory when a mark
+// behind the call has been waited for, or Synchronize() has returned.
+struct DrawArgs {
+  Tensor logits;  // (R, V), in: raw; out: of rows with changes undefined
+  std::span<const DrawRow> rows;
+  std::span<const LogitChange> changes;  // of all rows
+  std::span<DrawnToken> drawn;           // of each row
+  std::span<DrawnScores> scores;         // of each row that asks; empty where none does
+};
 // Marks of a backend that have not been waited for, at most: one step computes, one is enqueued.
 inline constexpr int kMarksMax = 2;
 
@@ -294,12 +319,10 @@ class Backend {
                                const float* post_norm, const float* norm, float eps, Tensor out);
   // out row i = x row rows[i].
   virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
-  // Of each row of logits (R, V) the token drawn, in host memory when a mark behind it has been
-  // waited for, or Synchronize() has returned; one call between two of these. For backends whose
-  // memory is not the host's: downloading 8 bytes a row
-  // stands for 4 bytes a token of the vocabulary. The same draw as the host's, bit for bit.
-  virtual void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
-                          std::span<DrawnToken> drawn);
+  // One call between two marks or Synchronize(). For backends whose memory is not the host's:
+  // downloading 8 bytes a row stands for 4 bytes a token of the vocabulary. The same draw as the
+  // host's, bit for bit.
+  virtual void DrawTokens(const DrawArgs& args);
 
   // Steps that repeat. `ops` calls ops of this backend alone, for `rows` rows; it may be called
   // twice and then does the same both times. A device keeps what it enqueues and launches it as one

@@ -88,10 +88,8 @@ class TimedBackend : public Backend {
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
     Time({"gather_rows", nullptr, -1, out.rows}, [&] { inner_->GatherRows(x, rows, out); });
   }
-  void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
-                  std::span<DrawnToken> drawn) override {
-    Time({"draw_tokens", nullptr, -1, logits.rows},
-         [&] { inner_->DrawTokens(logits, rows, drawn); });
+  void DrawTokens(const DrawArgs& args) override {
+    Time({"draw_tokens", nullptr, -1, args.logits.rows}, [&] { inner_->DrawTokens(args); });
   }
   // GatedMatMul is the base's: its two ops have times of their own. So are PaddedRows and Repeat:
   // ops that repeat run one by one, each with a time of its own, which a graph launched as one does

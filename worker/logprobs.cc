@@ -42,6 +42,11 @@ void BestOf(std::span<const float> logits, int64_t first_id, int count, Candidat
 
 }  // namespace
 
+void Logprobs::SetMass(uint64_t mass) {
+  log_sum = ExactLog(static_cast<double>(std::max<uint64_t>(mass, 1)) *
+                     (1.0 / (uint64_t{1} << kMassBits)));
+}
+
 std::vector<Logprobs> FindLogprobs(std::span<const LogprobRow> rows, Range vocab,
                                    VocabExchange& exchange) {
   std::vector<Logprobs> out(rows.size());
@@ -84,8 +89,7 @@ std::vector<Logprobs> FindLogprobs(std::span<const LogprobRow> rows, Range vocab
   for (size_t r = 0; r < n; ++r) masses[r] = MassSum(rows[r].logits, out[r].max, 1.0);
   exchange.Sum(masses);
   for (size_t r = 0; r < n; ++r) {
-    out[r].log_sum = ExactLog(static_cast<double>(std::max<uint64_t>(masses[r], 1)) *
-                              (1.0 / (uint64_t{1} << kMassBits)));
+    out[r].SetMass(masses[r]);
     for (const Candidate& c : best[r]) out[r].best.push_back({c.id, out[r].Of(c.logit)});
   }
   return out;

@@ -25,6 +25,7 @@ struct Logprobs {
   float max = 0.0f;                // greatest logit
   double log_sum = 0.0;            // ln(sum of exp(logit - max))
   float known_logit = 0.0f;        // of `known`
+  void SetMass(uint64_t mass);     // log_sum, of the sum of MassOf(logit - max)
   float Of(float logit) const {
     return static_cast<float>(static_cast<double>(logit) - max - log_sum);
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/check.h"
+
 namespace echelon {
 
 void OutputStage::Begin(const StepPlan& plan, const BatchLayout& batch) {
@@ -77,7 +79,10 @@ bool OutputStage::BackendDraws(const StepPlan& plan) {
     const int32_t prompt_tokens = known ? known->prompt_tokens() : step.prompt_tokens;
     if (params.prompt_logprobs >= 0 && step.start_position < prompt_tokens) return false;
     if (!step.sample) continue;
-    if (!sampler_.BackendDraws(params)) return false;
+    // At most: each token of the step may be one more to count.
+    const size_t changes = (known ? known->changes() : params.logit_bias.size()) +
+                           (params.penalised() ? step.tokens.size() : 0);
+    if (!sampler_.BackendMayDraw(params, changes)) return false;
     rows += step.drafts + 1;
   }
   return rows <= decoder_.logit_rows_max();
@@ -89,16 +94,14 @@ OutputStage::Draws OutputStage::Enqueue(const StepPlan& plan, const BatchLayout&
     AddWanted(plan.sequences[s], static_cast<int>(s), batch, draws.wanted);
   }
   std::vector<int32_t> rows;
-  std::vector<DrawRow> how;
   for (const Wanted& wanted : draws.wanted) {
     const SequenceId id = plan.sequences[wanted.sequence].id;
     const auto row = static_cast<int32_t>(rows.size());
-    how.push_back(sampler_.DrawnByBackend(id, wanted.position).value());
-    how.back().row = draws.last_row[id] = row;
+    CHECK(sampler_.AddDraw(id, wanted.position, row, draws.asked));
+    draws.last_row[id] = row;
     rows.push_back(wanted.row);
   }
-  draws.drawn.resize(rows.size());
-  if (!rows.empty()) Compute(rows, how, draws.drawn);
+  if (!rows.empty()) Compute(rows, draws.asked);
   return draws;
 }
 
@@ -108,18 +111,20 @@ std::vector<SequenceResult> OutputStage::Collect(const StepPlan& plan, const Bat
   for (size_t s = 0; s < results.size(); ++s) results[s].id = plan.sequences[s].id;
   for (size_t i = 0; i < draws.wanted.size(); ++i) {
     const Wanted& wanted = draws.wanted[i];
-    AddAnswer(wanted, plan.sequences[wanted.sequence], batch,
-              {draws.drawn[i].id, draws.drawn[i].logit, {}}, results[wanted.sequence]);
+    AddAnswer(wanted, plan.sequences[wanted.sequence], batch, draws.asked.AnswerOf(i),
+              results[wanted.sequence]);
+  }
+  for (const SequenceResult& result : results) {
+    if (!result.sampled.empty()) sampler_.SetDrawn(result.id, result.sampled.back().token);
   }
   return results;
 }
 
-Tensor OutputStage::Compute(std::span<const int32_t> rows, std::span<const DrawRow> draws,
-                            std::span<DrawnToken> drawn) {
+Tensor OutputStage::Compute(std::span<const int32_t> rows, DrawBatch& draws) {
   Tensor logits;
   const auto ops = [&] {
     logits = decoder_.Logits(rows);
-    if (!draws.empty()) backend_.DrawTokens(logits, draws, drawn);
+    if (!draws.rows.empty()) backend_.DrawTokens(draws.Ask(logits));
   };
   // What exchanges messages cannot be repeated.
   if (decoder_.sharing()) {
@@ -132,27 +137,20 @@ Tensor OutputStage::Compute(std::span<const int32_t> rows, std::span<const DrawR
 
 std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
                                           std::span<const Wanted> tile, const StepPlan& plan,
-                                          std::vector<DrawnToken>& drawn) {
+                                          std::vector<SampledToken>& drawn) {
   drawn.assign(rows.size(), {});
-  std::vector<DrawRow> draws;
+  DrawBatch draws;
   std::vector<size_t> fetched;  // the rows that the host draws from or keeps
   size_t row = 0;
   for (const Wanted& w : tile) {
     if (w.row < 0) continue;
-    std::optional<DrawRow> draw;
-    if (w.sample && !backend_.host_memory()) {
-      draw = sampler_.DrawnByBackend(plan.sequences[w.sequence].id, w.position);
-    }
-    if (draw) {
-      draws.push_back(*draw);
-      draws.back().row = static_cast<int32_t>(row);
-    } else {
-      fetched.push_back(row);
-    }
+    const bool by_backend = w.sample && !backend_.host_memory() &&
+                            sampler_.AddDraw(plan.sequences[w.sequence].id, w.position,
+                                             static_cast<int32_t>(row), draws);
+    if (!by_backend) fetched.push_back(row);
     ++row;
   }
-  std::vector<DrawnToken> tokens(draws.size());
-  const Tensor logits = Compute(rows, draws, tokens);
+  const Tensor logits = Compute(rows, draws);
   const auto vocab = static_cast<size_t>(logits.cols);
   if (backend_.host_memory()) return {logits.data, rows.size() * vocab};
   logits_.resize(rows.size() * vocab);
@@ -161,7 +159,7 @@ std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
                       vocab * sizeof(float));
   }
   backend_.Synchronize();
-  for (size_t i = 0; i < draws.size(); ++i) drawn[draws[i].row] = tokens[i];
+  for (size_t i = 0; i < draws.rows.size(); ++i) drawn[draws.rows[i].row] = draws.AnswerOf(i);
   return logits_;
 }
 
@@ -173,7 +171,7 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   }
   size_t vocab = 0;
   std::span<const float> of_tile;
-  std::vector<DrawnToken> drawn;
+  std::vector<SampledToken> drawn;
   if (!rows.empty()) {
     of_tile = Fetch(rows, tile, plan, drawn);
     vocab = of_tile.size() / rows.size();
@@ -185,10 +183,10 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   for (const Wanted& w : tile) {
     const SequenceId id = plan.sequences[w.sequence].id;
     std::span<const float> logits = sampler_.StateOf(id).held_logits;
-    const DrawnToken* by_backend = nullptr;
+    const SampledToken* by_backend = nullptr;
     if (w.row >= 0) {
       logits = of_tile.subspan(vocab * next, vocab);
-      if (drawn[next].id >= 0) by_backend = &drawn[next];
+      if (drawn[next].token >= 0) by_backend = &drawn[next];
       ++next;
     }
     if (w.hold) {

@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 #include "worker/batch_layout.h"
 #include "worker/decoder.h"
+#include "worker/draw_batch.h"
 #include "worker/sampler.h"
 
 namespace echelon {
@@ -39,9 +40,9 @@ class OutputStage {
   // A step whose every token the backend draws.
   struct Draws {
     std::vector<Wanted> wanted;
-    std::vector<DrawnToken> drawn;                     // of each; when the step has been waited for
+    DrawBatch asked;                                   // of each
     std::unordered_map<SequenceId, int32_t> last_row;  // of each sequence that samples
-    // The place in `drawn` of the sequence's next token, or null where it does not sample.
+    // The place in `asked` of the sequence's next token, or null where it does not sample.
     const int32_t* RowOf(SequenceId id) const {
       const auto it = last_row.find(id);
       return it == last_row.end() ? nullptr : &it->second;
@@ -60,12 +61,11 @@ class OutputStage {
   void AddAnswer(const Wanted& wanted, const SequenceStep& step, const BatchLayout& batch,
                  SampledToken answer, SequenceResult& result);
   // Enqueues the rows' logits and the draws from them.
-  Tensor Compute(std::span<const int32_t> rows, std::span<const DrawRow> draws,
-                 std::span<DrawnToken> drawn);
+  Tensor Compute(std::span<const int32_t> rows, DrawBatch& draws);
   // The tile's logits on the host, where it needs them: (rows, vocabulary part). What the backend
-  // draws by itself is in `drawn`, a row each, id -1 for the others.
+  // draws by itself is in `drawn`, a row each, token -1 for the others.
   std::span<const float> Fetch(std::span<const int32_t> rows, std::span<const Wanted> tile,
-                               const StepPlan& plan, std::vector<DrawnToken>& drawn);
+                               const StepPlan& plan, std::vector<SampledToken>& drawn);
   void RunTile(std::span<const Wanted> tile, const StepPlan& plan, const BatchLayout& batch,
                std::vector<SequenceResult>& results);
 

@@ -28,23 +28,35 @@ SamplingState& Sampler::StateOf(SequenceId id) {
   return it->second;
 }
 
-bool Sampler::BackendDraws(const SamplingParams& params) const {
-  return exchange_.ranks() == 1 && !params.adjusts() && params.logprobs < 0;
+bool Sampler::BackendMayDraw(const SamplingParams& params, size_t changes) const {
+  return exchange_.ranks() == 1 && params.logprobs <= kDrawnBestMax &&
+         changes <= DrawBatch::kChangesMax;
 }
 
-std::optional<DrawRow> Sampler::DrawnByBackend(SequenceId id, int32_t position) {
+bool Sampler::AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& draws) {
   const SamplingState& state = StateOf(id);
   const SamplingParams& params = state.params();
-  if (!BackendDraws(params)) return {};
-  DrawRow row;
-  row.position = static_cast<uint32_t>(position) + 1;
-  row.seed = params.seed;
-  if (state.greedy()) return row;
-  row.inverse_temperature = 1.0 / params.temperature;
-  row.log_min = LogMin(params);
-  row.top_k = static_cast<uint32_t>(params.top_k);
-  row.top_p = params.top_p;
-  return row;
+  if (!BackendMayDraw(params, state.changes())) return false;
+  DrawRow& how = draws.rows.emplace_back();
+  how.row = row;
+  how.position = static_cast<uint32_t>(position) + 1;
+  how.seed = params.seed;
+  how.best = params.logprobs;
+  how.penalties = state.penalties();
+  how.changes_begin = static_cast<int32_t>(draws.changes.size());
+  state.AppendChanges(draws.changes);
+  how.changes_end = static_cast<int32_t>(draws.changes.size());
+  if (state.greedy()) return true;
+  how.inverse_temperature = 1.0 / params.temperature;
+  how.log_min = LogMin(params);
+  how.top_k = static_cast<uint32_t>(params.top_k);
+  how.top_p = params.top_p;
+  return true;
+}
+
+void Sampler::SetDrawn(SequenceId id, int32_t token) {
+  const auto it = states_.find(id);
+  if (it != states_.end()) it->second.SetDrawn(token);
 }
 
 std::vector<SampledToken> Sampler::Run(std::span<const SampleRow> rows) {
@@ -52,8 +64,7 @@ std::vector<SampledToken> Sampler::Run(std::span<const SampleRow> rows) {
   std::vector<Draw> draws;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].drawn != nullptr) {
-      results[r].token = rows[r].drawn->id;
-      results[r].logit = rows[r].drawn->logit;
+      results[r] = *rows[r].drawn;
       continue;
     }
     CHECK(static_cast<int64_t>(rows[r].logits.size()) == vocab_.size());
@@ -178,6 +189,7 @@ void Sampler::AddLogprobs(std::span<const SampleRow> rows, std::vector<SampledTo
   std::vector<LogprobRow> wanted;
   std::vector<size_t> of_row;
   for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].drawn != nullptr) continue;
     const SamplingParams& params = StateOf(rows[r].id).params();
     const bool scored = rows[r].known_next >= 0;
     const int best = scored ? params.prompt_logprobs : params.logprobs;

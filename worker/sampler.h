@@ -10,7 +10,6 @@
 // Log-probabilities are the model's own: of the logits before any of that.
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "common/parallel_layout.h"
 #include "common/step.h"
 #include "kernels/backend.h"
+#include "worker/draw_batch.h"
 #include "worker/sampling_state.h"
 #include "worker/vocab_exchange.h"
 
@@ -30,7 +30,7 @@ struct SampleRow {
   int32_t position = 0;           // of the row: the token drawn stands at position + 1
   // -1: draw the next token. Otherwise the prompt token that follows is known: score it only.
   int32_t known_next = -1;
-  const DrawnToken* drawn = nullptr;  // of a row that the backend drew: its logits are not read
+  const SampledToken* drawn = nullptr;  // by the backend: the row's logits are not read
 };
 
 class Sampler {
@@ -43,11 +43,13 @@ class Sampler {
   // The sequence must have been started.
   SamplingState& StateOf(SequenceId id);
 
-  // Whether a backend may draw such a sequence's tokens by itself: not where more is asked for than
-  // it knows: penalties, biases, log-probabilities, other ranks' parts.
-  bool BackendDraws(const SamplingParams& params) const;
-  // How it does; none where it may not. The row is the caller's to set.
-  std::optional<DrawRow> DrawnByBackend(SequenceId id, int32_t position);
+  // Whether a backend may draw such a sequence's tokens by itself, from at most so many changed
+  // logits: not where more is asked for than it knows: other ranks' parts, lists above its limits.
+  bool BackendMayDraw(const SamplingParams& params, size_t changes) const;
+  // Adds how it does, from `row` of its logits; false where it may not.
+  bool AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& draws);
+  // What an ahead step's Observe called by a DrawnId; of a sequence that may have been forgotten.
+  void SetDrawn(SequenceId id, int32_t token);
 
   // Of each row the token drawn, or the known one.
   std::vector<SampledToken> Run(std::span<const SampleRow> rows);

@@ -299,11 +299,12 @@ void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out
   }
 }
 
-void CudaBackend::DrawTokens(Tensor logits, std::span<const DrawRow> rows,
-                             std::span<DrawnToken> drawn) {
-  const DrawParams params = draws_.Prepare(PlaceOf(marked_), logits, rows, drawn);
-  if (params.count > 0 && recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count,
-                                            params.slices, params.drawn, params.searches)) {
+void CudaBackend::DrawTokens(const DrawArgs& args) {
+  const DrawParams params = draws_.Prepare(PlaceOf(marked_), args);
+  if (params.count > 0 &&
+      recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count, params.slices,
+                        params.drawn, params.searches, params.changes, params.raw, params.best,
+                        params.scores)) {
     LaunchDraw(device_->stream(), params);
   }
 }

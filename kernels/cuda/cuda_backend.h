@@ -69,8 +69,7 @@ class CudaBackend : public Backend {
   void AddResidualNorm(Tensor residual, std::span<const float* const> terms, float keep,
                        const float* post_norm, const float* norm, float eps, Tensor out) override;
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
-  void DrawTokens(Tensor logits, std::span<const DrawRow> rows,
-                  std::span<DrawnToken> drawn) override;
+  void DrawTokens(const DrawArgs& args) override;
   int64_t PaddedRows(int64_t rows) const override { return RepeatRows(rows); }
   void Repeat(int64_t rows, const std::function<void()>& ops) override;
 

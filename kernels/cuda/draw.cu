@@ -1,5 +1,6 @@
 // Draws tokens: greedy, or Gumbel-max with the noise of worker/gumbel.h, over slices of the
-// vocabulary side by side. Small kernels: the greatest logit of each slice; where a row has top_k
+// vocabulary side by side. Small kernels: what log-probabilities are made of (draw_scores.cu); the
+// logits that biases and penalties change; the greatest logit of each slice; where a row has top_k
 // or top_p, a round of the search for their thresholds each (draw_search.cuh); with the row's
 // maximum known, the best draw of each slice; the best of the slices. A maximum with ties to the
 // lower id is the same in any order, so are sums of integers, and each score is the host's in every
@@ -18,6 +19,41 @@ namespace {
 __device__ Candidate<float> Greater(Candidate<float> best, float logit, int32_t id) {
   const Candidate<float> it = {logit, id};
   return logit == logit && it.Beats(best) ? it : best;
+}
+
+// A row's changes in place, a block a row. `raw` keeps what was there, for what is reported.
+__global__ void __launch_bounds__(kDrawThreads) ChangeKernel(DrawParams p) {
+  __shared__ int32_t listed;  // the token that is named by a DrawnId stands in the list
+  const DrawRow want = p.rows[blockIdx.x];
+  if (want.changes_begin == want.changes_end) return;  // the whole block
+  float* logits = p.logits.data + want.row * p.logits.stride;
+  const auto change = [&](int32_t at, const LogitChange& to) {
+    p.raw[at] = {to.id, logits[to.id]};
+    logits[to.id] = Changed(logits[to.id], to, want.penalties);
+  };
+  const int32_t last = want.changes_end - 1;
+  const LogitChange named = p.changes[last];
+  const bool was_drawn = named.id < 0;
+  const int32_t drawn = was_drawn ? p.drawn[DrawnId(named.id)].id : kNone;
+  if (threadIdx.x == 0) listed = 0;
+  __syncthreads();
+  const int32_t end = was_drawn ? last : want.changes_end;
+  for (int32_t at = want.changes_begin + static_cast<int32_t>(threadIdx.x); at < end;
+       at += kDrawThreads) {
+    LogitChange to = p.changes[at];
+    if (to.id == drawn) {
+      to.generated = to.generated < 0 ? 1 : to.generated + 1;
+      listed = 1;
+    }
+    change(at, to);
+  }
+  __syncthreads();
+  if (threadIdx.x != 0 || !was_drawn) return;
+  if (listed) {
+    p.raw[last] = {kNone, 0.0f};
+  } else {
+    change(last, {drawn, named.generated, named.bias});
+  }
 }
 
 __global__ void __launch_bounds__(kDrawThreads) SliceMaxKernel(DrawParams p) {
@@ -123,6 +159,7 @@ __global__ void __launch_bounds__(kDrawThreads) SliceDrawKernel(DrawParams p) {
 __global__ void __launch_bounds__(kDrawThreads) SettleKernel(DrawParams p) {
   __shared__ Candidate<float> maxima[kDrawThreads];
   __shared__ Candidate<double> all[kDrawThreads];
+  __shared__ float raw;
   const DrawRow want = p.rows[blockIdx.x];
   const Candidate<float> most = RowMax(p, maxima);
   int32_t id = most.id == kNone ? 0 : most.id;
@@ -136,8 +173,14 @@ __global__ void __launch_bounds__(kDrawThreads) SettleKernel(DrawParams p) {
     best = BlockBest(best, all);
     if (best.id != kNone) id = best.id;
   }
-  if (threadIdx.x != 0) return;
-  p.drawn[blockIdx.x] = {id, p.logits.data[want.row * p.logits.stride + id]};
+  if (threadIdx.x == 0) raw = p.logits.data[want.row * p.logits.stride + id];
+  __syncthreads();
+  for (int32_t at = want.changes_begin + static_cast<int32_t>(threadIdx.x); at < want.changes_end;
+       at += kDrawThreads) {
+    if (p.raw[at].id == id) raw = p.raw[at].logit;  // one at most
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) p.drawn[blockIdx.x] = {id, raw};
 }
 
 }  // namespace
@@ -145,7 +188,14 @@ __global__ void __launch_bounds__(kDrawThreads) SettleKernel(DrawParams p) {
 void LaunchDraw(Stream stream, const DrawParams& params) {
   const auto rows = static_cast<unsigned>(params.count);
   const Grid slices = {rows, static_cast<unsigned>(params.slice_count)};
-  Launch(stream, slices, kDrawThreads, 0, SliceMaxKernel, params);
+  if (params.scores != nullptr) {
+    Launch(stream, slices, kDrawThreads, 0, SliceMaxKernel, params);
+    LaunchDrawScores(stream, params);
+  }
+  if (params.changes != nullptr) Launch(stream, {rows}, kDrawThreads, 0, ChangeKernel, params);
+  if (params.changes != nullptr || params.scores == nullptr) {
+    Launch(stream, slices, kDrawThreads, 0, SliceMaxKernel, params);
+  }
   for (const int search : {kTopK, kTopP}) {
     for (int round = 0; params.searches != nullptr && round < kSearchRounds; ++round) {
       Launch(stream, slices, kDrawThreads, 0, SearchKernel, params, search, round);

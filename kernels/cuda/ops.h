@@ -175,6 +175,7 @@ struct DrawSlice {
   int32_t at;  // the first of the greatest logits
   double score;
   int32_t drawn;
+  uint64_t mass;  // of raw logits
 };
 // A row's searches for the least logit that top_k (0) and top_p (1) leave, digit by digit: sums of
 // each round, and what the rounds before have found.
@@ -192,10 +193,16 @@ struct DrawParams {
   const DrawRow* rows;
   int64_t count, slice_count;
   DrawSlice* slices;
-  DrawnToken* drawn;     // (count)
-  DrawSearch* searches;  // (count), or null where no row has top_k or top_p
+  DrawnToken* drawn;           // (count); before: what DrawnIds name
+  DrawSearch* searches;        // (count), or null where no row has top_k or top_p
+  const LogitChange* changes;  // or null, then raw too
+  DrawnToken* raw;             // of each change the token and its logit before
+  DrawnToken* best;            // (count, slice_count, kDrawnBestMax), or null, then scores too
+  DrawnScores* scores;         // (count)
 };
 void LaunchDraw(Stream stream, const DrawParams& params);
+// A part of LaunchDraw: scores of raw logits, of which the slices' maxima are there.
+void LaunchDrawScores(Stream stream, const DrawParams& params);
 
 // Sums `bytes` (a multiple of 16) of memory into *sink: how fast it can be read.
 void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,

@@ -21,9 +21,9 @@ class TokenDraws {
   TokenDraws(const TokenDraws&) = delete;
   TokenDraws& operator=(const TokenDraws&) = delete;
 
-  // What LaunchDraw takes; `drawn` is written by Collect. The same batch may be prepared twice.
-  DrawParams Prepare(int place, Tensor logits, std::span<const DrawRow> rows,
-                     std::span<DrawnToken> drawn);
+  // What LaunchDraw takes; what was drawn is written by Collect. The same batch may be prepared
+  // twice.
+  DrawParams Prepare(int place, const DrawArgs& args);
   // Device memory of the tokens drawn last, the same as long as batches do not grow; null after a
   // failure of the device.
   const DrawnToken* Last();
@@ -37,12 +37,16 @@ class TokenDraws {
     char* pinned = nullptr;
     size_t bytes = 0;
     std::span<DrawnToken> drawn;
+    std::span<DrawnScores> scores;  // behind `drawn`
   };
+  // Adds room for changes and for scores; false after a failure.
+  bool PrepareChanges(const DrawArgs& args, DrawParams& params);
+  bool PrepareScores(const DrawArgs& args, DrawParams& params);
   bool ReservePinned(size_t bytes, Place& place);
 
   Device& device_;
   Staging& staging_;
-  DeviceMemory tokens_, scratch_;
+  DeviceMemory tokens_, scores_, scratch_, raw_, best_;
   std::array<Place, kMarksMax> places_;
 };
 

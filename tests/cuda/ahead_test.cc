@@ -1,5 +1,5 @@
 // A plan's ops are enqueued before the plan ahead of it is waited for, tokens that the device is
-// yet to draw included; where the host has to draw they are not; and each step's errors are its
+// yet to draw included; where the host has to score they are not; and each step's errors are its
 // own. The emulation runs nothing before it is waited for, so what is written over too early shows.
 
 #include <gmock/gmock.h>
@@ -68,11 +68,12 @@ class CudaAhead : public ::testing::Test {
     return result.ok() ? (*result)->sequences.at(which).sampled.at(0).token : -1;
   }
   // The tokens of a prompt, one step at a time.
-  std::vector<int32_t> OneByOne(const std::vector<int32_t>& prompt, int tokens) {
+  std::vector<int32_t> OneByOne(const std::vector<int32_t>& prompt, int tokens,
+                                const SamplingParams& params = testing::Greedy()) {
     std::vector<int32_t> got;
     const auto length = static_cast<int32_t>(prompt.size());
     for (int i = 0; i < tokens; ++i) {
-      executor_->Begin(Plan({i == 0 ? Prompt(9, prompt) : Decode(9, length + i - 1)}));
+      executor_->Begin(Plan({i == 0 ? Prompt(9, prompt, params) : Decode(9, length + i - 1)}));
       got.push_back(End());
     }
     executor_->Begin(Plan({}, {9}));
@@ -152,9 +153,27 @@ TEST_F(CudaAhead, AReleasedSequencesTokenIsStillReported) {
   EXPECT_EQ(End(), one[1]);
 }
 
-TEST_F(CudaAhead, WhatTheHostDrawsWaits) {
+// The token that the device is yet to draw is one of those that a penalty counts.
+TEST_F(CudaAhead, PenaltiesCountTheTokenThatIsStillToCome) {
+  SamplingParams params = testing::Greedy();
+  params.presence_penalty = 2.0f;
+  params.frequency_penalty = 1.0f;
+  params.logprobs = 3;
+  const std::vector<int32_t> want = OneByOne(kPrompt, 8, params);
+  EXPECT_NE(want, OneByOne(kPrompt, 8));
+  executor_->Begin(Plan({Prompt(1, kPrompt, params)}));
+  for (int i = 1; i < 8; ++i) {
+    const size_t kernels = emulation::KernelsEnqueued();
+    executor_->Begin(Plan({Decode(1, 4 + i)}));
+    EXPECT_GT(emulation::KernelsEnqueued(), kernels);
+    EXPECT_EQ(End(), want[i - 1]) << i;
+  }
+  EXPECT_EQ(End(), want[7]);
+}
+
+TEST_F(CudaAhead, WhatTheHostScoresWaits) {
   SamplingParams scored = testing::Greedy();
-  scored.logprobs = 2;
+  scored.prompt_logprobs = 2;
   executor_->Begin(Plan({Prompt(1, kPrompt)}));
   const size_t kernels = emulation::KernelsEnqueued();
   executor_->Begin(Plan({Decode(1, 5), Prompt(2, kOther, scored)}));
@@ -162,7 +181,7 @@ TEST_F(CudaAhead, WhatTheHostDrawsWaits) {
   const int32_t first = End();
   EXPECT_TRUE(executor_->Done());
   const auto result = executor_->End();
-  EXPECT_EQ((*result)->sequences[1].sampled[0].top.size(), 2u);
+  EXPECT_EQ((*result)->sequences[1].prompt_top.size(), kOther.size() - 1);
   EXPECT_EQ(OneByOne(kPrompt, 2),
             (std::vector<int32_t>{first, (*result)->sequences[0].sampled[0].token}));
 }

@@ -1,13 +1,15 @@
-// Tokens drawn by the CUDA backend are the host's, bit for bit: greedy, Gumbel-max, top_k, top_p,
-// over vocabularies of less than a slice and of several, with logits that are no numbers.
+// Tokens drawn by the CUDA backend are the host's, bit for bit, and so are their log-probabilities:
+// greedy, Gumbel-max, top_k, top_p, with biases and penalties, over vocabularies of less than a
+// slice and of several, with logits that are no numbers.
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <limits>
+#include <map>
 #include <random>
 
+#include "common/strings.h"
 #include "tests/unit/kernels/ops_kit.h"
 #include "worker/comm/local_comm.h"
 #include "worker/sampler.h"
@@ -24,38 +26,65 @@ class CudaDraw : public ::testing::Test {
     if (!made.ok()) GTEST_SKIP() << made.error().message;
     backend_ = std::move(made).value();
   }
-  // Both ways of drawing from the rows, each by parameters of its own.
+  // Both ways of drawing from the rows, each by parameters of its own; and once more, when the
+  // token drawn counts, whose number the device alone is told.
   void Compare(const std::vector<float>& logits, int64_t vocab,
                const std::vector<SamplingParams>& params) {
     const auto comms = MakeLocalCommunicators(1);
-    Sampler sampler({0, vocab}, *comms[0]);
+    Sampler sampler({0, vocab}, *comms[0]), hosts({0, vocab}, *comms[0]);
     const auto count = static_cast<int64_t>(params.size());
-    test::FloatBuffer device(*backend_, count, vocab, logits, vocab + 1, 1);
-    std::vector<DrawRow> draws;
-    std::vector<SampleRow> rows;
     for (int64_t r = 0; r < count; ++r) {
-      const auto id = static_cast<SequenceId>(r);
-      const auto position = static_cast<int32_t>(3 * r + 5);
-      sampler.Start(id, params[r], 1);
-      draws.push_back(sampler.DrawnByBackend(id, position).value());
-      draws.back().row = static_cast<int32_t>(r);
-      rows.push_back({id, {logits.data() + r * vocab, static_cast<size_t>(vocab)}, position});
+      for (Sampler* each : {&sampler, &hosts}) {
+        each->Start(static_cast<SequenceId>(r), params[r], kPromptTokens);
+        for (int32_t at = 0; at < 2 * kPromptTokens; ++at) {
+          const auto token = static_cast<int32_t>((r + 1) * (at % 5) * 977 % vocab);
+          each->StateOf(static_cast<SequenceId>(r)).Observe(at, token);
+        }
+      }
     }
-    std::vector<DrawnToken> drawn(draws.size());
-    backend_->DrawTokens(device.tensor(), draws, drawn);
-    backend_->Synchronize();
-    const auto want = sampler.Run(rows);
-    for (size_t r = 0; r < drawn.size(); ++r) {
-      EXPECT_EQ(drawn[r].id, want[r].token) << r << " of " << vocab;
-      EXPECT_TRUE(test::SameBits({&drawn[r].logit, 1}, {&want[r].logit, 1})) << r;
+    for (int32_t round = 0; round < 3; ++round) {
+      test::FloatBuffer device(*backend_, count, vocab, logits, vocab + 1, 1);
+      DrawBatch draws;
+      std::vector<SampleRow> rows;
+      for (int64_t r = 0; r < count; ++r) {
+        const auto id = static_cast<SequenceId>(r);
+        const auto position = static_cast<int32_t>(3 * r + 5) + round;
+        ASSERT_TRUE(sampler.AddDraw(id, position, static_cast<int32_t>(r), draws));
+        rows.push_back({id, {logits.data() + r * vocab, static_cast<size_t>(vocab)}, position});
+      }
+      backend_->DrawTokens(draws.Ask(device.tensor()));
+      backend_->Synchronize();
+      const auto want = hosts.Run(rows);
+      for (size_t r = 0; r < want.size(); ++r) {
+        const std::string where = StrCat("row ", r, " of ", vocab, ", round ", round);
+        ExpectSame(draws.AnswerOf(r), want[r], where);
+        if (round > 0) sampler.SetDrawn(r, told_[r]);
+        sampler.StateOf(r).Observe(2 * kPromptTokens, DrawnId(static_cast<int32_t>(r)));
+        hosts.StateOf(r).Observe(2 * kPromptTokens, want[r].token);
+        told_[r] = want[r].token;
+      }
+    }
+  }
+  static void ExpectSame(const SampledToken& got, const SampledToken& want,
+                         const std::string& where) {
+    EXPECT_EQ(got.token, want.token) << where;
+    EXPECT_TRUE(test::SameBits({&got.logit, 1}, {&want.logit, 1})) << where;
+    ASSERT_EQ(got.top.size(), want.top.size()) << where;
+    for (size_t k = 0; k < want.top.size(); ++k) {
+      EXPECT_EQ(got.top[k].id, want.top[k].id) << where << ", best " << k;
+      EXPECT_TRUE(test::SameBits({&got.top[k].logprob, 1}, {&want.top[k].logprob, 1}))
+          << where << ", best " << k;
     }
   }
 
+  static constexpr int32_t kPromptTokens = 4;
+  std::map<size_t, int32_t> told_;  // of each row the token that the last round drew
   std::unique_ptr<Backend> backend_;
 };
 
-constexpr int kKinds = 10;
-std::vector<SamplingParams> Kinds() {
+constexpr int kKinds = 16;
+std::vector<SamplingParams> Kinds(int64_t vocab) {
+  const auto last = static_cast<int32_t>(vocab - 1);
   std::vector<SamplingParams> kinds(kKinds);
   kinds[0].temperature = 0.0f;
   kinds[1].temperature = 0.7f;
@@ -72,6 +101,23 @@ std::vector<SamplingParams> Kinds() {
   kinds[8].min_p = 0.01f;
   kinds[9].top_k = 1 << 20;  // more than there are
   kinds[9].top_p = 1e-6f;
+  kinds[10].temperature = 0.0f;  // draws what it drew before until it costs too much
+  kinds[10].frequency_penalty = 1.5f;
+  kinds[10].presence_penalty = 0.3f;
+  kinds[10].logprobs = 0;
+  kinds[11].repetition_penalty = 1.3f;
+  kinds[11].top_k = 3;
+  kinds[12].repetition_penalty = 0.7f;
+  kinds[12].frequency_penalty = -0.11f;
+  kinds[12].logit_bias = {{0, 3.3f}, {last, 5.0f}};
+  kinds[12].top_p = 0.8f;
+  kinds[12].logprobs = 3;
+  kinds[13].logit_bias = {{last, 100.0f}};
+  kinds[13].logprobs = kDrawnBestMax;
+  kinds[14].temperature = 0.0f;
+  kinds[14].presence_penalty = 0.7f;
+  kinds[14].logit_bias = {{last, 20.0f}};
+  kinds[15].logprobs = 5;
   for (size_t i = 0; i < kinds.size(); ++i) kinds[i].seed = 17 * i + 3;
   return kinds;
 }
@@ -82,7 +128,7 @@ TEST_F(CudaDraw, IsTheHosts) {
     std::normal_distribution<float> normal(0.0f, 3.0f);
     std::vector<float> logits(static_cast<size_t>(kKinds * vocab));
     for (float& logit : logits) logit = std::nearbyint(normal(random) * 4) / 4;  // with ties
-    Compare(logits, vocab, Kinds());
+    Compare(logits, vocab, Kinds(vocab));
   }
 }
 
@@ -93,7 +139,7 @@ TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
     for (const float one : fills) {
       std::vector<float> logits(static_cast<size_t>(kKinds * vocab), fill);
       for (int64_t r = 0; r < kKinds; ++r) logits[r * vocab + 4500] = one;
-      Compare(logits, vocab, Kinds());
+      Compare(logits, vocab, Kinds(vocab));
     }
   }
 }
@@ -101,26 +147,23 @@ TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
 TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
   const auto one = MakeLocalCommunicators(1), two = MakeLocalCommunicators(2);
   Sampler alone({0, 10}, *one[0]), shared({0, 5}, *two[0]);
-  const auto asks = [](Sampler& sampler, const SamplingParams& params) {
+  const auto asks = [](Sampler& sampler, const SamplingParams& params, int32_t tokens) {
     sampler.Start(1, params, 1);
-    return sampler.DrawnByBackend(1, 0).has_value();
+    for (int32_t t = 0; t < tokens; ++t) sampler.StateOf(1).Observe(t, t);
+    DrawBatch draws;
+    return sampler.AddDraw(1, 0, 0, draws);
   };
   SamplingParams params;
-  EXPECT_TRUE(asks(alone, params));
-  EXPECT_FALSE(asks(shared, params));
-  for (const auto& change : std::vector<std::function<void(SamplingParams&)>>{
-           [](SamplingParams& p) { p.logprobs = 0; },
-           [](SamplingParams& p) { p.presence_penalty = 0.5f; },
-           [](SamplingParams& p) {
-             p.logit_bias = {{3, 1.0f}};
-           }}) {
-    SamplingParams changed = params;
-    change(changed);
-    EXPECT_FALSE(asks(alone, changed));
-  }
-  params.top_k = 5;
-  params.top_p = 0.9f;
-  EXPECT_TRUE(asks(alone, params));
+  const auto many = static_cast<int32_t>(DrawBatch::kChangesMax);
+  EXPECT_TRUE(asks(alone, params, many + 1));
+  EXPECT_FALSE(asks(shared, params, 1));
+  params.logprobs = kDrawnBestMax;
+  EXPECT_TRUE(asks(alone, params, 1));
+  params.presence_penalty = 0.5f;
+  EXPECT_TRUE(asks(alone, params, many));
+  EXPECT_FALSE(asks(alone, params, many + 1));
+  params.logprobs = kDrawnBestMax + 1;
+  EXPECT_FALSE(asks(alone, params, 1));
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ LocalGroupOptions OptionsFor(const std::string& backend, KvType kv_type = KvType
   options.backend.name = backend;
   options.executor.page_tokens = kPageTokens;
   options.executor.context_max = 96;
-  options.executor.sequences_max = 4;
+  options.executor.sequences_max = 5;
   options.executor.kv_type = kv_type;
   options.executor.kv_memory_bytes = 16 << 20;
   return options;
@@ -98,7 +98,7 @@ TEST_P(CudaModel, ChunksCompanyAndReplayChangeNoBit) {
   EXPECT_EQ(rest.logits, std::vector(want[1].logits.begin() + 5, want[1].logits.end()));
 }
 
-// Streams of every kind of draw, some of which the host makes, with plans posted ahead and without.
+// Streams of every kind of draw, one of which the host scores, with plans posted ahead and without.
 TEST_P(CudaModel, PlansAheadChangeNothing) {
   const auto group = Start("cuda");
   std::vector<testing::Wish> wishes = Wishes();
@@ -110,6 +110,12 @@ TEST_P(CudaModel, PlansAheadChangeNothing) {
   wishes.push_back(wishes[0]);
   wishes[3].params = testing::Greedy();
   wishes[3].max_tokens = 12;
+  wishes.push_back(wishes[1]);
+  wishes[4].params.repetition_penalty = 1.2f;
+  wishes[4].params.frequency_penalty = 0.4f;
+  wishes[4].params.logit_bias = {{7, 2.0f}, {9, -1.0f}};
+  wishes[4].params.logprobs = 2;
+  wishes[4].max_tokens = 20;  // alone at the end
   const auto want = testing::Generate(*group, wishes, kPageTokens);
   wishes[0].eos = want[0].tokens[5];
   auto ended = want;
