@@ -9,7 +9,8 @@ Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& l
             sharing = at.pp * layout.tp + at.tp;
   StepCommOptions own = options;
   own.watch = std::make_shared<WireWatch>();
-  backend.SetWatch([watch = own.watch] { return watch->Check(); });
+  // A rank alone has no wire, and sleeps where a watch would have it look at the clock.
+  if (layout.world() > 1) backend.SetWatch([watch = own.watch] { return watch->Check(); });
   // In the same order on every rank.
   const auto tensors = [&](int color, int key) {
     return MakeStepCommunicator(world.Split(color, key), backend, own);
