@@ -221,6 +221,7 @@ ServiceConfig EverythingChanged() {
   }
   config.layout.layers_per_stage = Join(std::vector<std::string>(config.layout.pp, "3"), ",");
   config.layout.shard_shares = Join(std::vector<std::string>(config.layout.tp, "2"), ",");
+  config.worker.backend = Join(std::vector<std::string>(config.layout.pp, "cpu"), ",");
   config.model.ladder_layers = "last:3";
   config.frontend.endpoint = "ipc:///tmp/a: b";
   config.group.endpoint = "tcp://[::1]:1";
