@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/strings.h"
+#include "worker/comm/packed_text.h"
 
 namespace echelon {
 
@@ -20,18 +21,13 @@ struct PackedCard {
   int32_t stage = 0;
 };
 
-template <size_t kSize>
-void Put(char (&field)[kSize], const std::string& text) {
-  std::memcpy(field, text.data(), std::min(text.size(), kSize - 1));
-}
-
 }  // namespace
 
 Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine) {
   PackedCard packed;
-  Put(packed.host, mine.host);
-  Put(packed.weights, mine.weights);
-  Put(packed.numerics, mine.numerics);
+  PutText(packed.host, mine.host);
+  PutText(packed.weights, mine.weights);
+  PutText(packed.numerics, mine.numerics);
   packed.stage = mine.stage;
   std::vector<PackedCard> cards(world.size());
   world.Wait(world.AllGather(&packed, cards.data(), sizeof(PackedCard)));

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/step_buffers.h"
+#include "worker/comm/step_comm.h"
 
 namespace echelon {
 
@@ -86,7 +87,7 @@ void Decoder::Embed(std::span<const StepRows> parts) {
     if (weights_.embedding) {
       backend_.Embed(parts[i].ids, *weights_.embedding,
                      static_cast<int32_t>(part_.shard.vocab.begin), model_.embedding_scale, stream);
-      FinishFor(tp_);
+      FinishFor(backend_, tp_);
     } else {
       Zero(stream);
     }
@@ -108,7 +109,7 @@ void Decoder::Receive(std::span<const StepRows> parts, Communicator& link, int f
 
 void Decoder::Send(Communicator& link, int to) {
   const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
-  FinishFor(link);
+  FinishFor(backend_, link);
   stream_->sent = link.Send(residual_.data, bytes, to);
   stream_->sent_over = &link;
   for (int i = 0; i < leaving_; ++i) {
@@ -201,7 +202,7 @@ Tensor Decoder::MergeAndNorm(const SubBlockStep& step, Part& part) {
   if (last.handle) {
     for (SumRows sum = tp_.NextRows(*last.handle); !sum.empty(); sum = tp_.NextRows(*last.handle)) {
       merge(sum);
-      FinishFor(tp_);  // it has read the terms
+      FinishFor(backend_, tp_);  // it has read the terms
     }
   } else {
     const float* const own = (replaces ? stream : part.Of(last.output)).data;
@@ -219,7 +220,7 @@ void Decoder::Run(const SubBlockStep& step, Part& part, Tensor x, Tensor output)
     // This rank's term: output + residual / tp. Summed over tp it is the next residual.
     backend_.AddResidual(stream, out, 1.0f / static_cast<float>(tp_.size()), nullptr, 0.0f);
   }
-  FinishFor(tp_);
+  FinishFor(backend_, tp_);
   if (step.reduce != ReduceKind::kNone && tp_.size() > 1) {
     const Tensor term = step.reduce == ReduceKind::kResidual ? stream : out;
     pending.handle = tp_.AllReduceRows(term.data, term.rows, term.cols);
@@ -285,12 +286,6 @@ Tensor Decoder::Logits(std::span<const int32_t> rows) {
   backend_.RmsNorm(gathered, weights_.final_norm.get(), model_.norm_eps, normed);
   if (weights_.head) backend_.MatMul(normed, *weights_.head, nullptr, logits);
   return logits;
-}
-
-// Other ranks read what was computed, or write what was read. A rank alone lets its device run on
-// to the end of the step, as one does whose messages take their places in its stream.
-void Decoder::FinishFor(const Communicator& comm) {
-  if (comm.size() > 1 && !comm.on_stream()) backend_.Synchronize();
 }
 
 void Decoder::Zero(Tensor tensor) {

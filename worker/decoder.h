@@ -104,7 +104,6 @@ class Decoder {
   void MergeDownTo(size_t in_flight, Part& part);
   void Merge(const Pending& pending, const Part& part);
   const float* PostNorm(const SubBlockStep& step) const;
-  void FinishFor(const Communicator& comm);
   void Zero(Tensor tensor);
 
   const ModelConfig& model_;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "worker/comm/step_comm.h"
 
 namespace echelon {
 
@@ -127,7 +128,7 @@ double SequenceParallel::MeasureBytesPerPair(const ModelConfig& model, const Ran
   // By way of the backend's memory, from which the group sends.
   std::vector<double> all(sharing_.parts.parts);
   backend_.Upload(&mine, queries_.data, sizeof(mine));
-  FinishFor(exchange_);
+  FinishFor(backend_, exchange_);
   exchange_.Wait(exchange_.AllGather(queries_.data, partials_.data, sizeof(mine)));
   backend_.Download(partials_.data, all.data(), all.size() * sizeof(mine));
   backend_.Synchronize();
@@ -200,7 +201,7 @@ void SequenceParallel::Attend(const AttentionArgs& args, int part) {
   if (own == 0) return;
   backend_.MergeAttention(
       {partials_, plan.merge_begin, plan.merge_parts, heads_, head_dim_, args.out});
-  FinishFor(exchange_);  // the partials' places are free for the next layer's messages
+  FinishFor(backend_, exchange_);  // the partials' places are free for the next layer's messages
 }
 
 template <typename Body>
@@ -216,7 +217,7 @@ void SequenceParallel::ForForeign(const AttentionPlan& plan, Tensor rows, Body b
 void SequenceParallel::PostQueries(const AttentionPlan& plan, Tensor q) {
   const Tensor mine = queries_.Rows(0, static_cast<int64_t>(plan.query_rows.size()));
   backend_.GatherRows(q, plan.query_rows, mine);
-  FinishFor(exchange_);
+  FinishFor(backend_, exchange_);
   for (const int rank : Others()) {
     if (mine.rows > 0) exchanged_ = exchange_.Send(mine.data, BytesOf(mine), rank);
   }
@@ -232,7 +233,7 @@ void SequenceParallel::ShareCopied(const AttentionPlan& plan) {
   const auto count = static_cast<int64_t>(plan.copied_rows.size());
   const Tensor mine = copied_partials_.Rows(0, count);
   backend_.GatherRows(partials_, plan.copied_rows, mine);
-  FinishFor(exchange_);
+  FinishFor(backend_, exchange_);
   exchanged_ = exchange_.AllGather(mine.data, partials_.row(plan.CopiedPartials()), BytesOf(mine));
 }
 
@@ -243,7 +244,7 @@ void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionA
     exchange_.Wait(exchanged_);
     AttendPages(plan.foreign, cache_, args.layer, args, foreign_queries_.Rows(0, foreign),
                 foreign_partials_.Rows(0, foreign));
-    FinishFor(exchange_);
+    FinishFor(backend_, exchange_);
   }
   ForForeign(plan, foreign_partials_, [&](Tensor theirs, int rank) {
     exchanged_ = exchange_.Send(theirs.data, BytesOf(theirs), rank);
@@ -264,7 +265,7 @@ void SequenceParallel::BeginPass(const RingPass& pass, int layer) {
     const auto from = cache_.PageData(layer, page, 1), to = staging_->PageData(0, at++, 1);
     backend_.Copy(from.data(), to.data(), from.size());
   }
-  FinishFor(ring_);
+  FinishFor(backend_, ring_);
   hop_ = PostHop(pass, 0);
 }
 
@@ -301,7 +302,7 @@ void SequenceParallel::FinishPass(const AttentionPlan& plan, const RingPass& pas
     const int64_t at = plan.KeyPartials(source);
     AttendPages(pass.lists[source], *staging_, 0, args, key_queries_.Rows(0, rows),
                 partials_.Rows(at, at + rows));
-    FinishFor(ring_);  // the next hop but one arrives in this buffer
+    FinishFor(backend_, ring_);  // the next hop but one arrives in this buffer
   }
 }
 
@@ -342,7 +343,7 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
     for (const int32_t i : wanted[group]) places.push_back(KeeperOf(rows[i]).place);
     backend_.GatherRows(x, places, blocks[group]);
   }
-  FinishFor(exchange_);
+  FinishFor(backend_, exchange_);
   CommHandle last;
   const Tensor mine = blocks[sharing_.rank];
   for (const int rank : Others()) {
@@ -354,11 +355,6 @@ void SequenceParallel::GatherRows(Tensor x, std::span<const int32_t> rows, Tenso
   }
   exchange_.Wait(last);
   backend_.GatherRows(collected_, order, out);
-}
-
-// What ops wrote is read by other ranks, or what they read is written by them.
-void SequenceParallel::FinishFor(const Communicator& comm) {
-  if (!comm.on_stream()) backend_.Synchronize();
 }
 
 }  // namespace echelon

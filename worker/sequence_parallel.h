@@ -71,7 +71,6 @@ class SequenceParallel {
   // rank order.
   template <typename Body>
   void ForForeign(const AttentionPlan& plan, Tensor rows, Body body);
-  void FinishFor(const Communicator& comm);
   // The other ranks, starting behind this one, so that they do not all send to rank 0 first.
   std::vector<int> Others() const;
 

@@ -21,6 +21,22 @@ struct LayoutCase {
   TokenSplitMode split = TokenSplitMode::kOff;
 };
 
+// Every axis and their product, on devices alone.
+inline std::vector<LayoutCase> DeviceLayouts() {
+  return {{"tp2", 2, 1, 1},
+          {"tp3", 3, 1, 1},
+          {"ladder", 2, 1, 1, "cuda", "llamaLadder"},
+          {"pipeline", 1, 2, 1},
+          {"ladderPipeline", 2, 2, 1, "cuda", "llamaLadder"},
+          {"split", 2, 1, 1, "cuda", "llama", TokenSplitMode::kOn},
+          {"ring", 1, 1, 2},
+          {"ring3", 1, 1, 3},
+          {"everything", 2, 2, 2}};
+}
+inline std::string NameOfLayout(const ::testing::TestParamInfo<LayoutCase>& info) {
+  return info.param.name;
+}
+
 inline LocalGroupOptions OptionsFor(const LayoutCase& of, const std::string& backends,
                                     int page_tokens) {
   LocalGroupOptions options;

@@ -24,17 +24,12 @@ class CudaLayouts : public ::testing::TestWithParam<LayoutCase> {
 
 TEST_P(CudaLayouts, AnswerAsTheReferenceDoes) { CheckLayout(GetParam(), {.kind = "staged"}); }
 
-INSTANTIATE_TEST_SUITE_P(
-    cuda, CudaLayouts,
-    ::testing::Values(LayoutCase{"tp2", 2, 1, 1}, LayoutCase{"tp3", 3, 1, 1},
-                      LayoutCase{"ladder", 2, 1, 1, "cuda", "llamaLadder"},
-                      LayoutCase{"ladderPipeline", 2, 2, 1, "cuda", "llamaLadder"},
-                      LayoutCase{"split", 2, 1, 1, "cuda", "llama", TokenSplitMode::kOn},
-                      LayoutCase{"ring", 1, 1, 2}, LayoutCase{"ring3", 1, 1, 3},
-                      LayoutCase{"everything", 2, 2, 2},
-                      LayoutCase{"mixedFromCpu", 1, 2, 1, "cpu,cuda"},
-                      LayoutCase{"mixedToCpu", 1, 3, 1, "cuda,cuda,cpu"}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(cuda, CudaLayouts, ::testing::ValuesIn(testing::DeviceLayouts()),
+                         testing::NameOfLayout);
+INSTANTIATE_TEST_SUITE_P(cuda_mixed, CudaLayouts,
+                         ::testing::Values(LayoutCase{"fromCpu", 1, 2, 1, "cpu,cuda"},
+                                           LayoutCase{"toCpu", 1, 3, 1, "cuda,cuda,cpu"}),
+                         testing::NameOfLayout);
 
 }  // namespace
 }  // namespace echelon

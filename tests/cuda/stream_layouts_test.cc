@@ -37,15 +37,8 @@ TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoes) {
   EXPECT_EQ(emulation::GraphsCaptured() > captured, GetParam().sp == 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    cuda, CudaStreamLayouts,
-    ::testing::Values(LayoutCase{"tp2", 2, 1, 1}, LayoutCase{"tp3", 3, 1, 1},
-                      LayoutCase{"ladder", 2, 1, 1, "cuda", "llamaLadder"},
-                      LayoutCase{"ladderPipeline", 2, 2, 1, "cuda", "llamaLadder"},
-                      LayoutCase{"split", 2, 1, 1, "cuda", "llama", TokenSplitMode::kOn},
-                      LayoutCase{"ring", 1, 1, 2}, LayoutCase{"ring3", 1, 1, 3},
-                      LayoutCase{"everything", 2, 2, 2}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(cuda, CudaStreamLayouts, ::testing::ValuesIn(testing::DeviceLayouts()),
+                         testing::NameOfLayout);
 
 }  // namespace
 }  // namespace echelon

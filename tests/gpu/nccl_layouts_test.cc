@@ -27,14 +27,8 @@ TEST_P(NcclLayouts, AnswerAsTheReferenceDoes) {
   testing::CheckLayout(GetParam(), {.kind = "nccl"});
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    cuda, NcclLayouts,
-    ::testing::Values(LayoutCase{"tp2", 2, 1, 1},
-                      LayoutCase{"ladder", 2, 1, 1, "cuda", "llamaLadder"},
-                      LayoutCase{"split", 2, 1, 1, "cuda", "llama", TokenSplitMode::kOn},
-                      LayoutCase{"pipeline", 1, 2, 1}, LayoutCase{"ring", 1, 1, 2},
-                      LayoutCase{"everything", 2, 2, 2}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(cuda, NcclLayouts, ::testing::ValuesIn(testing::DeviceLayouts()),
+                         testing::NameOfLayout);
 
 }  // namespace
 }  // namespace echelon

@@ -86,4 +86,8 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
   return DeviceCommunicator::Make(std::move(host), device);
 }
 
+void FinishFor(Backend& backend, const Communicator& comm) {
+  if (comm.size() > 1 && !comm.on_stream()) backend.Synchronize();
+}
+
 }  // namespace echelon

@@ -38,4 +38,9 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
                                                            Backend& backend,
                                                            const StepCommOptions& options);
 
+// Before other ranks read what the backend's ops wrote, or write what these read. A rank alone lets
+// its device run on to the end of the step, as one does whose messages take their places in its
+// stream.
+void FinishFor(Backend& backend, const Communicator& comm);
+
 }  // namespace echelon
