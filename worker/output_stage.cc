@@ -174,6 +174,8 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   std::vector<SampledToken> drawn;
   if (!rows.empty()) {
     of_tile = Fetch(rows, tile, plan, drawn);
+    // Other ranks must not hear of what an ailing device has left: they wait for this one's word.
+    if (!backend_.Health().ok()) return;
     vocab = of_tile.size() / rows.size();
   }
   std::vector<SampleRow> asked;

@@ -25,7 +25,8 @@ class OutputStage {
 
   // Before the step: forgets and starts sequences, counts the tokens of the batch (resolved ids).
   void Begin(const StepPlan& plan, const BatchLayout& batch);
-  // After the decoder's Forward: one result per sequence of the plan, in its order.
+  // After the decoder's Forward: one result per sequence of the plan, in its order. After an error
+  // of the backend (Health) they are not whole.
   std::vector<SequenceResult> Finish(const StepPlan& plan, const BatchLayout& batch);
 
   // What is wanted of one row's logits.

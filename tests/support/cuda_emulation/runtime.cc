@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/runtime.h"
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -11,7 +12,21 @@
 #include "common/check.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
-namespace echelon::cuda {
+namespace echelon {
+
+namespace {
+
+// One device's fault is that of all devices of the program.
+std::atomic<bool>& Broken() {
+  static std::atomic<bool> broken = false;
+  return broken;
+}
+
+}  // namespace
+
+void emulation::BreakDevices() { Broken() = true; }
+
+namespace cuda {
 
 namespace {
 
@@ -113,7 +128,10 @@ class EmulatedRuntime : public Runtime {
     Of(stream).RunTo(Of(stream).end());
     return {};
   }
-  Outcome LastError() override { return {}; }
+  Outcome LastError() override {
+    if (!Broken()) return {};
+    return {Failure::kOther, 700, "cudaErrorIllegalAddress: an illegal memory access"};
+  }
   Outcome BeginCapture(Stream stream) override {
     Of(stream).BeginCapture();
     return {};
@@ -172,4 +190,5 @@ class EmulatedRuntime : public Runtime {
 
 std::unique_ptr<Runtime> MakeRuntime() { return std::make_unique<EmulatedRuntime>(); }
 
-}  // namespace echelon::cuda
+}  // namespace cuda
+}  // namespace echelon
