@@ -75,7 +75,7 @@ TEST(CudaStagedComm, IsSilentWhenItsDeviceHasFailed) {
   StagedCommunicator comm(std::move(endpoints[1]), device);
   testing::Held<float> data(&device, std::vector<float>{1.0f, 2.0f});
   runtime->last_error = {cuda::Failure::kOther, 700, "cudaErrorIllegalAddress"};
-  device.AddResidual({data.data(), 1, 2}, {data.data(), 1, 2}, 1.0f, nullptr, 0.0f);
+  device.Synchronize();
   ASSERT_FALSE(device.Health().ok());
   comm.Wait(comm.Send(data.data(), data.bytes(), 0));
   EXPECT_TRUE(comm.NextRows(comm.AllReduceRows(data.data(), 1, 2)).empty());

@@ -86,9 +86,7 @@ class MultiRank {
     comm_.nccl_interface = FromEnvironment("NCCL_SOCKET_IFNAME");
     comm_.join_ms = options.group.join_ms;
     comm_.watch = std::make_shared<WireWatch>();
-    comm_.note = [this](const std::string& why) {
-      Say(StrCat("exchanges through the hosts: ", why));
-    };
+    comm_.note = [this](const std::string& why) { Say(why); };
     for (const LayoutCase& known : DeviceLayouts()) {
       if (options.layout == known.name) layout_ = known;
     }
