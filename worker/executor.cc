@@ -206,8 +206,7 @@ class Executor::Impl {
     Compute(step, nullptr);
     std::optional<StepResult> result;
     if (output_) {
-      std::vector<SequenceResult> sequences = output_->Finish(step.plan, step.batch);
-      RETURN_IF_ERROR(backend_.Health());
+      ASSIGN_OR_RETURN(auto sequences, output_->Finish(step.plan, step.batch));
       result = ResultOf(step, std::move(sequences));
     }
     backend_.Synchronize();  // the batch ends with this step
