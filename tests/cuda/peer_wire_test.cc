@@ -344,7 +344,7 @@ constexpr const char* kNotReached =
 TEST_F(CudaPeerWire, LeavesItToNcclWhereOneReachesNoOther) {
   testing::PlayedFabric fabric;
   for (const Choice& one :
-       Chosen("auto", fabric, [](Rank&rank, StepCommOptions&) { CannotReach(rank); })) {
+       Chosen("auto", fabric, [](Rank& rank, StepCommOptions&) { CannotReach(rank); })) {
     EXPECT_EQ(one.kind, "stream") << one.error;
     EXPECT_EQ(one.told, StrCat("devices exchange over NCCL (", kNotReached, ")"));
   }
@@ -352,7 +352,7 @@ TEST_F(CudaPeerWire, LeavesItToNcclWhereOneReachesNoOther) {
 
 TEST_F(CudaPeerWire, LeavesItToTheHostWhereNcclIsMissingToo) {
   testing::PlayedFabric fabric;
-  for (const Choice& one : Chosen("auto", fabric, [](Rank&rank, StepCommOptions&options) {
+  for (const Choice& one : Chosen("auto", fabric, [](Rank& rank, StepCommOptions& options) {
          CannotReach(rank);
          if (rank.number == 2) options.load_nccl = NoNccl;
        })) {
@@ -365,11 +365,11 @@ TEST_F(CudaPeerWire, LeavesItToTheHostWhereNcclIsMissingToo) {
 TEST_F(CudaPeerWire, WhoAsksForItIsToldWhatIsMissing) {
   testing::PlayedFabric fabric;
   for (const Choice& one :
-       Chosen("peer", fabric, [](Rank&rank, StepCommOptions&) { CannotReach(rank); })) {
+       Chosen("peer", fabric, [](Rank& rank, StepCommOptions&) { CannotReach(rank); })) {
     EXPECT_EQ(one.error,
               StrCat("worker.device_exchange is peer, but ", kNotReached, "; or set it to auto"));
   }
-  for (const Choice& one : Chosen("peer", fabric, [](Rank&rank, StepCommOptions&options) {
+  for (const Choice& one : Chosen("peer", fabric, [](Rank& rank, StepCommOptions& options) {
          if (rank.number == 2) options.host = "there";
        })) {
     EXPECT_THAT(one.error, HasSubstr("rank 2 of the group is on host there, rank 0 on host here"));

@@ -14,6 +14,7 @@
 
 #include "common/half.h"
 #include "kernels/cuda/runtime.h"
+#include "tests/support/cuda_emulation/async_copies.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
 #define __global__
@@ -92,6 +93,16 @@ inline uint64_t Nanoseconds() {
 }
 // More ranks than cores: what is waited for needs the core.
 inline void Pause() { std::this_thread::sleep_for(std::chrono::microseconds(20)); }
+inline void CopyAsync16(char* to_shared, const char* from) {
+  emulation::CheckAligned(to_shared, 16);
+  emulation::CheckAligned(from, 16);
+  emulation::BeginCopy(to_shared, from, 16);
+}
+inline void EndCopies() { emulation::EndCopies(); }
+template <int kLeft>
+void AwaitCopies() {
+  emulation::AwaitCopies(kLeft);
+}
 inline void AtomicAdd(uint64_t* to, uint64_t value) { *to += value; }  // fibers do not preempt
 inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
 
