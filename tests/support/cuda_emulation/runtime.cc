@@ -3,6 +3,8 @@
 
 #include "kernels/cuda/runtime.h"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -46,6 +48,12 @@ struct PlayedEvent {
 };
 PlayedEvent& OfEvent(Event event) { return *static_cast<PlayedEvent*>(event); }
 
+// What a handle says.
+struct SharedMemory {
+  void* memory = nullptr;
+  pid_t process = 0;
+};
+
 // All in one arena: ranks that are threads reach each other's memory by address.
 constexpr int kDevices = 8;
 
@@ -87,14 +95,18 @@ class EmulatedRuntime : public Runtime {
     }
     std::free(memory);
   }
-  // One process alone knows the arena.
+  // One process alone knows the arena: others cannot map it.
   Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
-    std::memcpy(handle->data(), &memory, sizeof(memory));
+    const SharedMemory shared{memory, getpid()};
+    std::memcpy(handle->data(), &shared, sizeof(shared));
     return {};
   }
   Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
-    std::memcpy(memory, handle.data(), sizeof(*memory));
-    return {};
+    SharedMemory shared;
+    std::memcpy(&shared, handle.data(), sizeof(shared));
+    *memory = shared.memory;
+    if (shared.process == getpid()) return {};
+    return {Failure::kOther, 201, "cudaErrorDeviceUninitialized: emulated in another process"};
   }
   void UnmapMemory(void*) override {}
   Outcome EnablePeer(int) override { return {}; }
