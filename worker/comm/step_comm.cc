@@ -45,6 +45,15 @@ Status CanJoin(Communicator& host, const std::vector<PackedChoice>& choices,
   return NcclWire::Compare(host, *wire);
 }
 
+Result<std::unique_ptr<Communicator>> OnDevice(std::unique_ptr<Communicator> host, Backend& backend,
+                                               WireFactory new_wire) {
+  DeviceCommOptions device;
+  device.backend = &backend;
+  device.new_link = [&backend] { return backend.NewLink(); };
+  device.new_wire = std::move(new_wire);
+  return DeviceCommunicator::Make(std::move(host), device);
+}
+
 std::unique_ptr<Communicator> Staged(std::unique_ptr<Communicator> host, Backend& backend) {
   return std::make_unique<StagedCommunicator>(std::move(host), backend);
 }
@@ -59,7 +68,7 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
   PackedChoice mine;
   mine.on_device = !backend.host_memory();
   PutText(mine.host, options.host);
-  if (mine.on_device && options.kind != "staged") {
+  if (mine.on_device && options.kind != "staged" && !options.new_wire) {
     wire = PrepareNccl(backend, options);
     if (!wire.ok()) PutText(mine.problem, wire.error().message);
   }
@@ -70,6 +79,7 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
                                           [](const PackedChoice& rank) { return rank.on_device; });
   if (!all_on_devices || options.kind == "staged") return Staged(std::move(host), backend);
 
+  if (options.new_wire) return OnDevice(std::move(host), backend, options.new_wire);
   const Status can = CanJoin(*host, choices, wire);
   if (!can.ok() && options.kind == "nccl") {
     return InvalidArgument(
@@ -79,11 +89,8 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
     if (options.note) options.note(can.error().message);
     return Staged(std::move(host), backend);
   }
-  DeviceCommOptions device;
-  device.backend = &backend;
-  device.new_link = [&backend] { return backend.NewLink(); };
-  device.new_wire = [wire = *wire](Communicator& over) { return NcclWire::Make(over, wire); };
-  return DeviceCommunicator::Make(std::move(host), device);
+  return OnDevice(std::move(host), backend,
+                  [wire = *wire](Communicator& over) { return NcclWire::Make(over, wire); });
 }
 
 void FinishFor(Backend& backend, const Communicator& comm) {

@@ -25,6 +25,8 @@ struct StepCommOptions {
   std::string nccl_interface;  // NCCL_SOCKET_IFNAME, or empty
   int64_t join_ms = 60'000;    // until all ranks have joined on the device
   std::function<Result<std::unique_ptr<NcclLibrary>>()> load_nccl = MakeNcclLibrary;
+  // What carries between devices in NCCL's place, of tests and benchmarks; empty: NCCL.
+  WireFactory new_wire;
   // Of this rank, for its backend's SetWatch; null: errors that come up later are not looked for.
   std::shared_ptr<WireWatch> watch;
   // Told why auto stages where all ranks are on devices.
