@@ -95,28 +95,28 @@ void Decoder::Embed(std::span<const StepRows> parts) {
   }
 }
 
-void Decoder::Receive(std::span<const StepRows> parts, Communicator& link, int from) {
+void Decoder::Receive(std::span<const StepRows> parts, Communicator& link) {
   BeginStep(parts);
   const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
-  CommHandle last = link.Recv(residual_.data, bytes, from);
+  CommHandle last = link.Recv(residual_.data, bytes, 0);
   for (const SubBlockStep& step : entering_) {
     const Tensor output = NextOutput();
-    last = link.Recv(output.data, bytes, from);
+    last = link.Recv(output.data, bytes, 0);
     for (Part& part : parts_) part.pending.push_back({step, output, std::nullopt});
   }
   link.Wait(last);
 }
 
-void Decoder::Send(Communicator& link, int to) {
+void Decoder::Send(Communicator& link) {
   const size_t bytes = static_cast<size_t>(residual_.rows * residual_.cols) * sizeof(float);
   FinishFor(backend_, link);
-  stream_->sent = link.Send(residual_.data, bytes, to);
+  stream_->sent = link.Send(residual_.data, bytes, 1);
   stream_->sent_over = &link;
   for (int i = 0; i < leaving_; ++i) {
     for (const Part& part : parts_) {
       if (part.pending[i].handle) tp_.Wait(*part.pending[i].handle);
     }
-    stream_->sent = link.Send(parts_.front().pending[i].output.data, bytes, to);
+    stream_->sent = link.Send(parts_.front().pending[i].output.data, bytes, 1);
   }
   link.Poll();  // nothing waits for them here
 }

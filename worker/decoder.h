@@ -44,17 +44,17 @@ class Decoder {
   // First stage: the stream begins as the embedding of the parts' ids. What the parts view lives
   // until Forward has returned and the backend is synchronized.
   void Embed(std::span<const StepRows> parts);
-  // Later stages: the stream as rank `from` of `link` sent it.
-  void Receive(std::span<const StepRows> parts, Communicator& link, int from);
+  // Later stages: the stream as the stage before, rank 0 of the pair `link`, sent it.
+  void Receive(std::span<const StepRows> parts, Communicator& link);
   // Runs the stage's sub-blocks; on the last stage nothing is pending afterwards.
   void Forward();
   // Seconds, by `clock`, of the stage's layers [layer, layer + layers) in the midst of others, on a
   // stream of zeros: runs them behind the layer before them, which is there: layer >= 1. Writes
   // keys and values of the rows.
   double Rehearse(std::span<const StepRows> parts, int layer, int layers, const Clock& clock);
-  // Hands the stream to rank `to` of `link`: the residual, then the pending outputs, reduced. The
-  // buffers are free again when the step after the next begins.
-  void Send(Communicator& link, int to);
+  // Hands the stream to the next stage, rank 1 of the pair `link`: the residual, then the pending
+  // outputs, reduced. The buffers are free again when the step after the next begins.
+  void Send(Communicator& link);
   // Last stage; (rows.size(), vocabulary part): final norm and LM head of these rows (of the
   // whole step, on all sp ranks). rows.size() at most logit_rows_max(); enqueued when it returns,
   // `rows` may change after Synchronize(); valid until the next call.

@@ -251,7 +251,6 @@ class Executor::Impl {
   }
 
   void RunStage(const BatchLayout& all) {
-    const int stage = part_.at.pp;
     const int64_t cut = token_split_->Begin(all);
     const std::vector<StepRows> parts = sharing_ ? sharing_->Begin(all, cut) : Parts(all, cut);
     int64_t begin_us = EndOfOps();
@@ -265,14 +264,14 @@ class Executor::Impl {
       if (part_.first_stage) {
         decoder_->Embed(parts);
       } else {
-        decoder_->Receive(parts, *groups_.links[(stage - 1) % 2], stage - 1);
+        decoder_->Receive(parts, *groups_.previous);
       }
       begin_us = EndOfOps();
       decoder_->Forward();
     }
     const auto compared = token_split_->Took(static_cast<double>(EndOfOps() - begin_us) * 1e-6);
     if (compared) token_split_->Learn(SlowestOf(*compared, *groups_.exchange));
-    if (!part_.last_stage) decoder_->Send(*groups_.links[stage % 2], stage + 1);
+    if (!part_.last_stage) decoder_->Send(*groups_.next);
   }
 
   // When what was enqueued is done, where that is asked for: while the split is being chosen.

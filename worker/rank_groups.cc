@@ -18,8 +18,11 @@ Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& l
   RankGroups groups;
   ASSIGN_OR_RETURN(groups.tp, tensors(stage, at.tp));
   groups.exchange = world.Split(stage, at.tp);
-  for (auto& link : groups.links) {
-    ASSIGN_OR_RETURN(link, tensors(pipeline, at.pp));
+  // First the pairs that an even stage begins, then those of an odd one.
+  const int pairs_max = layout.pp / 2 + 1;
+  for (const int first : {0, 1}) {
+    auto& link = at.pp % 2 == first ? groups.next : groups.previous;
+    ASSIGN_OR_RETURN(link, tensors(pipeline * pairs_max + (at.pp + first) / 2, at.pp));
   }
   groups.tokens = world.Split(pipeline, at.pp);
   groups.reports = world.Split(0, world.rank());
@@ -29,14 +32,14 @@ Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& l
 }
 
 void RankGroups::Poll() const {
-  for (Communicator* comm : {tp.get(), links[0].get(), links[1].get(), sharing.get(), ring.get()}) {
+  for (Communicator* comm : {tp.get(), next.get(), previous.get(), sharing.get(), ring.get()}) {
     comm->Poll();
   }
 }
 
 CommStats RankGroups::TakeStats() const {
   CommStats sum;
-  for (Communicator* comm : {tp.get(), exchange.get(), links[0].get(), links[1].get(), tokens.get(),
+  for (Communicator* comm : {tp.get(), exchange.get(), next.get(), previous.get(), tokens.get(),
                              sharing.get(), ring.get()}) {
     const CommStats stats = comm->TakeStats();
     sum.exposed_seconds += stats.exposed_seconds;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "common/strings.h"
 #include "kernels/cuda/probe.h"
@@ -81,6 +82,7 @@ bool Device::Capture(const std::function<void()>& ops, Graph* graph) {
   if (failure_) return false;
   ops();
   Note(runtime_->EndCapture(stream_, graph));
+  if (failure_ && *graph != nullptr) runtime_->FreeGraph(std::exchange(*graph, nullptr));
   return !failure_;
 }
 

@@ -40,7 +40,7 @@ class Device {
   // Called about every millisecond while the host waits in Wait or WaitEvent; its error ends that
   // and is kept. None: the host sleeps in the driver.
   void SetWatch(std::function<Status()> watch) { watch_ = std::move(watch); }
-  // What `ops` enqueues, as a graph; false and a failure where that cannot be.
+  // What `ops` enqueues, as a graph; false, none and a failure where that cannot be.
   bool Capture(const std::function<void()>& ops, Graph* graph);
   void LaunchGraph(Graph graph);
   // To be called after launches; their errors are found here or in Wait.

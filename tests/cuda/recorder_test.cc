@@ -6,6 +6,11 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <utility>
+
+#include "kernels/cuda/device.h"
+#include "tests/cuda/watched_runtime.h"
 #include "tests/support/cuda_emulation/emulation.h"
 #include "tests/support/model_builder.h"
 #include "tests/support/worker/generate.h"
@@ -84,6 +89,19 @@ TEST_F(CudaRepeat, TheOldestGraphIsDropped) {
   });
   EXPECT_EQ(emulation::GraphsCaptured(), before + 140);
   backend_->Synchronize();
+}
+
+TEST(CudaCapture, LeavesNoGraphWhereAnOpFailed) {
+  auto runtime = std::make_unique<cuda::WatchedRuntime>(cuda::MakeRuntime());
+  const auto* const watched = runtime.get();
+  const auto device = cuda::Device::Open(std::move(runtime), 0).value();
+  cuda::Graph graph = nullptr;
+  EXPECT_TRUE(device->Capture([] {}, &graph));
+  EXPECT_EQ(watched->graphs, 1);
+  device->runtime().FreeGraph(graph);
+  EXPECT_FALSE(device->Capture([&] { device->Fail(Unsupported("an op")); }, &graph));
+  EXPECT_EQ(graph, nullptr);
+  EXPECT_EQ(watched->graphs, 0);
 }
 
 // Whole steps: while tokens are decoded a graph serves until a size doubles. All four schedules.

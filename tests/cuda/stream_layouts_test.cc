@@ -22,8 +22,7 @@ class CudaStreamLayouts : public ::testing::TestWithParam<LayoutCase> {
   void TearDown() override { emulation::SetEager(false); }
 };
 
-TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoes) {
-  testing::PlayedFabric fabric;
+StepCommOptions OverNccl(testing::PlayedFabric& fabric) {
   StepCommOptions comm;
   comm.kind = "nccl";
   comm.load_nccl = [&]() -> Result<std::unique_ptr<NcclLibrary>> {
@@ -32,13 +31,33 @@ TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoes) {
     device.copy = emulation::CopyDevice;
     return fabric.Library(device);
   };
+  return comm;
+}
+
+TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoes) {
+  testing::PlayedFabric fabric;
   const size_t captured = emulation::GraphsCaptured();
-  testing::CheckLayout(GetParam(), comm);
+  testing::CheckLayout(GetParam(), OverNccl(fabric));
   EXPECT_EQ(emulation::GraphsCaptured() > captured, GetParam().sp == 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(cuda, CudaStreamLayouts, ::testing::ValuesIn(testing::DeviceLayouts()),
                          testing::NameOfLayout);
+
+using CudaMixedLayouts = CudaStreamLayouts;
+
+// What carries the stream from stage to stage depends on these two alone.
+TEST_P(CudaMixedLayouts, StagesOnDevicesNeedNoHostBetweenThem) {
+  testing::PlayedFabric fabric;
+  testing::CheckLayout(GetParam(), OverNccl(fabric));
+  EXPECT_EQ(fabric.messages() > 0, std::string(GetParam().name) == "deviceToDeviceToCpu");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    cuda, CudaMixedLayouts,
+    ::testing::Values(LayoutCase{"deviceToDeviceToCpu", 1, 3, 1, "cuda,cuda,cpu"},
+                      LayoutCase{"deviceToCpuToDevice", 1, 3, 1, "cuda,cpu,cuda"}),
+    testing::NameOfLayout);
 
 }  // namespace
 }  // namespace echelon

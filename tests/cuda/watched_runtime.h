@@ -13,7 +13,7 @@ class WatchedRuntime : public Runtime {
  public:
   explicit WatchedRuntime(std::unique_ptr<Runtime> inner) : inner_(std::move(inner)) {}
 
-  int events_recorded = 0, events_awaited = 0, streams_awaited = 0, mapped = 0;
+  int events_recorded = 0, events_awaited = 0, streams_awaited = 0, mapped = 0, graphs = 0;
   bool stuck = false;                               // no event happens
   Outcome last_error, event_awaited, peer_enabled;  // what these come to from now on
 
@@ -66,12 +66,17 @@ class WatchedRuntime : public Runtime {
   Outcome LastError() override { return last_error.ok() ? inner_->LastError() : last_error; }
   Outcome BeginCapture(Stream stream) override { return inner_->BeginCapture(stream); }
   Outcome EndCapture(Stream stream, Graph* graph) override {
-    return inner_->EndCapture(stream, graph);
+    const Outcome ended = inner_->EndCapture(stream, graph);
+    if (*graph != nullptr) ++graphs;
+    return ended;
   }
   Outcome LaunchGraph(Graph graph, Stream stream) override {
     return inner_->LaunchGraph(graph, stream);
   }
-  void FreeGraph(Graph graph) override { inner_->FreeGraph(graph); }
+  void FreeGraph(Graph graph) override {
+    --graphs;
+    inner_->FreeGraph(graph);
+  }
   Outcome NewEvent(Event* event) override { return inner_->NewEvent(event); }
   void FreeEvent(Event event) override { inner_->FreeEvent(event); }
   Outcome Record(Event event, Stream stream) override {

@@ -191,6 +191,13 @@ class PlayedNccl final : public NcclLibrary {
 PlayedFabric::PlayedFabric() : shared_(std::make_unique<Shared>()) {}
 PlayedFabric::~PlayedFabric() = default;
 
+uint64_t PlayedFabric::messages() const {
+  const std::lock_guard lock(shared_->mutex);
+  uint64_t sum = 0;
+  for (const auto& [key, lane] : shared_->lanes) sum += lane.taken_total;
+  return sum;
+}
+
 std::unique_ptr<NcclLibrary> PlayedFabric::Library(PlayedDevice device, int version) {
   return std::make_unique<PlayedNccl>(*this, std::move(device), version);
 }

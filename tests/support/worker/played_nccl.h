@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -30,6 +31,8 @@ class PlayedFabric {
   std::unique_ptr<NcclLibrary> Library(PlayedDevice device = {}, int version = 22809);
   // From now on all communicators are in this error.
   void Fail(const char* error) { error_ = error; }
+  // Messages that have arrived.
+  uint64_t messages() const;
 
   struct Shared;
 
