@@ -37,6 +37,7 @@ class OpTimes {
     }
   }
   uint64_t Stamp(void* stream) { return backend_.Stamp(stream); }
+  int NewLink() { return links_++; }
 
  private:
   struct Stamped {
@@ -46,12 +47,13 @@ class OpTimes {
   Backend& backend_;
   OpObserver& observer_;
   std::deque<Stamped> times_;
+  int links_ = 0;  // that have been used
 };
 
 class TimedLink : public DeviceLink {
  public:
-  TimedLink(std::unique_ptr<DeviceLink> inner, int number, OpTimes& times)
-      : inner_(std::move(inner)), number_(number), times_(times) {}
+  TimedLink(std::unique_ptr<DeviceLink> inner, OpTimes& times)
+      : inner_(std::move(inner)), times_(times) {}
 
   const DeviceCard& card() const override { return inner_->card(); }
   uint64_t Enqueue(std::span<const uint64_t> facts,
@@ -77,7 +79,7 @@ class TimedLink : public DeviceLink {
     });
   }
   void Join(uint64_t place) override {
-    times_.Time({.op = "wait", .place = OpPlace::kDeviceWait, .link = number_},
+    times_.Time({.op = "wait", .place = OpPlace::kDeviceWait, .link = Number()},
                 [&] { inner_->Join(place); });
   }
   Result<PeerHandle> Share(DeviceBuffer& memory) override { return inner_->Share(memory); }
@@ -89,11 +91,17 @@ class TimedLink : public DeviceLink {
  private:
   void Add(const char* op, uint64_t begin, void* stream) {
     const uint64_t end = times_.Stamp(stream);
-    times_.Add({.op = op, .place = OpPlace::kDeviceLink, .link = number_}, begin, end);
+    times_.Add({.op = op, .place = OpPlace::kDeviceLink, .link = Number()}, begin, end);
+  }
+
+  // From 0; those that are made for their card alone have none.
+  int Number() {
+    if (number_ < 0) number_ = times_.NewLink();
+    return number_;
   }
 
   const std::unique_ptr<DeviceLink> inner_;
-  const int number_;
+  int number_ = -1;
   OpTimes& times_;
 };
 
@@ -118,7 +126,7 @@ class TimedBackend : public Backend {
   void Copy(const void* from, void* to, size_t bytes) override { inner_->Copy(from, to, bytes); }
   Result<std::unique_ptr<DeviceLink>> NewLink() override {
     ASSIGN_OR_RETURN(auto link, inner_->NewLink());
-    return std::unique_ptr<DeviceLink>(new TimedLink(std::move(link), links_++, times_));
+    return std::unique_ptr<DeviceLink>(new TimedLink(std::move(link), times_));
   }
   void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
   int RanksOnMemory(int ranks_on_host) const override {
@@ -193,7 +201,6 @@ class TimedBackend : public Backend {
 
   const std::unique_ptr<Backend> inner_;
   OpTimes times_;
-  int links_ = 0;
 };
 
 }  // namespace
