@@ -28,15 +28,21 @@ int ContextMax(const ModelConfig& model, const ExecutorOptions& options) {
   return asked > 0 ? std::min(asked, model.context_max) : model.context_max;
 }
 
-// The same number of pages on all ranks: the least that any can hold.
-Result<KvShape> AgreeOnPages(Result<KvShape> mine, Communicator& world) {
+// The same number of pages on all ranks: the least that any can hold. `unequal`: told which rank
+// that is, where another could hold more.
+Result<KvShape> AgreeOnPages(Result<KvShape> mine, Communicator& world, std::string& unequal) {
   const int32_t pages = mine.ok() ? mine->pages : 0;
   std::vector<int32_t> all(world.size());
   world.Wait(world.AllGather(&pages, all.data(), sizeof(pages)));
   if (!mine.ok()) return mine;
-  mine->pages = *std::min_element(all.begin(), all.end());
+  const auto [least, most] = std::minmax_element(all.begin(), all.end());
+  mine->pages = *least;
+  if (*least < *most) {
+    unequal = StrCat("KV pages: ", *least, " on every rank, since rank ", least - all.begin(),
+                     " has memory for no more; rank ", most - all.begin(), " has for ", *most);
+  }
   if (mine->pages > 0) return mine;
-  const auto rank = std::find(all.begin(), all.end(), 0) - all.begin();
+  const auto rank = least - all.begin();
   return ResourceExhausted(StrCat("rank ", rank, " has no memory for KV pages: see its error"));
 }
 
@@ -88,7 +94,8 @@ class Executor::Impl {
       sharing.ring_pages = RingPages(kv.sp, kv.page_tokens, options.ring_tokens, kv.context_max);
     }
     kv.ring_pages = sharing.ring_pages;
-    ASSIGN_OR_RETURN(const KvShape shape, AgreeOnPages(SizeKvCache(model_, part_, kv), world));
+    ASSIGN_OR_RETURN(const KvShape shape,
+                     AgreeOnPages(SizeKvCache(model_, part_, kv), world, unequal_pages_));
     ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
     const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens, kv.sp};
     if (kv.sp > 1) {
@@ -141,6 +148,7 @@ class Executor::Impl {
   }
   bool is_result_rank() const { return part_.rank == result_rank_; }
   std::string DescribeTokenSplit() const { return token_split_->Describe(); }
+  std::string DescribePages() const { return unequal_pages_; }
 
  private:
   // A plan from its Begin to its End.
@@ -328,6 +336,7 @@ class Executor::Impl {
   std::deque<Step> steps_;
   int64_t ended_us_ = 0;  // the step that ended last
   std::unique_ptr<KvCache> cache_;
+  std::string unequal_pages_;                  // empty: all ranks can hold the same
   std::unique_ptr<SequenceParallel> sharing_;  // sp > 1
   std::optional<TokenSplit> token_split_;
   std::unique_ptr<Decoder> decoder_;
@@ -363,5 +372,6 @@ uint64_t Executor::kv_position_bytes() const { return impl_->kv_position_bytes()
 uint64_t Executor::buffer_bytes() const { return impl_->buffer_bytes(); }
 bool Executor::is_result_rank() const { return impl_->is_result_rank(); }
 std::string Executor::DescribeTokenSplit() const { return impl_->DescribeTokenSplit(); }
+std::string Executor::DescribePages() const { return impl_->DescribePages(); }
 
 }  // namespace echelon

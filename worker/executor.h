@@ -86,6 +86,7 @@ class Executor {
   uint64_t buffer_bytes() const;       // what steps are computed in (common/step_buffers.h)
   bool is_result_rank() const;
   std::string DescribeTokenSplit() const;  // "" where nothing was measured
+  std::string DescribePages() const;       // "" where all ranks have memory for the same
 
  private:
   class Impl;

@@ -232,8 +232,9 @@ Status WorkerProcess::MakeExecutor() {
                                                              : TokenSplitMode::kOff;
   ASSIGN_OR_RETURN(executor_, Executor::Create(model_, options, std::move(weights_), *backend_,
                                                *world_, clock_));
-  const std::string split = executor_->DescribeTokenSplit();
-  if (!split.empty() && identity_.rank == 0) logger_.Info(split);
+  for (const std::string& said : {executor_->DescribePages(), executor_->DescribeTokenSplit()}) {
+    if (!said.empty() && identity_.rank == 0) logger_.Info(said);
+  }
   if (config_.worker.measure_memory == "yes") MeasureMemory();
   return {};
 }

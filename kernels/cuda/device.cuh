@@ -63,6 +63,21 @@ __device__ inline uint32_t Load4(const void* p) {
   return __ldg(static_cast<const unsigned int*>(p));
 }
 
+// Copies of 16 bytes from memory that no thread of the kernel writes into shared memory, while the
+// thread goes on. Those begun since the last EndCopies are a set; AwaitCopies waits for all of this
+// thread's sets but the last kLeft, and a barrier then shows them to the other threads.
+__device__ inline void CopyAsync16(char* to_shared, const char* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
+               "l"(from)
+               : "memory");
+}
+__device__ inline void EndCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kLeft>
+__device__ void AwaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
 // Of integers: their sums do not depend on the order.
 __device__ inline void AtomicAdd(uint64_t* to, uint64_t value) {
   static_assert(sizeof(unsigned long long) == sizeof(uint64_t));

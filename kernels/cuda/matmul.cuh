@@ -53,11 +53,37 @@ void WithPacking(Packing packing, Body body) {
   }
 }
 
+// Where a warp's tiles of a group lie: of kM tiles of weight rows their codes and scales, of tiles
+// of x their pairs and totals. In the device's memory, through the first-level cache:
+template <int kM>
+struct TilesInMemory {
+  const PartView& part;
+  const SplitRows& x;
+  const int64_t (&rows)[kM];  // the tiles' first
+  int64_t token_tile, group;
+
+  __device__ const char* Codes(int m) const { return part.Tile(rows[m], group); }
+  __device__ GroupScale Scale(int m, int row) const { return ScaleAt(part, rows[m] + row, group); }
+  __device__ bool HasRow(int n, int row) const {
+    return (token_tile + n) * kTokenTile + row < x.rows;
+  }
+  __device__ const char* Pairs(int n) const {
+    return x.pairs + ((token_tile + n) * x.groups + group) * kSplitTileBytes;
+  }
+  __device__ float Total(int n, int row) const {
+    const bool there = token_tile + n < x.Tiles();
+    return there ? x.totals[((token_tile + n) * x.groups + group) * kTokenTile + row] : 0.0f;
+  }
+  __device__ static Bytes16 Read16(const char* p) { return Load16(p); }
+  __device__ static Bytes8 Read8(const char* p) { return Load8(p); }
+  __device__ static uint32_t Read4(const char* p) { return Load4(p); }
+};
+
 // This lane's chunks of a tile: of rows lane / 4 and lane / 4 + 8.
-template <Packing kPacking>
+template <Packing kPacking, typename Tiles>
 __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
   if constexpr (WordsOf(kPacking) <= 6) {
-    const Bytes8 words = Load8(tile + lane * 8);
+    const Bytes8 words = Tiles::Read8(tile + lane * 8);
     chunks[0].word[0] = words.word[0];
     chunks[1].word[0] = words.word[1];
     if constexpr (kPacking == Packing::k5) {
@@ -66,7 +92,7 @@ __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
       chunks[1].high = high >> 8;
     }
     if constexpr (kPacking == Packing::k6) {
-      const uint32_t high = Load4(tile + 256 + lane * 4);
+      const uint32_t high = Tiles::Read4(tile + 256 + lane * 4);
       chunks[0].high = high & 0xffffu;
       chunks[1].high = high >> 16;
     }
@@ -75,7 +101,7 @@ __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
     constexpr int kWords = WordsOf(kPacking) / 4;  // of a row's chunk
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const Bytes16 words = Load16(tile + i * 512 + lane * 16);
+      const Bytes16 words = Tiles::Read16(tile + i * 512 + lane * 16);
 #pragma unroll
       for (int w = 0; w < 4; ++w)
         chunks[(4 * i + w) / kWords].word[(4 * i + w) % kWords] = words.word[w];
@@ -127,12 +153,13 @@ __device__ uint32_t WeightPair(const Chunk& chunk, int i, int offset, uint32_t n
 struct XChunk {
   Bytes16 part[2];
 };
-__device__ inline XChunk LoadX(const SplitRows& x, int64_t token_tile, int64_t group, int lane) {
+template <typename Tiles>
+__device__ XChunk LoadX(const Tiles& tiles, int n, int lane) {
   XChunk chunk = {};
-  if (token_tile * kTokenTile + lane / 4 >= x.rows) return chunk;
-  const char* at = x.pairs + (token_tile * x.groups + group) * kSplitTileBytes + lane * 16;
-  chunk.part[0] = Load16(at);
-  chunk.part[1] = Load16(at + kSplitTileBytes / 2);
+  if (!tiles.HasRow(n, lane / 4)) return chunk;
+  const char* at = tiles.Pairs(n) + lane * 16;
+  chunk.part[0] = Tiles::Read16(at);
+  chunk.part[1] = Tiles::Read16(at + kSplitTileBytes / 2);
   return chunk;
 }
 
@@ -158,36 +185,34 @@ __device__ void AddScaled(const GroupScale (&scale)[2], int step, float (&of_gro
 }
 
 // sums += a group's minima times the sums of x's.
-template <int kN>
-__device__ void AddMinima(const SplitRows& x, const GroupScale (&scale)[2], int64_t token_tile,
-                          int64_t group, int lane, float (&sums)[kN][4]) {
+template <int kN, typename Tiles>
+__device__ void AddMinima(const Tiles& tiles, const GroupScale (&scale)[2], int lane,
+                          float (&sums)[kN][4]) {
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
-    const float* totals = x.totals + ((token_tile + n) * x.groups + group) * kTokenTile;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float total = token_tile + n < x.Tiles() ? totals[lane % 4 * 2 + i % 2] : 0.0f;
-      sums[n][i] = fmaf(scale[i / 2].min, total, sums[n][i]);
+      sums[n][i] = fmaf(scale[i / 2].min, tiles.Total(n, lane % 4 * 2 + i % 2), sums[n][i]);
     }
   }
 }
 
-template <Packing kPacking, int kM, int kN>
-__device__ void AddGroup(const PartView& part, const SplitRows& x, const int64_t (&rows)[kM],
-                         int64_t token_tile, int64_t group, int lane, Sums<kM, kN>& sums) {
+template <Packing kPacking, int kM, int kN, typename Tiles>
+__device__ void AddGroup(const Tiles& tiles, int lane, Sums<kM, kN>& sums) {
   constexpr bool kScaled = IsQuantised(kPacking);
+  const PartView& part = tiles.part;
   const uint32_t negative = Bf16Pair(-128.0f - static_cast<float>(part.offset));
   XChunk chunk[kN];
 #pragma unroll
-  for (int n = 0; n < kN; ++n) chunk[n] = LoadX(x, token_tile + n, group, lane);
+  for (int n = 0; n < kN; ++n) chunk[n] = LoadX(tiles, n, lane);
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
     Chunk chunks[2] = {};
-    LoadTile<kPacking>(part.Tile(rows[m], group), lane, chunks);
+    LoadTile<kPacking, Tiles>(tiles.Codes(m), lane, chunks);
     GroupScale scale[2] = {};
     if constexpr (kScaled) {
-      scale[0] = ScaleAt(part, rows[m] + lane / 4, group);
-      scale[1] = ScaleAt(part, rows[m] + lane / 4 + 8, group);
+      scale[0] = tiles.Scale(m, lane / 4);
+      scale[1] = tiles.Scale(m, lane / 4 + 8);
     }
     float of_group[kN][4] = {};
 #pragma unroll
@@ -213,23 +238,54 @@ __device__ void AddGroup(const PartView& part, const SplitRows& x, const int64_t
       }
     }
     if constexpr (kScaled) {
-      if (part.has_min) AddMinima(x, scale, token_tile, group, lane, sums.of[m]);
+      if (part.has_min) AddMinima(tiles, scale, lane, sums.of[m]);
     }
   }
+}
+
+// Groups of a segment; the last ones have fewer, or none.
+ECHELON_HD inline int64_t SegmentGroups(const PartView& part) {
+  return (part.groups + kSegments - 1) / kSegments;
 }
 
 template <Packing kPacking, int kM, int kN>
 __device__ void AddSegment(const PartView& part, const SplitRows& x, const int64_t (&rows)[kM],
                            int64_t token_tile, int segment, int lane, Sums<kM, kN>& sums) {
-  const int64_t each = (part.groups + kSegments - 1) / kSegments;
-  const int64_t begin = segment * each;
+  const int64_t each = SegmentGroups(part), begin = segment * each;
   const int64_t end = begin + each < part.groups ? begin + each : part.groups;
   // Loads of four tiles in flight, whether of one row of tiles or of four.
   [[maybe_unused]] constexpr int kUnroll = kM * kN == 1 ? 4 : kM > 2 ? 1 : 2;
 #pragma unroll kUnroll
   for (int64_t group = begin; group < end; ++group) {
-    AddGroup<kPacking, kM, kN>(part, x, rows, token_tile, group, lane, sums);
+    const TilesInMemory<kM> tiles = {part, x, rows, token_tile, group};
+    AddGroup<kPacking, kM, kN>(tiles, lane, sums);
   }
+}
+
+struct MatMulParams {
+  PartView part;
+  SplitRows x;
+  const float* bias;
+  Rows out;
+};
+
+// Where many rows of x give the device blocks enough; false: nothing was launched.
+bool LaunchManyRows(Stream stream, int multiprocessors, const MatMulParams& params);
+
+// First rows of the warp's tiles; beyond the weight, the last tile again, whose results are not
+// stored.
+template <int kM>
+__device__ void TileRows(const PartView& part, int64_t first_tile, int64_t (&rows)[kM]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    const int64_t tile = first_tile + m;
+    rows[m] = (tile < part.Tiles() ? tile : part.Tiles() - 1) * kTileRows;
+  }
+}
+
+__device__ inline void StoreOut(const MatMulParams& p, int64_t row, int64_t token, float sum) {
+  if (row >= p.part.rows || token >= p.x.rows) return;
+  p.out.data[token * p.out.stride + row] = p.bias != nullptr ? sum + p.bias[row] : sum;
 }
 
 // A warp's sums, in shared memory, for AddUpSegments.

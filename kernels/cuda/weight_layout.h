@@ -167,9 +167,10 @@ struct GroupScale {
 
 ECHELON_HD inline uint16_t ReadU16(const char* p) { return *reinterpret_cast<const uint16_t*>(p); }
 
-// The products are exact in float: 11 bits times 6 (or 8).
-ECHELON_HD inline GroupScale ScaleAt(const PartView& part, int64_t row, int64_t group) {
-  const char* entry = part.ScaleOf(row, group);
+// Of a row's group whose entry in the plane of scales, or a copy of it, lies at `entry`. The
+// products are exact in float: 11 bits times 6 (or 8).
+ECHELON_HD inline GroupScale ScaleOf(const PartView& part, int64_t row, int64_t group,
+                                     const char* entry) {
   if (!part.super_scales) {
     const float scale = HalfToFloat(ReadU16(entry));
     return {{scale, scale}, part.has_min ? HalfToFloat(ReadU16(entry + 2)) : 0.0f};
@@ -180,6 +181,9 @@ ECHELON_HD inline GroupScale ScaleAt(const PartView& part, int64_t row, int64_t 
   const auto second = static_cast<float>(static_cast<int8_t>(entry[1]));
   if (part.split_scales) return {{scale * first, scale * second}, 0.0f};
   return {{scale * first, scale * first}, HalfToFloat(ReadU16(super + 2)) * second};
+}
+ECHELON_HD inline GroupScale ScaleAt(const PartView& part, int64_t row, int64_t group) {
+  return ScaleOf(part, row, group, part.ScaleOf(row, group));
 }
 
 ECHELON_HD inline uint32_t ReadU32(const char* p) { return *reinterpret_cast<const uint32_t*>(p); }

@@ -25,10 +25,10 @@ struct Running {
 
 class Driver {
  public:
-  Driver(LocalGroup& group, int page_tokens, const Pace& pace)
-      : group_(group), page_tokens_(page_tokens), pace_(pace) {
-    const int per_rank = group.pages() / group.sp();
-    for (int rank = 0; rank < group.sp(); ++rank) {
+  Driver(PlanRunner& runner, int page_tokens, const Pace& pace)
+      : runner_(runner), page_tokens_(page_tokens), pace_(pace) {
+    const int per_rank = runner.pages() / runner.sp();
+    for (int rank = 0; rank < runner.sp(); ++rank) {
       std::vector<int32_t>& pages = free_pages_.emplace_back();
       for (int page = per_rank - 1; page >= 0; --page) pages.push_back(rank * per_rank + page);
       if (pace.page_seed == 0) continue;
@@ -76,7 +76,7 @@ class Driver {
       plan.sequences.push_back(NextStep(r));
     }
     ++step_;
-    group_.Post(plan);
+    runner_.Post(plan);
     in_flight_.push_back(std::move(plan));
   }
 
@@ -134,14 +134,15 @@ class Driver {
   void Take() {
     const StepPlan plan = std::move(in_flight_.front());
     in_flight_.pop_front();
-    const Result<StepResult> result = group_.Take();
+    const Result<StepResult> result = runner_.Take();
     CHECK_MSG(result.ok(), result.ok() ? "" : result.error().message);
     CHECK(result->sequences.size() == plan.sequences.size());
     for (const SequenceResult& s : result->sequences) Keep(s);
   }
 
   void TakeOk(const StepPlan& plan) {
-    const Result<StepResult> result = group_.Run(plan);
+    runner_.Post(plan);
+    const Result<StepResult> result = runner_.Take();
     CHECK_MSG(result.ok(), result.ok() ? "" : result.error().message);
   }
 
@@ -163,7 +164,7 @@ class Driver {
     r.length = static_cast<int32_t>(r.known.size()) + r.asked - 1;
   }
 
-  LocalGroup& group_;
+  PlanRunner& runner_;
   const int page_tokens_;
   const Pace pace_;
   std::vector<Running> running_;
@@ -174,9 +175,9 @@ class Driver {
 
 }  // namespace
 
-std::vector<Answer> Generate(LocalGroup& group, const std::vector<Wish>& wishes, int page_tokens,
+std::vector<Answer> Generate(PlanRunner& runner, const std::vector<Wish>& wishes, int page_tokens,
                              const Pace& pace) {
-  return Driver(group, page_tokens, pace).Run(wishes);
+  return Driver(runner, page_tokens, pace).Run(wishes);
 }
 
 }  // namespace echelon::testing

@@ -1,7 +1,8 @@
 #pragma once
-// Generation over a LocalGroup for tests: a scheduler of the plainest kind. Every step takes, for
-// each sequence that is due, the next chunk of its known tokens, or one decode; plans can be posted
-// ahead of their results, and sequences spread over alternating plans, as a pipeline wants it.
+// Generation over a group of ranks for tests: a scheduler of the plainest kind. Every step takes,
+// for each sequence that is due, the next chunk of its known tokens, or one decode; plans can be
+// posted ahead of their results, and sequences spread over alternating plans, as a pipeline wants
+// it.
 
 #include <cstdint>
 #include <vector>
@@ -57,8 +58,37 @@ inline SequenceStep Decode(SequenceId id, int32_t position) {
   return step;
 }
 
+// What runs plans, as LocalGroup does: all ranks, or one that is a process of its own and is given
+// the same plans as the others.
+class PlanRunner {
+ public:
+  virtual ~PlanRunner() = default;
+  virtual void Post(const StepPlan& plan) = 0;
+  virtual Result<StepResult> Take() = 0;
+  virtual int pages() const = 0;  // of all sp ranks
+  virtual int sp() const = 0;
+};
+
+class LocalGroupRunner final : public PlanRunner {
+ public:
+  explicit LocalGroupRunner(LocalGroup& group) : group_(group) {}
+  void Post(const StepPlan& plan) override { group_.Post(plan); }
+  Result<StepResult> Take() override { return group_.Take(); }
+  int pages() const override { return group_.pages(); }
+  int sp() const override { return group_.sp(); }
+
+ private:
+  LocalGroup& group_;
+};
+
 // All wishes together; a failed step fails the program with its message. Leaves the group empty.
-std::vector<Answer> Generate(LocalGroup& group, const std::vector<Wish>& wishes, int page_tokens,
+// Plans depend on the wishes and the pace alone, but where a draft or an end of sequence does.
+std::vector<Answer> Generate(PlanRunner& runner, const std::vector<Wish>& wishes, int page_tokens,
                              const Pace& pace = {});
+inline std::vector<Answer> Generate(LocalGroup& group, const std::vector<Wish>& wishes,
+                                    int page_tokens, const Pace& pace = {}) {
+  LocalGroupRunner runner(group);
+  return Generate(runner, wishes, page_tokens, pace);
+}
 
 }  // namespace echelon::testing

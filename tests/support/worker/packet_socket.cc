@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "common/strings.h"
@@ -22,14 +23,22 @@ Error SystemError(const std::string& what) {
   return Unavailable(StrCat(what, ": ", std::strerror(errno)));
 }
 
-Result<sockaddr_un> AddressOf(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    return InvalidArgument(StrCat(path, ": a socket's path has at most ",
-                                  sizeof(address.sun_path) - 1, " bytes: take a shorter folder"));
+struct Address {
+  sockaddr_un name{};
+  socklen_t bytes = 0;
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&name); }
+};
+
+// Behind a first byte of 0: an abstract name.
+Result<Address> AddressOf(const std::string& name) {
+  Address address;
+  address.name.sun_family = AF_UNIX;
+  if (name.size() + 1 > sizeof(address.name.sun_path)) {
+    return InvalidArgument(StrCat(name, ": a socket's name has at most ",
+                                  sizeof(address.name.sun_path) - 1, " bytes"));
   }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  std::memcpy(address.name.sun_path + 1, name.data(), name.size());
+  address.bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   return address;
 }
 
@@ -37,21 +46,20 @@ int NewSocket() { return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0); }
 
 }  // namespace
 
-Result<PacketSocket> PacketSocket::Listen(const std::string& path) {
-  ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+Result<PacketSocket> PacketSocket::Listen(const std::string& name) {
+  ASSIGN_OR_RETURN(const Address address, AddressOf(name));
   PacketSocket made(NewSocket());
-  if (bind(made.fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
-      listen(made.fd_, kBacklog) != 0) {
-    return SystemError(StrCat("listening at ", path));
+  if (bind(made.fd_, address.get(), address.bytes) != 0 || listen(made.fd_, kBacklog) != 0) {
+    return SystemError(StrCat("listening at ", name));
   }
   return made;
 }
 
-Result<PacketSocket> PacketSocket::Connect(const std::string& path) {
-  ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+Result<PacketSocket> PacketSocket::Connect(const std::string& name) {
+  ASSIGN_OR_RETURN(const Address address, AddressOf(name));
   PacketSocket made(NewSocket());
-  if (connect(made.fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return SystemError(StrCat("connecting to ", path));
+  if (connect(made.fd_, address.get(), address.bytes) != 0) {
+    return SystemError(StrCat("connecting to ", name));
   }
   return made;
 }

@@ -1,6 +1,7 @@
 #pragma once
 // PacketSocket: whole messages between two processes of one host, over a Unix socket
-// (SOCK_SEQPACKET). One thread at a time.
+// (SOCK_SEQPACKET). Its name is in no file system, so nothing is left behind by whoever is killed.
+// One thread at a time; Send may be called beside it.
 
 #include <cstdint>
 #include <optional>
@@ -22,10 +23,10 @@ class PacketSocket {
  public:
   enum class Outcome { kPacket, kNothing, kGone };
 
-  // Waits at a new path, which must be shorter than 108 bytes, for others to connect.
-  static Result<PacketSocket> Listen(const std::string& path);
+  // Waits for others to connect, by a name of this host that nobody has: at most 107 bytes.
+  static Result<PacketSocket> Listen(const std::string& name);
   // One try; an error where nobody listens (yet).
-  static Result<PacketSocket> Connect(const std::string& path);
+  static Result<PacketSocket> Connect(const std::string& name);
   PacketSocket(PacketSocket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   PacketSocket& operator=(PacketSocket&& other) noexcept {
     std::swap(fd_, other.fd_);

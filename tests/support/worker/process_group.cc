@@ -27,7 +27,7 @@ constexpr char kDone = 'd';     // needs nobody any more
 constexpr char kGoodbye = 'b';  // nobody does
 constexpr char kFailed = 'f';   // the sender ends; the body says why
 
-constexpr int64_t kTurnMs = 20;  // of the watching thread
+constexpr std::chrono::milliseconds kTurn{20};  // of the watching thread
 constexpr int64_t kConnectEveryMs = 5;
 constexpr int kAlivesInLease = 8;
 // The others wait for rank 0's verdict about who has not come.
@@ -88,7 +88,12 @@ Result<std::unique_ptr<ProcessGroup>> ProcessGroup::Join(const ProcessGroupOptio
 }
 
 ProcessGroup::~ProcessGroup() {
-  if (watch_.joinable()) watch_.join();
+  if (!watch_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    deserting_ = true;
+  }
+  watch_.join();
 }
 
 // Of those that have come.
@@ -115,7 +120,7 @@ Status ProcessGroup::MeetAsFirst() {
   PutText(mine.host, host_);
   std::vector<Card> cards = {mine};
   UseCards(cards);
-  ASSIGN_OR_RETURN(PacketSocket door, PacketSocket::Listen(options_.socket));
+  ASSIGN_OR_RETURN(PacketSocket door, PacketSocket::Listen(options_.meeting));
   while (static_cast<int>(cards.size()) < options_.size) {
     std::optional<PacketSocket> came = door.Accept(MillisUntil(join_end_));
     Packet packet;
@@ -173,10 +178,10 @@ Status ProcessGroup::MeetAsFirst() {
 Status ProcessGroup::MeetAsOther() {
   Card mine{options_.rank, options_.size, getpid()};
   PutText(mine.host, host_);
-  auto door = PacketSocket::Connect(options_.socket);
+  auto door = PacketSocket::Connect(options_.meeting);
   while (!door.ok() && MillisUntil(join_end_) > 0) {
     std::this_thread::sleep_for(Millis(kConnectEveryMs));
-    door = PacketSocket::Connect(options_.socket);
+    door = PacketSocket::Connect(options_.meeting);
   }
   UseCards({mine});
   if (!door.ok()) {
@@ -257,89 +262,92 @@ bool ProcessGroup::AllDone() const {
 
 // Rank 0 waits until all others are done and says so; they wait for its word.
 void ProcessGroup::Watch() {
-  const int64_t alive_every_ms = options_.lease_ms / kAlivesInLease;
+  const Millis alive_every(options_.lease_ms / kAlivesInLease);
   auto next_alive = Clock::now();
   bool told_done = false;
   for (;;) {
-    if (peers_.empty()) std::this_thread::sleep_for(Millis(kTurnMs));
-    for (Peer& peer : peers_) Hear(peer);
-    CheckStep();
-    bool leaving;
-    {
-      const std::lock_guard lock(mutex_);
-      leaving = leaving_;
+    if (const std::optional<Loss> loss = LookAround()) {
+      if (!options_.lost) End(*loss);
+      Tell(kFailed, loss->how);
+      options_.lost(loss->how);
+      return;
     }
-    if (leaving && options_.rank > 0 && !std::exchange(told_done, true)) Tell(kDone);
+    std::unique_lock lock(mutex_);
+    const bool leaving = leaving_, deserting = deserting_;
+    lock.unlock();
+    if ((deserting || (leaving && options_.rank > 0)) && !std::exchange(told_done, true)) {
+      Tell(kDone);
+    }
+    if (deserting) return;
     if (leaving && AllDone()) {
       if (options_.rank == 0) Tell(kGoodbye);
       return;
     }
     if (Clock::now() >= next_alive) {
       Tell(kAlive);
-      next_alive = Clock::now() + Millis(alive_every_ms);
+      next_alive = Clock::now() + alive_every;
     }
   }
 }
 
-void ProcessGroup::Hear(Peer& peer) {
-  Packet packet;
+std::optional<ProcessGroup::Loss> ProcessGroup::LookAround() {
+  if (peers_.empty()) std::this_thread::sleep_for(kTurn);
+  for (Peer& peer : peers_) {
+    if (auto loss = Hear(peer)) return loss;
+  }
+  return CheckStep();
+}
+
+std::optional<ProcessGroup::Loss> ProcessGroup::Hear(Peer& peer) {
   const auto name = [&] {
     const std::lock_guard lock(mutex_);
     return names_[static_cast<size_t>(peer.rank)];
   };
-  // The first turn waits; what has come meanwhile is taken before anybody is given up.
-  int64_t wait_ms = kTurnMs / static_cast<int64_t>(peers_.size());
+  Packet packet;
+  // The first look waits; what has come meanwhile is taken before anybody is given up.
+  int64_t wait_ms = kTurn.count() / static_cast<int64_t>(peers_.size());
   for (;;) {
     const auto outcome = peer.socket.Receive(&packet, std::exchange(wait_ms, 0));
     if (outcome == PacketSocket::Outcome::kNothing) break;
     if (outcome == PacketSocket::Outcome::kGone) {
-      if (peer.done) return;
-      Lost(StrCat(name(), " is gone: see what it said, or who ended it"));
+      if (peer.done) return std::nullopt;
+      return Loss{kAnotherFailed, StrCat(name(), " is gone: see what it said, or who ended it")};
     }
     peer.heard = Clock::now();
-    if (packet.kind == kFailed) Lost(packet.body);
+    if (packet.kind == kFailed) return Loss{kAnotherFailed, packet.body};
     if (packet.kind == kDone || packet.kind == kGoodbye) peer.done = true;
   }
   const auto silent = std::chrono::duration_cast<Millis>(Clock::now() - peer.heard).count();
-  if (peer.done || silent < options_.lease_ms) return;
-  Lost(StrCat(name(), " has not said anything for ", silent,
-              " ms: it is stopped, or its host is; continue or end it"));
+  if (peer.done || silent < options_.lease_ms) return std::nullopt;
+  return Loss{kAnotherFailed, StrCat(name(), " has not said anything for ", silent,
+                                     " ms: it is stopped, or its host is; continue or end it")};
 }
 
-void ProcessGroup::CheckStep() {
-  std::string who, what;
-  {
-    const std::lock_guard lock(mutex_);
-    if (at_.empty() || Clock::now() - at_since_ < Millis(options_.step_ms)) return;
-    std::vector<std::string> awaited;
-    for (const int rank : long_wait_->Get().ranks)
-      awaited.push_back(names_[static_cast<size_t>(rank)]);
-    what = at_;
-    who = awaited.empty() ? "it waits for its device or computes"
-                          : StrCat("it waits for ", echelon::Join(awaited, " or "));
-    who = StrCat(names_[static_cast<size_t>(options_.rank)], ": ", what, " is not over after ",
-                 options_.step_ms, " ms; ", who);
+std::optional<ProcessGroup::Loss> ProcessGroup::CheckStep() {
+  const std::lock_guard lock(mutex_);
+  if (at_.empty() || Clock::now() - at_since_ < Millis(options_.step_ms)) return std::nullopt;
+  std::vector<std::string> awaited;
+  for (const int rank : long_wait_->Get().ranks) {
+    awaited.push_back(names_[static_cast<size_t>(rank)]);
   }
-  End(kRankFailed, kFailed, who);
+  const std::string why = awaited.empty() ? "it computes, or waits for its device"
+                                          : StrCat("it waits for ", echelon::Join(awaited, " or "));
+  return Loss{kRankFailed, StrCat(names_[static_cast<size_t>(options_.rank)], ": ", at_,
+                                  " is not over after ", options_.step_ms, " ms; ", why)};
 }
-
-void ProcessGroup::Lost(const std::string& text) { End(kAnotherFailed, kFailed, text); }
 
 void ProcessGroup::Fail(const std::string& why) {
-  std::string name;
-  {
-    const std::lock_guard lock(mutex_);
-    name = names_[static_cast<size_t>(options_.rank)];
-  }
-  End(kRankFailed, kFailed, StrCat(name, ": ", why));
+  std::unique_lock lock(mutex_);
+  const std::string name = names_[static_cast<size_t>(options_.rank)];
+  lock.unlock();
+  End({kRankFailed, StrCat(name, ": ", why)});
 }
 
-// What rank 0 hears it passes on; another rank's word about a third would only come back.
-void ProcessGroup::End(int status, char kind, const std::string& text) {
-  Tell(kind, text);
-  std::fprintf(stderr, "rank %d ends: %s\n", options_.rank, text.c_str());
+void ProcessGroup::End(const Loss& loss) {
+  Tell(kFailed, loss.how);
+  std::fprintf(stderr, "rank %d ends: %s\n", options_.rank, loss.how.c_str());
   std::fflush(nullptr);
-  _exit(status);
+  _exit(loss.status);
 }
 
 }  // namespace echelon::testing

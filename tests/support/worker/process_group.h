@@ -11,8 +11,10 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -25,11 +27,13 @@
 namespace echelon::testing {
 
 struct ProcessGroupOptions {
-  std::string socket;  // a path of this group alone
+  std::string meeting;  // a name of this host, of this group alone (packet_socket.h)
   int rank = 0, size = 1;
   int64_t join_ms = 20'000;   // until all ranks have come
   int64_t lease_ms = 10'000;  // a rank that says nothing for so long is given up
   int64_t step_ms = 60'000;   // what Begin names is over by then
+  // Told, by the watching thread, how the group was lost; empty: that ends the process.
+  std::function<void(const std::string& how)> lost = {};
 };
 
 // How a rank ends that does not end well (as a worker does: worker/control_link.h).
@@ -40,7 +44,7 @@ class ProcessGroup {
  public:
   // Errors: who has not come in time, the same on all ranks that have.
   static Result<std::unique_ptr<ProcessGroup>> Join(const ProcessGroupOptions& options);
-  ~ProcessGroup();  // after Leave
+  ~ProcessGroup();  // waits for nobody: for others this rank is done
 
   Communicator& world() { return *world_; }
   const std::string& host() const { return host_; }
@@ -70,12 +74,16 @@ class ProcessGroup {
   Status MakeWorld(const std::string& welcome);
   Error Missing() const;
   void Tell(char kind, const std::string& body = "");
-  // The watching thread.
+  // The watching thread, and what ends it.
+  struct Loss {
+    int status = 0;
+    std::string how;
+  };
   void Watch();
-  void Hear(Peer& peer);
-  void CheckStep();
-  [[noreturn]] void Lost(const std::string& text);
-  [[noreturn]] void End(int status, char kind, const std::string& text);
+  std::optional<Loss> LookAround();
+  std::optional<Loss> Hear(Peer& peer);
+  std::optional<Loss> CheckStep();
+  [[noreturn]] void End(const Loss& loss);
   bool AllDone() const;
 
   const ProcessGroupOptions options_;
@@ -88,7 +96,7 @@ class ProcessGroup {
   std::vector<std::string> names_;  // (ranks) guarded by mutex_, as all below
   std::string at_;                  // what has to end
   Clock::time_point at_since_;
-  bool leaving_ = false;
+  bool leaving_ = false, deserting_ = false;
   std::thread watch_;
 };
 

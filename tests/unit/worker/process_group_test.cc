@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <functional>
@@ -16,7 +17,6 @@
 
 #include "common/strings.h"
 #include "tests/support/comm_contract.h"
-#include "tests/support/model_builder.h"
 
 namespace echelon::testing {
 namespace {
@@ -29,6 +29,11 @@ struct Ended {
   std::string said;
 };
 
+std::string NewMeeting() {
+  static std::atomic<int> meetings = 0;
+  return StrCat("process-group-test-", getpid(), "-", ++meetings);
+}
+
 // Children of this process, each a rank; ended with the object.
 class Ranks {
  public:
@@ -36,7 +41,7 @@ class Ranks {
   // `absent`: a rank that never comes.
   Ranks(ProcessGroupOptions options, const Body& body, int absent = -1)
       : pids_(static_cast<size_t>(options.size), -1), pipes_(pids_.size(), nullptr) {
-    options.socket = folder_ / "ranks";
+    options.meeting = NewMeeting();
     for (int rank = 0; rank < options.size; ++rank) {
       options.rank = rank;
       if (rank != absent) Start(options, body);
@@ -88,7 +93,6 @@ class Ranks {
     pipes_[static_cast<size_t>(options.rank)] = fdopen(ends[0], "r");
   }
 
-  ScratchFolder folder_;
   std::vector<pid_t> pids_;
   std::vector<FILE*> pipes_;
 };
@@ -144,9 +148,8 @@ TEST(ProcessGroupErrors, ARankThatNeverComesIsNamedByAll) {
 }
 
 TEST(ProcessGroupErrors, ARankOfAnotherSizeIsRefused) {
-  ScratchFolder folder;
   ProcessGroupOptions options = Impatient(2);
-  options.socket = folder / "ranks";
+  options.meeting = NewMeeting();
   std::thread other([options]() mutable {
     options.rank = 1;
     options.size = 3;

@@ -11,6 +11,7 @@
 
 #include "common/half.h"
 #include "kernels/cuda/runtime.h"
+#include "tests/support/cuda_emulation/async_copies.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
 #define __global__
@@ -65,6 +66,16 @@ Value LoadAligned(const void* p) {
 inline Bytes16 Load16(const void* p) { return LoadAligned<Bytes16>(p); }
 inline Bytes8 Load8(const void* p) { return LoadAligned<Bytes8>(p); }
 inline uint32_t Load4(const void* p) { return LoadAligned<uint32_t>(p); }
+inline void CopyAsync16(char* to_shared, const char* from) {
+  emulation::CheckAligned(to_shared, 16);
+  emulation::CheckAligned(from, 16);
+  emulation::BeginCopy(to_shared, from, 16);
+}
+inline void EndCopies() { emulation::EndCopies(); }
+template <int kLeft>
+void AwaitCopies() {
+  emulation::AwaitCopies(kLeft);
+}
 inline void AtomicAdd(uint64_t* to, uint64_t value) { *to += value; }  // fibers do not preempt
 inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
 
