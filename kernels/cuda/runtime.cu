@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels/cuda/runtime.h"
@@ -184,6 +185,11 @@ class CudaRuntime : public Runtime {
 
 }  // namespace
 
-std::unique_ptr<Runtime> MakeRuntime() { return std::make_unique<CudaRuntime>(); }
+std::unique_ptr<Runtime> MakeRuntime() {
+  // Else the driver loads a kernel when it is first launched, which may wait for kernels that run;
+  // and one that runs may wait for another rank's, which is about to be launched.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  return std::make_unique<CudaRuntime>();
+}
 
 }  // namespace echelon::cuda
