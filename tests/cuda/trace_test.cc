@@ -5,16 +5,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
+#include <set>
 #include <thread>
 
-#include "tests/cuda/layout_check.h"
 #include "tests/support/cuda_emulation/emulation.h"
+#include "tests/support/worker/device_layouts.h"
 #include "tests/support/worker/played_nccl.h"
 
 namespace echelon {
 namespace {
-
-using testing::LayoutCase;
 
 constexpr auto kTransfer = std::chrono::milliseconds(2);
 constexpr int kLayers = 3;
@@ -33,7 +34,7 @@ class CudaTrace : public ::testing::Test {
     model.head_dim = 32;
     model.n_layers = kLayers;
     const auto checkpoint = TinyDummy(model, folder.path());
-    LocalGroupOptions options = testing::OptionsFor({"tp2", 2, 1, 1}, "cuda", 8);
+    LocalGroupOptions options = testing::OptionsFor({"tp2", 2, 1, 1}, "cuda");
     testing::PlayedFabric fabric;
     options.executor.comm.kind = "nccl";
     options.executor.comm.load_nccl = [&]() -> Result<std::unique_ptr<NcclLibrary>> {
@@ -58,7 +59,7 @@ class CudaTrace : public ::testing::Test {
     wish.max_tokens = 3;
     wish.params = testing::Greedy();
     begin_ns_ = Trace::NowNs();
-    tokens_ = testing::Generate(*group, {wish}, 8)[0].tokens;
+    tokens_ = testing::Generate(*group, {wish}, options.executor.page_tokens)[0].tokens;
     end_ns_ = Trace::NowNs();
   }
 
