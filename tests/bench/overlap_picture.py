@@ -180,7 +180,8 @@ def draw_schedule(name, ranks, y, scale, data):
     y += 24
     for rank, one in enumerate(ranks):
         soft = f'fill="{COLOURS["soft"]}" font-size="11" text-anchor="end"'
-        out += [label(LEFT - 12, y + 15, "device computes" if data.get("device") else f"host {rank + 1} computes", soft), label(LEFT - 12, y + LANE + 22, "all-reduces", soft)]
+        who = "device" if data.get("device") else f"host {rank + 1}"
+        out += [label(LEFT - 12, y + 15, f"{who} computes", soft), label(LEFT - 12, y + LANE + 22, "all-reduces", soft)]
         out += draw_rank(one, y, scale)
         y += 2 * LANE + 10
     end = LEFT + took * scale
