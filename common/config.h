@@ -30,7 +30,7 @@ struct LayoutSettings {
 };
 struct WorkerSettings {
   std::string backend = "auto";  // auto | cpu | reference | cuda; or one of these a stage: "a,b"
-  std::string device_exchange = "auto";  // auto | nccl | staged
+  std::string device_exchange = "auto";  // auto | peer | nccl | staged
   int64_t threads = 0;           // per rank; 0 = the host's cores shared out among its ranks
   std::string isa = "auto";      // auto | avx2 | avxvnni | avx512
   int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out

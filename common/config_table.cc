@@ -157,9 +157,10 @@ void AddWorker(std::vector<ConfigRow>& rows) {
            "What computes: auto, cpu, reference or cuda; auto takes CUDA where there is a device, "
            "else the CPU. One for all ranks, or one for each pipeline stage (\"cpu,cuda\").",
            BackendsProblem);
-  add.Choice("device_exchange", &S::device_exchange, {"auto", "nccl", "staged"},
-             "How tensors in devices' memory travel between ranks: by NCCL, or staged in the "
-             "hosts' memory. auto: NCCL where it works.");
+  add.Choice("device_exchange", &S::device_exchange, {"auto", "peer", "nccl", "staged"},
+             "How tensors in devices' memory travel between ranks: through each other's memory "
+             "(peer: ranks of one host), by NCCL, or staged in the hosts' memory. auto: the first "
+             "of these that works.");
   add.Int("threads", &S::threads, "threads", 0, 4096,
           "Threads of each rank; 0: the cores of a host shared out among its ranks.");
   add.Choice(

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -36,6 +37,46 @@ struct PeerHandle {
   uint64_t address = 0, bytes = 0;
 };
 
+struct OutgoingMessage {
+  const void* data = nullptr;
+  size_t bytes = 0;
+  int to = 0;
+};
+struct IncomingMessage {
+  void* data = nullptr;
+  size_t bytes = 0;
+  int from = 0;
+};
+
+// Memory in which the ranks of a host leave each other messages, by kernels that wait for each
+// other on their devices (kernels/cuda/mail.h). Messages between two ranks arrive in their order;
+// their sizes must agree. Made by DeviceLink::NewMailboxes; the link and the thread are that one's.
+// Going, it waits a second at most for the others to take what they were sent; these outlive their
+// own last message alone.
+class Mailboxes {
+ public:
+  struct Unanswered {
+    int rank = 0;
+    bool sent = false;  // it has not taken what it was sent, else not sent what is due
+  };
+  virtual ~Mailboxes() = default;
+  // For the other ranks, once they all know each other's: connects to theirs.
+  virtual const PeerHandle& handle() const = 0;
+  virtual Status Connect(std::span<const PeerHandle> of_ranks) = 0;
+  // For DeviceLink::Enqueue, with its stream. Sent and received together, in any order among pairs
+  // of ranks. Send may be this rank's part of recv (ranks * bytes).
+  virtual Status Pass(std::span<const OutgoingMessage> sends,
+                      std::span<const IncomingMessage> recvs, void* stream) = 0;
+  virtual Status AllGather(const void* send, void* recv, size_t bytes, void* stream) = 0;
+  // Whom a message was waited for in vain; what came of it and of all later ones is undefined.
+  // Current when the device has done what it was given.
+  virtual std::optional<Unanswered> unanswered() const = 0;
+};
+struct MailboxOptions {
+  int rank = 0, ranks = 0;
+  int64_t wait_ms = 0;  // without anything coming or going, until a message is given up
+};
+
 // Seconds of the device since the last call, where the backend is timed (BackendOptions::timed).
 struct LinkTimes {
   double busy_seconds = 0.0;     // in this queue's operations, waits for other ranks among them
@@ -52,7 +93,9 @@ class DeviceLink {
   // memory (Backend::Repeat).
   virtual uint64_t Enqueue(std::span<const uint64_t> facts,
                            const std::function<Status(void* stream)>& launch) = 0;
-  // out = terms[0] + terms[1] + ... in this order; `count` floats each. out may be a term.
+  // out = terms[0] + terms[1] + ... in this order, kTermsMax at most; `count` floats each. out may
+  // be a term.
+  static constexpr int kTermsMax = 16;
   virtual uint64_t Sum(std::span<const float* const> terms, int64_t count, float* out) = 0;
   // What the backend is given from now on runs behind what this queue was given up to `place`.
   virtual void Join(uint64_t place) = 0;
@@ -62,6 +105,10 @@ class DeviceLink {
   // owner's outlives.
   virtual Result<PeerHandle> Share(DeviceBuffer& memory) = 0;
   virtual Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) = 0;
+
+  // At most kMailRanksMax ranks of a host.
+  static constexpr int kMailRanksMax = 16;
+  virtual Result<std::unique_ptr<Mailboxes>> NewMailboxes(const MailboxOptions& options) = 0;
 
   virtual LinkTimes TakeTimes() = 0;
 };

@@ -86,6 +86,9 @@ class TimedLink : public DeviceLink {
   Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) override {
     return inner_->Map(handle);
   }
+  Result<std::unique_ptr<Mailboxes>> NewMailboxes(const MailboxOptions& options) override {
+    return inner_->NewMailboxes(options);
+  }
   LinkTimes TakeTimes() override { return inner_->TakeTimes(); }
 
  private:

@@ -224,8 +224,11 @@ Status WorkerProcess::MakeExecutor() {
   options.comm.nccl_host_id = TextFromEnvironment("NCCL_HOSTID");
   options.comm.nccl_interface = TextFromEnvironment("NCCL_SOCKET_IFNAME");
   options.comm.join_ms = config_.group.join_deadline_ms;
-  options.comm.note = [this](const std::string& why) {
-    if (identity_.rank == 0) logger_.Info(StrCat(why, "; devices exchange through host memory"));
+  // So that a step whose other rank does not come ends before the coordinator gives it up.
+  options.comm.wait_ms = config_.group.step_deadline_ms * 3 / 4;
+  options.comm.note = [this, said = std::string()](const std::string& how) mutable {
+    if (identity_.rank == 0 && how != said) logger_.Info(how);
+    said = how;
   };
   options.token_split = config_.worker.token_split == "auto" ? TokenSplitMode::kAuto
                         : config_.worker.token_split == "on" ? TokenSplitMode::kOn

@@ -1,16 +1,25 @@
 #include "kernels/cuda/cuda_link.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "common/check.h"
 #include "common/strings.h"
+#include "kernels/cuda/cuda_mailboxes.h"
 #include "kernels/cuda/ops.h"
 
 namespace echelon::cuda {
 
 namespace {
+
+// This process on its host: containers number theirs apart, so that the number alone says little.
+int64_t ProcessIdentity() {
+  struct stat numbers = {};
+  stat("/proc/self/ns/pid", &numbers);
+  return static_cast<int64_t>(numbers.st_ino << 32) | getpid();
+}
 
 // Another rank's memory: of this process, by its address alone, or mapped.
 class PeerBuffer : public DeviceBuffer {
@@ -76,7 +85,7 @@ uint64_t CudaLink::Enqueue(std::span<const uint64_t> facts,
 }
 
 uint64_t CudaLink::Sum(std::span<const float* const> terms, int64_t count, float* out) {
-  CHECK(!terms.empty() && terms.size() <= kTermsMax && count >= 0);
+  CHECK(!terms.empty() && terms.size() <= DeviceLink::kTermsMax && count >= 0);
   const uint64_t place = ++placed_;
   if (!recorder_.Enqueue(Op::kLinkSum, stream_, terms, count, out)) return place;
   SumParams params = {{}, static_cast<int>(terms.size()), count, out};
@@ -116,7 +125,7 @@ Result<PeerHandle> CudaLink::Share(DeviceBuffer& memory) {
     return Unsupported(StrCat(card_.name, ": the driver does not share its memory (", shared.text,
                               "): let ranks of this host exchange by another way"));
   }
-  handle.process = getpid();
+  handle.process = ProcessIdentity();
   handle.device = device_.number();
   handle.address = reinterpret_cast<uintptr_t>(memory.data());
   handle.bytes = memory.bytes();
@@ -127,7 +136,7 @@ Result<std::unique_ptr<DeviceBuffer>> CudaLink::Map(const PeerHandle& handle) {
   Runtime& runtime = device_.runtime();
   void* data = reinterpret_cast<void*>(static_cast<uintptr_t>(handle.address));
   Outcome reached;
-  const bool foreign = handle.process != getpid();
+  const bool foreign = handle.process != ProcessIdentity();
   if (foreign) {
     reached = runtime.MapMemory(handle.ipc, &data);
   } else if (handle.device != device_.number()) {
@@ -141,6 +150,10 @@ Result<std::unique_ptr<DeviceBuffer>> CudaLink::Map(const PeerHandle& handle) {
   }
   return std::unique_ptr<DeviceBuffer>(
       new PeerBuffer(data, handle.bytes, foreign ? &runtime : nullptr));
+}
+
+Result<std::unique_ptr<Mailboxes>> CudaLink::NewMailboxes(const MailboxOptions& options) {
+  return CudaMailboxes::Create(*this, options);
 }
 
 LinkTimes CudaLink::TakeTimes() {

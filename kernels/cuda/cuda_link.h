@@ -33,7 +33,9 @@ class CudaLink : public DeviceLink {
   void JoinAll() { Join(placed_); }
   Result<PeerHandle> Share(DeviceBuffer& memory) override;
   Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) override;
+  Result<std::unique_ptr<Mailboxes>> NewMailboxes(const MailboxOptions& options) override;
   LinkTimes TakeTimes() override;
+  Device& device() { return device_; }
 
  private:
   // From one event to another of the same stream.

@@ -105,12 +105,13 @@ Status Device::WatchEvent(Event event) {
     const Outcome outcome = runtime_->Query(event, &happened);
     Note(outcome);
     if (!outcome.ok()) return StepError(number_, info_, outcome);
-    if (happened) return {};
-    if (Clock::now() < next) continue;
+    if (!happened && Clock::now() < next) continue;
+    // Also when it has: an operation that gave up has ended, too.
     if (const Status watched = watch_(); !watched.ok()) {
       Fail(watched.error());
       return watched;
     }
+    if (happened) return {};
     next = Clock::now() + kEvery;
   }
 }

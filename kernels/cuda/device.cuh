@@ -38,6 +38,14 @@ void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
            static_cast<cudaStream_t>(stream)>>>(args...);
 }
 
+// The same for a kernel that waits for kernels of other streams, whose blocks all run at once: a
+// handful, so that a device has room for them beside what they wait for.
+template <typename... Parameters, typename... Arguments>
+void LaunchTogether(Stream stream, unsigned blocks, unsigned threads, void (*kernel)(Parameters...),
+                    const Arguments&... args) {
+  Launch(stream, {blocks}, threads, 0, kernel, args...);
+}
+
 // The shared memory whose size Launch was told. 16-byte aligned.
 __device__ inline char* DynamicShared() {
   extern __shared__ float4 dynamic_shared[];
@@ -62,6 +70,31 @@ __device__ inline Bytes8 Load8(const void* p) {
 __device__ inline uint32_t Load4(const void* p) {
   return __ldg(static_cast<const unsigned int*>(p));
 }
+
+// 16 bytes of memory that other devices write, too.
+__device__ inline Bytes16 Read16(const void* p) {
+  const uint4 v = *static_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+}
+__device__ inline void Write16(void* p, const Bytes16& value) {
+  *static_cast<uint4*>(p) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+}
+// Words by which threads of different devices, or a host, tell each other that memory is written:
+// who reads the word sees what its writer, and threads that met it at a barrier, had written.
+__device__ inline uint64_t ReadAcquire(const uint64_t* p) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory");
+  return value;
+}
+__device__ inline void WriteRelease(uint64_t* p, uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" : : "l"(p), "l"(value) : "memory");
+}
+__device__ inline uint64_t Nanoseconds() {  // of a clock that only goes forward
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+__device__ inline void Pause() { __nanosleep(50); }  // between two looks
 
 // Copies of 16 bytes from memory that no thread of the kernel writes into shared memory, while the
 // thread goes on. Those begun since the last EndCopies are a set; AwaitCopies waits for all of this

@@ -37,8 +37,8 @@ class Device {
   bool Happened(Event event);
   // Waits for the event whatever has failed since it was recorded; what happened until then.
   Status WaitEvent(Event event);
-  // Called about every millisecond while the host waits in Wait or WaitEvent; its error ends that
-  // and is kept. None: the host sleeps in the driver.
+  // Called about every millisecond while the host waits in Wait or WaitEvent, and at the end; its
+  // error ends that and is kept. None: the host sleeps in the driver.
   void SetWatch(std::function<Status()> watch) { watch_ = std::move(watch); }
   // What `ops` enqueues, as a graph; false, none and a failure where that cannot be.
   bool Capture(const std::function<void()>& ops, Graph* graph);

@@ -38,8 +38,10 @@ TEST_P(CudaDeviceComm, KeepsTheContract) {
       wire.host_id = StrCat(endpoint->rank());  // they share the emulated device
       DeviceCommOptions options;
       options.backend = device.get();
-      options.new_link = [&] { return device->NewLink(); };
-      options.new_wire = [&](Communicator& host) { return NcclWire::Make(host, wire); };
+      options.connect = [&](Communicator& host) -> Result<DeviceLine> {
+        ASSIGN_OR_RETURN(auto made, NcclWire::Make(host, wire));
+        return DeviceLine{device->NewLink().value(), std::move(made)};
+      };
       const auto comm = *DeviceCommunicator::Make(std::move(endpoint), options);
       broken[comm->rank()] = testing::CheckCommunicatorContract(*comm, device.get());
       device->Synchronize();

@@ -1,5 +1,5 @@
 // Layouts whose messages take their places in the devices' streams: NCCL played among threads, each
-// with an emulated device. Nobody waits between ops, and tp alone repeats as graphs.
+// with an emulated device, and mailboxes in the devices' memory. Nobody waits between ops, and tp alone repeats as graphs.
 
 #include <gtest/gtest.h>
 
@@ -38,6 +38,13 @@ TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoes) {
   testing::PlayedFabric fabric;
   const size_t captured = emulation::GraphsCaptured();
   testing::CheckLayout(GetParam(), OverNccl(fabric));
+  EXPECT_EQ(emulation::GraphsCaptured() > captured, GetParam().sp == 1);
+}
+
+// By the kernels that a device runs, too.
+TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoesThroughPeerMemory) {
+  const size_t captured = emulation::GraphsCaptured();
+  testing::CheckLayout(GetParam(), {.kind = "peer"});
   EXPECT_EQ(emulation::GraphsCaptured() > captured, GetParam().sp == 1);
 }
 

@@ -27,6 +27,7 @@ class EmulatedLink::Wire : public DeviceWire {
     }
     return {};
   }
+  Status Check() const override { return {}; }
 
  private:
   const int ranks_;
@@ -34,7 +35,7 @@ class EmulatedLink::Wire : public DeviceWire {
 };
 
 WireFactory EmulatedLink::factory() {
-  return [this](Communicator& host) -> Result<std::unique_ptr<DeviceWire>> {
+  return [this](Communicator& host, DeviceLink&) -> Result<std::unique_ptr<DeviceWire>> {
     ASSIGN_OR_RETURN(auto memory, backend_.Allocate(sizeof(LinkMeter)));
     const LinkMeter none;
     backend_.Upload(&none, memory->data(), sizeof(none));

@@ -13,7 +13,7 @@
 #include "common/result.h"
 #include "kernels/backend.h"
 #include "tests/gpu/link_ops.h"
-#include "worker/comm/device_wire.h"
+#include "worker/comm/step_comm.h"
 
 namespace echelon::bench {
 

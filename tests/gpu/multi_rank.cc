@@ -82,9 +82,7 @@ class MultiRank {
     comm_.nccl_interface = FromEnvironment("NCCL_SOCKET_IFNAME");
     comm_.join_ms = options.group.join_ms;
     comm_.watch = std::make_shared<WireWatch>();
-    comm_.note = [this](const std::string& why) {
-      Say(StrCat("exchanges through the hosts: ", why));
-    };
+    comm_.note = [this](const std::string& how) { Say(how); };
     for (const LayoutCase& known : DeviceLayouts()) {
       if (options.layout == known.name) layout_ = known;
     }
@@ -210,7 +208,7 @@ class MultiRank {
     wire.card.uuid[0] = static_cast<uint8_t>(rank());
     wire.card.runtime_version = runtime;
     wire.host = group_.host();
-    const Status compared = NcclWire::Compare(group_.world(), wire);
+    const auto compared = NcclWire::Compare(group_.world(), wire);
     if (compared.ok()) return {"ranks that differ were not refused"};
     group_.Fail(compared.error().message);
   }

@@ -51,6 +51,9 @@ class Communicator {
   // Wait and NextRows hold up ops enqueued afterwards, not the host. Else buffers are host memory:
   // ops are to be done before an operation is issued, and when Wait returns it is complete.
   virtual bool on_stream() const { return false; }
+  // Whether it waits itself for the ops whose results it reads, or that read what it handed out:
+  // callers need not (FinishFor).
+  virtual bool waits_for_ops() const { return on_stream(); }
   // A step that repeats (Backend::Repeat) begins: from here on operations use the same memory as
   // after the last call. Nothing is in flight. Collective.
   virtual void Restart() {}

@@ -17,20 +17,29 @@ uint64_t AddressOf(const void* memory) { return reinterpret_cast<uint64_t>(memor
 
 Result<std::unique_ptr<Communicator>> DeviceCommunicator::Make(std::unique_ptr<Communicator> host,
                                                                const DeviceCommOptions& options) {
+  DeviceLine line;
+  if (host->size() > 1) {
+    ASSIGN_OR_RETURN(line, options.connect(*host));
+  }
+  return Make(std::move(host), options, std::move(line));
+}
+
+Result<std::unique_ptr<Communicator>> DeviceCommunicator::Make(std::unique_ptr<Communicator> host,
+                                                               const DeviceCommOptions& options,
+                                                               DeviceLine line) {
   CHECK(!host->on_stream());
-  std::unique_ptr<DeviceCommunicator> made(new DeviceCommunicator(std::move(host), options));
-  if (made->size() > 1) RETURN_IF_ERROR(made->Connect());
+  std::unique_ptr<DeviceCommunicator> made(
+      new DeviceCommunicator(std::move(host), options, std::move(line)));
+  if (made->size() > 1) RETURN_IF_ERROR(made->Allocate());
   return std::unique_ptr<Communicator>(std::move(made));
 }
 
-Status DeviceCommunicator::Connect() {
+Status DeviceCommunicator::Allocate() {
   ASSIGN_OR_RETURN(scratch_, options_.backend->Allocate(options_.scratch_bytes));
   for (auto& memory : handed_out_) {
     ASSIGN_OR_RETURN(memory, options_.backend->Allocate(options_.one_shot_bytes_max *
                                                         static_cast<size_t>(size())));
   }
-  ASSIGN_OR_RETURN(link_, options_.new_link());
-  ASSIGN_OR_RETURN(wire_, options_.new_wire(*host_));
   return {};
 }
 
@@ -57,8 +66,8 @@ uint64_t DeviceCommunicator::Gather(const void* send, void* recv, size_t bytes) 
   stats_.bytes_sent += bytes * static_cast<size_t>(size() - 1);
   const uint64_t facts[] = {static_cast<uint64_t>(Fact::kGather), AddressOf(this), AddressOf(send),
                             AddressOf(recv), bytes};
-  return link_->Enqueue(
-      facts, [=, this](void* stream) { return wire_->AllGather(send, recv, bytes, stream); });
+  return line_.link->Enqueue(
+      facts, [=, this](void* stream) { return line_.wire->AllGather(send, recv, bytes, stream); });
 }
 
 uint64_t DeviceCommunicator::Pass(std::vector<OutgoingMessage> sends,
@@ -71,7 +80,8 @@ uint64_t DeviceCommunicator::Pass(std::vector<OutgoingMessage> sends,
   for (const IncomingMessage& recv : recvs) {
     facts.insert(facts.end(), {AddressOf(recv.data), recv.bytes, static_cast<uint64_t>(recv.from)});
   }
-  return link_->Enqueue(facts, [&](void* stream) { return wire_->Pass(sends, recvs, stream); });
+  return line_.link->Enqueue(facts,
+                             [&](void* stream) { return line_.wire->Pass(sends, recvs, stream); });
 }
 
 std::vector<const float*> DeviceCommunicator::Terms(const float* gathered, int64_t count) const {
@@ -84,10 +94,25 @@ bool DeviceCommunicator::GoesWhole(int64_t count) const {
   return static_cast<size_t>(count) * sizeof(float) <= options_.one_shot_bytes_max;
 }
 
+// terms[0] + terms[1] + ... however many; more than a link adds at once come in several sums, of
+// which `out` has the last, and is no term then.
+uint64_t DeviceCommunicator::Add(std::span<const float* const> terms, int64_t count, float* out) {
+  const auto first = std::min(terms.size(), kTermsMax);
+  uint64_t place = line_.link->Sum(terms.first(first), count, out);
+  for (terms = terms.subspan(first); !terms.empty();) {
+    std::vector<const float*> some = {out};
+    const auto more = std::min(terms.size(), kTermsMax - 1);
+    some.insert(some.end(), terms.begin(), terms.begin() + static_cast<ptrdiff_t>(more));
+    place = line_.link->Sum(some, count, out);
+    terms = terms.subspan(more);
+  }
+  return place;
+}
+
 // One shot where it fits, or two would move no less: each of two ranks receives as much either way.
 // Slices are even, as rows of a model are.
 uint64_t DeviceCommunicator::SumIntoData(float* data, int64_t count) {
-  const bool whole = GoesWhole(count) || size() == 2 || count % size() != 0;
+  const bool whole = GoesWhole(count) || size() == 2 || count % size() != 0 || !AddsAtOnce();
   const auto room = static_cast<int64_t>(options_.scratch_bytes / sizeof(float)) / size();
   const int64_t piece = whole ? room : room * size();
   CHECK(piece > 0);
@@ -102,7 +127,7 @@ uint64_t DeviceCommunicator::SumIntoData(float* data, int64_t count) {
 uint64_t DeviceCommunicator::SumWhole(float* data, int64_t count) {
   auto* const gathered = static_cast<float*>(scratch_->data());
   Gather(data, gathered, static_cast<size_t>(count) * sizeof(float));
-  return link_->Sum(Terms(gathered, count), count, data);
+  return Add(Terms(gathered, count), count, data);
 }
 
 uint64_t DeviceCommunicator::SumSlices(float* data, int64_t count) {
@@ -120,14 +145,14 @@ uint64_t DeviceCommunicator::SumSlices(float* data, int64_t count) {
     recvs.push_back({gathered + from * slice, bytes, from});
   }
   Pass(std::move(sends), std::move(recvs));
-  link_->Sum(terms, slice, own);
+  line_.link->Sum(terms, slice, own);
   return Gather(own, data, bytes);
 }
 
 CommHandle DeviceCommunicator::AllReduceSum(float* data, int64_t count) {
   CHECK(count >= 0);
   BeginMessages();
-  return Issued(link_ && count > 0 ? SumIntoData(data, count) : 0);
+  return Issued(line_.link && count > 0 ? SumIntoData(data, count) : 0);
 }
 
 CommHandle DeviceCommunicator::AllReduceRows(float* data, int64_t rows, int64_t cols) {
@@ -137,7 +162,7 @@ CommHandle DeviceCommunicator::AllReduceRows(float* data, int64_t rows, int64_t 
   if (count == 0) return Issued(0);
   std::vector<const float*> terms = {data};
   uint64_t place = 0;
-  if (link_ && GoesWhole(count)) {
+  if (line_.link && GoesWhole(count) && AddsAtOnce()) {
     auto* const gathered = static_cast<float*>(handed_out_[turn_]->data());
     const bool in_use = std::any_of(rows_.begin(), rows_.end(), [&](const Rows& sum) {
       return !sum.is_sum() && sum.terms[0] == gathered;
@@ -146,7 +171,7 @@ CommHandle DeviceCommunicator::AllReduceRows(float* data, int64_t rows, int64_t 
     turn_ = (turn_ + 1) % kRowsInFlightMax;
     place = Gather(data, gathered, static_cast<size_t>(count) * sizeof(float));
     terms = Terms(gathered, count);
-  } else if (link_) {
+  } else if (line_.link) {
     place = SumIntoData(data, count);
   }
   const CommHandle handle = Issued(place);
@@ -157,7 +182,7 @@ CommHandle DeviceCommunicator::AllReduceRows(float* data, int64_t rows, int64_t 
 CommHandle DeviceCommunicator::AllGather(const void* send, void* recv, size_t bytes) {
   BeginMessages();
   if (bytes == 0) return Issued(0);
-  if (link_) return Issued(Gather(send, recv, bytes));
+  if (line_.link) return Issued(Gather(send, recv, bytes));
   if (send != recv) options_.backend->Copy(send, recv, bytes);
   return Issued(0);
 }
@@ -165,7 +190,7 @@ CommHandle DeviceCommunicator::AllGather(const void* send, void* recv, size_t by
 CommHandle DeviceCommunicator::Broadcast(void* data, size_t bytes, int root) {
   CHECK(0 <= root && root < size());
   BeginMessages();
-  if (link_ == nullptr || bytes == 0) return Issued(0);
+  if (line_.link == nullptr || bytes == 0) return Issued(0);
   if (rank() != root) return Issued(Pass({}, {{data, bytes, root}}));
   std::vector<OutgoingMessage> sends;
   for (int to = 0; to < size(); ++to) {
@@ -205,7 +230,7 @@ void DeviceCommunicator::SumUpTo(uint64_t ticket) {
   while (!rows_.empty() && rows_.front().ticket <= ticket) {
     const Rows& sum = rows_.front();
     if (!sum.taken && !sum.is_sum()) {
-      const uint64_t place = link_->Sum(sum.terms, sum.rows * sum.cols, sum.data);
+      const uint64_t place = line_.link->Sum(sum.terms, sum.rows * sum.cols, sum.data);
       for (Pending& pending : pending_) {
         if (pending.ticket == sum.ticket) pending.place = place;
       }
@@ -220,7 +245,7 @@ void DeviceCommunicator::JoinUpTo(uint64_t ticket) {
     place = std::max(place, pending_.front().place);
     pending_.pop_front();
   }
-  if (place > 0) link_->Join(place);
+  if (place > 0) line_.link->Join(place);
 }
 
 void DeviceCommunicator::Wait(CommHandle handle) {
@@ -251,8 +276,8 @@ bool DeviceCommunicator::MoveOn() {
 }
 
 CommStats DeviceCommunicator::TakeStats() {
-  if (link_) {
-    const LinkTimes times = link_->TakeTimes();
+  if (line_.link) {
+    const LinkTimes times = line_.link->TakeTimes();
     stats_.exposed_seconds = times.exposed_seconds;
     stats_.hidden_seconds = std::max(0.0, times.busy_seconds - times.exposed_seconds);
   }

@@ -33,10 +33,16 @@
 
 namespace echelon {
 
+// What a group's operations run in and travel on.
+struct DeviceLine {
+  std::unique_ptr<DeviceLink> link;
+  std::unique_ptr<DeviceWire> wire;  // goes before the link
+};
+
 struct DeviceCommOptions {
   Backend* backend = nullptr;
-  std::function<Result<std::unique_ptr<DeviceLink>>()> new_link;
-  WireFactory new_wire;
+  // Among the ranks of `host`; collective over it. For groups that are split off, too.
+  std::function<Result<DeviceLine>(Communicator& host)> connect;
   // The largest contribution that travels whole. Of four ranks each receives 3 times it in one
   // shot, 1.5 times in two: at some 300 GB/s the 1.5 MiB more take 5 us, about what the second
   // shot's launches would.
@@ -50,6 +56,10 @@ class DeviceCommunicator final : public Communicator {
   // Collective over `host`.
   static Result<std::unique_ptr<Communicator>> Make(std::unique_ptr<Communicator> host,
                                                     const DeviceCommOptions& options);
+  // Of ranks that are connected.
+  static Result<std::unique_ptr<Communicator>> Make(std::unique_ptr<Communicator> host,
+                                                    const DeviceCommOptions& options,
+                                                    DeviceLine line);
 
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
@@ -75,6 +85,7 @@ class DeviceCommunicator final : public Communicator {
   // Rows of at most so many sums may be in flight: a sub-block's of each part of a step, and as
   // many behind them.
   static constexpr size_t kRowsInFlightMax = 4;
+  static constexpr size_t kTermsMax = DeviceLink::kTermsMax;
 
   struct Pending {
     uint64_t ticket;
@@ -90,16 +101,19 @@ class DeviceCommunicator final : public Communicator {
     bool is_sum() const { return terms.size() == 1; }
   };
 
-  DeviceCommunicator(std::unique_ptr<Communicator> host, const DeviceCommOptions& options)
-      : options_(options), host_(std::move(host)) {}
-  Status Connect();
+  DeviceCommunicator(std::unique_ptr<Communicator> host, const DeviceCommOptions& options,
+                     DeviceLine line)
+      : options_(options), host_(std::move(host)), line_(std::move(line)) {}
+  Status Allocate();
   CommHandle Issued(uint64_t place);
   CommHandle Post(size_t bytes);
   void BeginMessages();
   bool GoesWhole(int64_t count) const;
+  bool AddsAtOnce() const { return static_cast<size_t>(size()) <= kTermsMax; }
   uint64_t Gather(const void* send, void* recv, size_t bytes);
   uint64_t Pass(std::vector<OutgoingMessage> sends, std::vector<IncomingMessage> recvs);
   std::vector<const float*> Terms(const float* gathered, int64_t count) const;
+  uint64_t Add(std::span<const float* const> terms, int64_t count, float* out);
   uint64_t SumIntoData(float* data, int64_t count);
   uint64_t SumWhole(float* data, int64_t count);
   uint64_t SumSlices(float* data, int64_t count);
@@ -111,9 +125,8 @@ class DeviceCommunicator final : public Communicator {
   const std::unique_ptr<Communicator> host_;
   std::unique_ptr<DeviceBuffer> scratch_;  // what it holds is used at once, in the link's order
   std::unique_ptr<DeviceBuffer> handed_out_[kRowsInFlightMax];
-  size_t turn_ = 0;                   // of handed_out_
-  std::unique_ptr<DeviceWire> wire_;  // null, as the link: alone
-  std::unique_ptr<DeviceLink> link_;
+  size_t turn_ = 0;        // of handed_out_
+  const DeviceLine line_;  // of nulls: alone
   uint64_t last_ticket_ = 0;
   std::deque<Pending> pending_;         // ascending tickets
   std::deque<Rows> rows_;               // ascending tickets

@@ -3,25 +3,13 @@
 // ranks enqueue the same operations in the same order. Thread: the rank's.
 
 #include <cstddef>
-#include <functional>
-#include <memory>
 #include <span>
+#include <vector>
 
 #include "common/result.h"
-#include "worker/comm/communicator.h"
+#include "kernels/device_link.h"
 
 namespace echelon {
-
-struct OutgoingMessage {
-  const void* data = nullptr;
-  size_t bytes = 0;
-  int to = 0;
-};
-struct IncomingMessage {
-  void* data = nullptr;
-  size_t bytes = 0;
-  int from = 0;
-};
 
 class DeviceWire {
  public:
@@ -31,9 +19,23 @@ class DeviceWire {
   // All of them together, in any order among pairs of ranks: none waits for another of the call.
   virtual Status Pass(std::span<const OutgoingMessage> sends,
                       std::span<const IncomingMessage> recvs, void* stream) = 0;
+  // The first error that operations have met on the device.
+  virtual Status Check() const = 0;
 };
 
-// A wire among the ranks of `host`; collective over it.
-using WireFactory = std::function<Result<std::unique_ptr<DeviceWire>>(Communicator& host)>;
+// All wires of a worker, for Backend::SetWatch: their errors come up in the device's time, after
+// the calls.
+class WireWatch {
+ public:
+  void Add(const DeviceWire* wire) { wires_.push_back(wire); }
+  void Remove(const DeviceWire* wire) { std::erase(wires_, wire); }
+  Status Check() const {
+    for (const DeviceWire* wire : wires_) RETURN_IF_ERROR(wire->Check());
+    return {};
+  }
+
+ private:
+  std::vector<const DeviceWire*> wires_;
+};
 
 }  // namespace echelon

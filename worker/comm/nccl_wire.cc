@@ -129,30 +129,33 @@ std::shared_ptr<JoinNotes> ExchangeNotes(Communicator& host) {
 
 }  // namespace
 
-Status WireWatch::Check() const {
-  for (const NcclWire* wire : wires_) RETURN_IF_ERROR(wire->Check());
-  return {};
-}
-
 NcclWire::NcclWire(int rank, const NcclWireOptions& options) : rank_(rank), options_(options) {
   options_.watch->Add(this);
 }
 
 NcclWire::~NcclWire() { options_.watch->Remove(this); }
 
-Status NcclWire::Compare(Communicator& host, const NcclWireOptions& options) {
-  return CheckCards(GatherCards(host, options));
-}
-
-Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
+Result<std::vector<std::string>> NcclWire::Compare(Communicator& host,
                                                    const NcclWireOptions& options) {
   const std::vector<PackedCard> cards = GatherCards(host, options);
   RETURN_IF_ERROR(CheckCards(cards));
   std::vector<std::string> hosts;
   for (const PackedCard& card : cards) hosts.emplace_back(card.host);
+  return hosts;
+}
+
+Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
+                                                   const NcclWireOptions& options,
+                                                   const std::vector<std::string>& hosts) {
   std::unique_ptr<NcclWire> made(new NcclWire(host.rank(), options));
   RETURN_IF_ERROR(made->Join(host, hosts));
   return std::unique_ptr<DeviceWire>(std::move(made));
+}
+
+Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
+                                                   const NcclWireOptions& options) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Compare(host, options));
+  return Make(host, options, hosts);
 }
 
 Status NcclWire::Join(Communicator& host, const std::vector<std::string>& hosts) {

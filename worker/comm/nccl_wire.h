@@ -20,19 +20,6 @@
 
 namespace echelon {
 
-// All wires of a worker, for Backend::SetWatch.
-class NcclWire;
-class WireWatch {
- public:
-  void Add(const NcclWire* wire) { wires_.push_back(wire); }
-  void Remove(const NcclWire* wire) { std::erase(wires_, wire); }
-  // The first error that NCCL has met.
-  Status Check() const;
-
- private:
-  std::vector<const NcclWire*> wires_;
-};
-
 struct NcclWireOptions {
   std::shared_ptr<NcclLibrary> library;
   std::shared_ptr<WireWatch> watch;
@@ -45,19 +32,23 @@ struct NcclWireOptions {
 
 class NcclWire final : public DeviceWire {
  public:
-  // Whether the ranks' cards go together; if not, all ranks get the same error. Collective.
-  static Status Compare(Communicator& host, const NcclWireOptions& options);
-  // Collective over `host`. All ranks get the same error where their cards do not go together; a
-  // rank whose NCCL fails gets its own, and the others theirs when join_ms have passed. The host
+  // The ranks' hosts, if their cards go together; if not, all ranks get the same error. Collective.
+  static Result<std::vector<std::string>> Compare(Communicator& host,
+                                                  const NcclWireOptions& options);
+  // Of ranks that were compared, on these hosts. Collective over `host`. A rank whose NCCL fails
+  // gets an error of its own, and the others theirs when join_ms have passed. The host
   // communicator's SetArrived is used meanwhile.
   static Result<std::unique_ptr<DeviceWire>> Make(Communicator& host,
+                                                  const NcclWireOptions& options,
+                                                  const std::vector<std::string>& hosts);
+  static Result<std::unique_ptr<DeviceWire>> Make(Communicator& host,  // after comparing them
                                                   const NcclWireOptions& options);
   ~NcclWire() override;
 
   Status AllGather(const void* send, void* recv, size_t bytes, void* stream) override;
   Status Pass(std::span<const OutgoingMessage> sends, std::span<const IncomingMessage> recvs,
               void* stream) override;
-  Status Check() const;
+  Status Check() const override;
 
  private:
   NcclWire(int rank, const NcclWireOptions& options);

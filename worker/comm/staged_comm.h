@@ -2,11 +2,10 @@
 // StagedCommunicator: a communicator for tensors in a device's memory over one for host memory:
 // what an operation reads is copied to the host when it is issued, what it brings is copied to the
 // device when it is waited for. The messages are those of the host communicator: the rank at the
-// other end may have its tensors in host memory. The way where devices have no wire of their own;
-// each issue and each wait holds up the host until the device has come to it.
+// other end may have its tensors in host memory. The way where devices have no wire of their own.
 //
-// Unlike others with on_stream() false it waits for the backend's ops itself, before it reads their
-// results; callers need not. It copies between host and device, so it has no place within
+// It waits for the backend's ops itself, before it reads their results: one wait of the host at
+// each issue and each wait. It copies between host and device, so it has no place within
 // Backend::Repeat. One thread, the backend's. The backend outlives it, and so do the buffers their
 // operations.
 
@@ -29,6 +28,7 @@ class StagedCommunicator final : public Communicator {
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   int hosts() const override { return host_->hosts(); }
+  bool waits_for_ops() const override { return true; }
   CommHandle AllReduceSum(float* data, int64_t count) override;
   // All rows are handed out at once, as one term: the sum, in data.
   CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) override;

@@ -1,12 +1,14 @@
 #include "worker/comm/step_comm.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "common/strings.h"
 #include "worker/comm/device_comm.h"
 #include "worker/comm/packed_text.h"
+#include "worker/comm/peer_wire.h"
 #include "worker/comm/staged_comm.h"
 
 namespace echelon {
@@ -14,19 +16,33 @@ namespace echelon {
 namespace {
 
 // What ranks tell each other; longer texts are cut off.
-struct PackedChoice {
+struct PackedPart {
   bool on_device = false;
   char host[64] = {};
-  char problem[384] = {};  // why this rank cannot take part in NCCL, or empty
+  char problem[384] = {};  // why this rank cannot take part, or empty
 };
 
-// This rank's part in a wire.
-Result<NcclWireOptions> PrepareNccl(Backend& backend, const StepCommOptions& options) {
+std::vector<PackedPart> GatherParts(Communicator& host, const PackedPart& mine) {
+  std::vector<PackedPart> parts(static_cast<size_t>(host.size()));
+  host.Wait(host.AllGather(&mine, parts.data(), sizeof(mine)));
+  return parts;
+}
+
+// The first problem that a rank has; the same on all of them.
+Status ProblemOf(const std::vector<PackedPart>& parts) {
+  for (size_t rank = 0; rank < parts.size(); ++rank) {
+    if (parts[rank].problem[0] == '\0') continue;
+    return Unsupported(StrCat("rank ", rank, " of the group on host ", parts[rank].host, ": ",
+                              parts[rank].problem));
+  }
+  return {};
+}
+
+Result<NcclWireOptions> PrepareNccl(const DeviceCard& card, const StepCommOptions& options) {
   NcclWireOptions wire;
   ASSIGN_OR_RETURN(wire.library, options.load_nccl());
-  ASSIGN_OR_RETURN(const auto link, backend.NewLink());
   wire.watch = options.watch ? options.watch : std::make_shared<WireWatch>();
-  wire.card = link->card();
+  wire.card = card;
   wire.host = options.host;
   wire.host_id = options.nccl_host_id;
   wire.interface = options.nccl_interface;
@@ -34,24 +50,74 @@ Result<NcclWireOptions> PrepareNccl(Backend& backend, const StepCommOptions& opt
   return wire;
 }
 
-// Whether all ranks, which are on devices, can be joined; the same on all of them.
-Status CanJoin(Communicator& host, const std::vector<PackedChoice>& choices,
-               const Result<NcclWireOptions>& wire) {
-  for (size_t rank = 0; rank < choices.size(); ++rank) {
-    if (choices[rank].problem[0] == '\0') continue;
-    return Unsupported(StrCat("rank ", rank, " of the group on host ", choices[rank].host, ": ",
-                              choices[rank].problem));
-  }
-  return NcclWire::Compare(host, *wire);
+// A group's line as it is made, and how those of its parts are.
+struct Connected {
+  const char* how = "";
+  std::unique_ptr<DeviceWire> wire;
+  WireFactory again;
+};
+
+// An error is the same on all ranks.
+Result<Connected> ConnectPeers(Communicator& host, DeviceLink& link,
+                               const StepCommOptions& options) {
+  PeerWireOptions wire;
+  wire.watch = options.watch ? options.watch : std::make_shared<WireWatch>();
+  wire.host = options.host;
+  wire.wait_ms = options.wait_ms;
+  Connected made;
+  made.how = "through peer memory";
+  made.again = [wire](Communicator& over, DeviceLink& its) {
+    return PeerWire::Make(over, its, wire);
+  };
+  ASSIGN_OR_RETURN(made.wire, made.again(host, link));
+  return made;
 }
 
-Result<std::unique_ptr<Communicator>> OnDevice(std::unique_ptr<Communicator> host, Backend& backend,
-                                               WireFactory new_wire) {
-  DeviceCommOptions device;
-  device.backend = &backend;
-  device.new_link = [&backend] { return backend.NewLink(); };
-  device.new_wire = std::move(new_wire);
-  return DeviceCommunicator::Make(std::move(host), device);
+// `can` is an error, the same on all ranks, where NCCL cannot join them.
+Result<Connected> ConnectNccl(Communicator& host, DeviceLink& link, const StepCommOptions& options,
+                              Status& can) {
+  PackedPart mine;
+  PutText(mine.host, options.host);
+  const Result<NcclWireOptions> wire = PrepareNccl(link.card(), options);
+  if (!wire.ok()) PutText(mine.problem, wire.error().message);
+  can = ProblemOf(GatherParts(host, mine));
+  RETURN_IF_ERROR(can);
+  const Result<std::vector<std::string>> hosts = NcclWire::Compare(host, *wire);
+  if (!hosts.ok()) can = hosts.error();
+  RETURN_IF_ERROR(can);
+  Connected made;
+  made.how = "over NCCL";
+  ASSIGN_OR_RETURN(made.wire, NcclWire::Make(host, *wire, *hosts));
+  made.again = [wire = *wire](Communicator& over, DeviceLink&) {
+    return NcclWire::Make(over, wire);
+  };
+  return made;
+}
+
+// The first way of `options.kind` that all ranks can go; none: why is in `problems`.
+Result<std::optional<Connected>> Connect(Communicator& host, DeviceLink& link,
+                                         const StepCommOptions& options,
+                                         std::vector<std::string>& problems) {
+  if (options.new_wire) {
+    Connected made;
+    made.how = "over a wire of their own";
+    made.again = options.new_wire;
+    ASSIGN_OR_RETURN(made.wire, made.again(host, link));
+    return std::optional<Connected>(std::move(made));
+  }
+  if (options.kind != "nccl") {
+    Result<Connected> made = ConnectPeers(host, link, options);
+    if (made.ok()) return std::optional<Connected>(*std::move(made));
+    problems.push_back(made.error().message);
+  }
+  if (options.kind != "peer") {
+    Status can;
+    Result<Connected> made = ConnectNccl(host, link, options, can);
+    if (made.ok()) return std::optional<Connected>(*std::move(made));
+    if (can.ok()) return made.error();
+    problems.push_back(made.error().message);
+  }
+  return std::optional<Connected>();
 }
 
 std::unique_ptr<Communicator> Staged(std::unique_ptr<Communicator> host, Backend& backend) {
@@ -64,37 +130,53 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
                                                            Backend& backend,
                                                            const StepCommOptions& options) {
   if (host->size() == 1) return host;
-  Result<NcclWireOptions> wire = Unsupported("not asked for");
-  PackedChoice mine;
+  Result<std::unique_ptr<DeviceLink>> link = Unsupported("not asked for");
+  PackedPart mine;
   mine.on_device = !backend.host_memory();
   PutText(mine.host, options.host);
-  if (mine.on_device && options.kind != "staged" && !options.new_wire) {
-    wire = PrepareNccl(backend, options);
-    if (!wire.ok()) PutText(mine.problem, wire.error().message);
+  if (mine.on_device && options.kind != "staged") {
+    link = backend.NewLink();
+    if (!link.ok()) PutText(mine.problem, link.error().message);
   }
-  std::vector<PackedChoice> choices(static_cast<size_t>(host->size()));
-  host->Wait(host->AllGather(&mine, choices.data(), sizeof(mine)));
+  const std::vector<PackedPart> parts = GatherParts(*host, mine);
   if (!mine.on_device) return host;
-  const bool all_on_devices = std::all_of(choices.begin(), choices.end(),
-                                          [](const PackedChoice& rank) { return rank.on_device; });
+  const bool all_on_devices = std::all_of(parts.begin(), parts.end(),
+                                          [](const PackedPart& rank) { return rank.on_device; });
   if (!all_on_devices || options.kind == "staged") return Staged(std::move(host), backend);
 
-  if (options.new_wire) return OnDevice(std::move(host), backend, options.new_wire);
-  const Status can = CanJoin(*host, choices, wire);
-  if (!can.ok() && options.kind == "nccl") {
+  DeviceLine line;
+  std::optional<Connected> made;
+  std::vector<std::string> problems;
+  if (const Status can = ProblemOf(parts); can.ok()) {
+    line.link = *std::move(link);
+    ASSIGN_OR_RETURN(made, Connect(*host, *line.link, options, problems));
+  } else {
+    problems.push_back(can.error().message);
+  }
+  const std::string why = Join(problems, "; ");
+  if (!made && options.kind != "auto") {
     return InvalidArgument(
-        StrCat("worker.device_exchange is nccl, but ", can.error().message, "; or set it to auto"));
+        StrCat("worker.device_exchange is ", options.kind, ", but ", why, "; or set it to auto"));
   }
-  if (!can.ok()) {
-    if (options.note) options.note(can.error().message);
-    return Staged(std::move(host), backend);
+  if (options.note) {
+    options.note(StrCat("devices exchange ", made ? made->how : "through host memory",
+                        why.empty() ? "" : StrCat(" (", why, ")")));
   }
-  return OnDevice(std::move(host), backend,
-                  [wire = *wire](Communicator& over) { return NcclWire::Make(over, wire); });
+  if (!made) return Staged(std::move(host), backend);
+  line.wire = std::move(made->wire);
+  DeviceCommOptions device;
+  device.backend = &backend;
+  device.connect = [&backend, again = made->again](Communicator& over) -> Result<DeviceLine> {
+    DeviceLine its;
+    ASSIGN_OR_RETURN(its.link, backend.NewLink());
+    ASSIGN_OR_RETURN(its.wire, again(over, *its.link));
+    return its;
+  };
+  return DeviceCommunicator::Make(std::move(host), device, std::move(line));
 }
 
 void FinishFor(Backend& backend, const Communicator& comm) {
-  if (comm.size() > 1 && !comm.on_stream()) backend.Synchronize();
+  if (comm.size() > 1 && !comm.waits_for_ops()) backend.Synchronize();
 }
 
 }  // namespace echelon

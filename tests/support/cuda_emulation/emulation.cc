@@ -9,6 +9,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "common/check.h"
@@ -104,6 +106,30 @@ class Arena {
   std::map<size_t, size_t> free_, taken_;  // offset -> bytes
 };
 
+struct Memory {
+  std::mutex mutex;
+  Arena arena;
+  int open = 0;  // how many use it now
+};
+Memory& TheMemory() {
+  static Memory memory;
+  return memory;
+}
+
+// Device memory is there while one of these lives.
+struct Open {
+  Open() {
+    Memory& memory = TheMemory();
+    const std::lock_guard lock(memory.mutex);
+    if (memory.open++ == 0) memory.arena.Protect(PROT_READ | PROT_WRITE);
+  }
+  ~Open() {
+    Memory& memory = TheMemory();
+    const std::lock_guard lock(memory.mutex);
+    if (--memory.open == 0) memory.arena.Protect(PROT_NONE);
+  }
+};
+
 enum class Wait { kNone, kBlock, kWarp, kDone };
 
 struct Thread {
@@ -121,33 +147,24 @@ struct Thread {
   unsigned exchanges = 0;
 };
 
+// Runs blocks one after the other. Kernels that run at once have one each.
 class Machine {
  public:
-  std::recursive_mutex mutex;
-  Arena arena;
-
-  void Run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
-    CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
-    CHECK(grid.y <= 65535 && grid.z <= 65535);
-    const Open open(*this);
+  void Run(std::span<const Index> blocks, Index grid, unsigned threads, size_t shared_bytes,
+           const std::function<void()>& body) {
     shared_.assign(shared_bytes / sizeof(uint64_t) + 2, 0xa5a5a5a5a5a5a5a5u);
     body_ = &body;
     while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
-    Index block;
-    for (block.z = 0; block.z < grid.z; ++block.z) {
-      for (block.y = 0; block.y < grid.y; ++block.y) {
-        for (block.x = 0; block.x < grid.x; ++block.x) RunBlock(block, grid, threads);
-      }
-    }
+    CHECK(TheMachine() == nullptr);
+    TheMachine() = this;
+    for (const Index& block : blocks) RunBlock(block, grid, threads);
+    TheMachine() = nullptr;
   }
 
-  void Copy(void* to, const void* from, size_t bytes) {
-    const Open open(*this);
-    std::memcpy(to, from, bytes);
-  }
-  void Clear(void* memory, size_t bytes) {
-    const Open open(*this);
-    std::memset(memory, 0, bytes);
+  // That of the running thread; null outside a kernel.
+  static Machine*& TheMachine() {
+    static thread_local Machine* machine = nullptr;
+    return machine;
   }
 
   Thread& current() { return *threads_[current_]; }
@@ -176,16 +193,6 @@ class Machine {
   int lane() const { return static_cast<int>(current_ % 32); }
 
  private:
-  // Device memory is there while one of these lives.
-  struct Open {
-    explicit Open(Machine& machine) : machine(machine), lock(machine.mutex) {
-      machine.arena.Protect(PROT_READ | PROT_WRITE);
-    }
-    ~Open() { machine.arena.Protect(PROT_NONE); }
-    Machine& machine;
-    std::lock_guard<std::recursive_mutex> lock;
-  };
-
   static void Enter();
 
   void RunBlock(Index block, Index grid, unsigned threads) {
@@ -210,7 +217,7 @@ class Machine {
   }
 
   void Prepare(Thread& thread, const Fiber& fiber) {
-    if (!thread.stack) thread.stack = std::make_unique<char[]>(kStackBytes);
+    if (!thread.stack) thread.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
     thread.fiber = fiber;
     thread.wait = Wait::kNone;
     thread.exchanges = 0;
@@ -252,15 +259,46 @@ class Machine {
   unsigned turn_ = 0;
 };
 
-Machine& TheMachine() {
-  static Machine machine;
-  return machine;
-}
-
 void Machine::Enter() {
-  Machine& machine = TheMachine();
+  Machine& machine = *TheMachine();
   (*machine.body_)();
   machine.Pause(Wait::kDone);
+}
+
+Machine& TheMachine() { return *Machine::TheMachine(); }
+
+// Machines between kernels: their stacks are kept.
+class Pool {
+ public:
+  std::unique_ptr<Machine> Take() {
+    const std::lock_guard lock(mutex_);
+    if (machines_.empty()) return std::make_unique<Machine>();
+    auto machine = std::move(machines_.back());
+    machines_.pop_back();
+    return machine;
+  }
+  void Give(std::unique_ptr<Machine> machine) {
+    const std::lock_guard lock(mutex_);
+    machines_.push_back(std::move(machine));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Machine>> machines_;
+};
+Pool& ThePool() {
+  static Pool pool;
+  return pool;
+}
+
+void RunBlocks(std::span<const Index> blocks, Index grid, unsigned threads, size_t shared_bytes,
+               const std::function<void()>& body) {
+  CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
+  CHECK(grid.y <= 65535 && grid.z <= 65535);
+  const Open open;
+  auto machine = ThePool().Take();
+  machine->Run(blocks, grid, threads, shared_bytes, body);
+  ThePool().Give(std::move(machine));
 }
 
 }  // namespace
@@ -268,7 +306,25 @@ void Machine::Enter() {
 const Fiber& Current() { return TheMachine().current().fiber; }
 
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
-  TheMachine().Run(grid, threads, shared_bytes, body);
+  std::vector<Index> blocks;
+  Index block;
+  for (block.z = 0; block.z < grid.z; ++block.z) {
+    for (block.y = 0; block.y < grid.y; ++block.y) {
+      for (block.x = 0; block.x < grid.x; ++block.x) blocks.push_back(block);
+    }
+  }
+  RunBlocks(blocks, grid, threads, shared_bytes, body);
+}
+
+void RunTogether(unsigned blocks, unsigned threads, const std::function<void()>& body) {
+  const auto run = [&](unsigned x) {
+    const Index block = {x, 0, 0};
+    RunBlocks({&block, 1}, {blocks, 1, 1}, threads, 0, body);
+  };
+  std::vector<std::thread> others;
+  for (unsigned x = 1; x < blocks; ++x) others.emplace_back(run, x);
+  run(0);
+  for (auto& other : others) other.join();
 }
 
 void WaitForBlock() { TheMachine().Pause(Wait::kBlock); }
@@ -318,18 +374,24 @@ void CheckAligned(const void* p, size_t bytes) {
 }
 
 void* AllocateDevice(size_t bytes) {
-  const std::lock_guard lock(TheMachine().mutex);
-  return TheMachine().arena.Take(bytes);
+  const std::lock_guard lock(TheMemory().mutex);
+  return TheMemory().arena.Take(bytes);
 }
 void FreeDevice(void* memory) {
-  const std::lock_guard lock(TheMachine().mutex);
-  TheMachine().arena.Give(memory);
+  const std::lock_guard lock(TheMemory().mutex);
+  TheMemory().arena.Give(memory);
 }
 size_t FreeDeviceBytes() {
-  const std::lock_guard lock(TheMachine().mutex);
-  return TheMachine().arena.FreeBytes();
+  const std::lock_guard lock(TheMemory().mutex);
+  return TheMemory().arena.FreeBytes();
 }
-void CopyDevice(void* to, const void* from, size_t bytes) { TheMachine().Copy(to, from, bytes); }
-void ClearDevice(void* memory, size_t bytes) { TheMachine().Clear(memory, bytes); }
+void CopyDevice(void* to, const void* from, size_t bytes) {
+  const Open open;
+  std::memcpy(to, from, bytes);
+}
+void ClearDevice(void* memory, size_t bytes) {
+  const Open open;
+  std::memset(memory, 0, bytes);
+}
 
 }  // namespace echelon::emulation

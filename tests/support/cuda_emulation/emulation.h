@@ -1,13 +1,15 @@
 #pragma once
 // Runs CUDA kernels on the host: every thread of a block is a fiber, barriers and shuffles switch
-// between them, blocks run one after the other. For correctness alone: it is about 10,000 times
+// between them, blocks run one after the other; those of a kernel that waits for others run at once,
+// each in a thread of the host, as kernels of eager streams do. For correctness alone: it is about 10,000 times
 // slower than a GPU. What it finds: wrong indices (device memory is unreadable outside kernels, so
 // a host pointer mixed up with a device pointer faults), a barrier or shuffle that some thread does
 // not reach, misaligned vector loads, and, because fibers run in another order each time, most
 // missing barriers. What it cannot find: what depends on the hardware (memory order between warps,
 // launch limits beyond those checked here, speed).
 //
-// When kernels run: stream_queue.h. One thread at a time runs them; a mutex sees to it.
+// When kernels run: stream_queue.h. Device memory can be read by the host while any kernel runs: a
+// mixed-up pointer is found where one stream at a time runs.
 
 #include <cstddef>
 #include <cstdint>
@@ -28,6 +30,7 @@ struct Fiber {
 const Fiber& Current();
 
 void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
+void RunTogether(unsigned blocks, unsigned threads, const std::function<void()>& body);
 
 // Inside a kernel.
 void WaitForBlock();

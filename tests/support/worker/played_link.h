@@ -21,6 +21,7 @@ class PlayedLink final : public DeviceLink {
     return ++place_;
   }
   uint64_t Sum(std::span<const float* const> terms, int64_t count, float* out) override {
+    CHECK(!terms.empty() && terms.size() <= kTermsMax);
     for (int64_t i = 0; i < count; ++i) {
       float sum = terms[0][i];
       for (size_t t = 1; t < terms.size(); ++t) sum += terms[t][i];
@@ -32,6 +33,9 @@ class PlayedLink final : public DeviceLink {
   Result<PeerHandle> Share(DeviceBuffer&) override { return Unsupported("played"); }
   Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle&) override {
     return Unsupported("played");
+  }
+  Result<std::unique_ptr<Mailboxes>> NewMailboxes(const MailboxOptions&) override {
+    return Unsupported("this device plays no mailboxes");
   }
   LinkTimes TakeTimes() override { return {0.25, 0.125}; }
 

@@ -34,10 +34,10 @@ struct Rank {
   DeviceCommOptions Options() {
     DeviceCommOptions options;
     options.backend = backend.get();
-    options.new_link = [] {
-      return Result<std::unique_ptr<DeviceLink>>(std::make_unique<testing::PlayedLink>());
+    options.connect = [this](Communicator& host) -> Result<DeviceLine> {
+      ASSIGN_OR_RETURN(auto made, NcclWire::Make(host, wire));
+      return DeviceLine{std::make_unique<testing::PlayedLink>(), std::move(made)};
     };
-    options.new_wire = [this](Communicator& host) { return NcclWire::Make(host, wire); };
     return options;
   }
 
@@ -96,6 +96,24 @@ TEST_P(DeviceComm, SumsInRankOrderOnEveryWay) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, DeviceComm, ::testing::Range(1, 5));
+
+// More ranks than a pass adds terms of.
+TEST(DeviceComm, ManyRanksAddInSeveralSums) {
+  testing::PlayedFabric fabric;
+  OnRanks(17, [&](int number, std::unique_ptr<Communicator> host) {
+    Rank rank(fabric, number);
+    DeviceCommOptions options = rank.Options();
+    options.one_shot_bytes_max = 4096;
+    options.scratch_bytes = 200'000;
+    const auto comm = *DeviceCommunicator::Make(std::move(host), options);
+    testing::ContractChecker check(*comm, rank.backend.get());
+    for (const int64_t count : {1, 1000, 17'000}) {
+      check.AllReduceInRankOrder(count);
+      check.RowsInRankOrder(count, 1, false);
+    }
+    for (const auto& line : check.TakeBroken()) ADD_FAILURE() << line;
+  });
+}
 
 TEST(DeviceComm, TermsLieWhereTheyLayWhenAStepRestarts) {
   testing::PlayedFabric fabric;

@@ -91,6 +91,9 @@ std::vector<Outcome> Made(const std::vector<RankSetup>& setups) {
   return outcomes;
 }
 
+constexpr const char* kNoPeers =
+    " (rank 0 of the group on host host0: this device plays no mailboxes)";
+
 TEST(StepComm, HostMemoryTravelsAsItDid) {
   for (const Outcome& one : Made({{.on_device = false}, {.on_device = false}})) {
     EXPECT_EQ(one.made, "host");
@@ -102,7 +105,8 @@ TEST(StepComm, DevicesThatNcclJoinsExchangeInTheStream) {
   for (const char* kind : {"auto", "nccl"}) {
     for (const Outcome& one : Made({{.kind = kind}, {.kind = kind}, {.kind = kind}})) {
       EXPECT_EQ(one.made, "device");
-      EXPECT_EQ(one.note, "");
+      EXPECT_EQ(one.note,
+                StrCat("devices exchange over NCCL", kind == std::string("nccl") ? "" : kNoPeers));
     }
   }
   for (const Outcome& one : Made({{.kind = "staged"}, {.kind = "staged"}})) {
@@ -120,7 +124,11 @@ TEST(StepComm, AHostAndADeviceMeetInHostMemory) {
 TEST(StepComm, AllStageWhereOneCannotJoinAndAreToldWhy) {
   for (const Outcome& one : Made({{}, {.has_nccl = false}, {}})) {
     EXPECT_EQ(one.made, "staged");
-    EXPECT_EQ(one.note, "rank 1 of the group on host host1: NCCL is not there: install it");
+    EXPECT_EQ(
+        one.note,
+        "devices exchange through host memory (rank 0 of the group on host host0: this device "
+        "plays no mailboxes; rank 1 of the group on host host1: NCCL is not there: install "
+        "it)");
   }
   for (const Outcome& one : Made({{}, {.has_link = false}})) {
     EXPECT_EQ(one.made, "staged");

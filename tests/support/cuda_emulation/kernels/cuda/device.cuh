@@ -4,9 +4,12 @@
 
 #include <math.h>
 
+#include <atomic>
 #include <bit>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "common/half.h"
@@ -17,8 +20,8 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
-// Blocks run one after the other, so one copy serves each in turn.
-#define __shared__ static
+// Blocks of a host's thread run one after the other, so one copy serves each in turn.
+#define __shared__ static thread_local
 #define threadIdx (::echelon::emulation::Current().thread)
 #define blockIdx (::echelon::emulation::Current().block)
 #define gridDim (::echelon::emulation::Current().grid)
@@ -47,6 +50,13 @@ void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes, voi
   });
 }
 
+template <typename... Parameters, typename... Arguments>
+void LaunchTogether(Stream stream, unsigned blocks, unsigned threads, void (*kernel)(Parameters...),
+                    const Arguments&... args) {
+  static_cast<emulation::StreamQueue*>(stream)->EnqueueKernel(
+      [=] { emulation::RunTogether(blocks, threads, [&] { kernel(args...); }); });
+}
+
 inline char* DynamicShared() { return emulation::DynamicShared(); }
 
 struct alignas(16) Bytes16 {
@@ -66,6 +76,23 @@ Value LoadAligned(const void* p) {
 inline Bytes16 Load16(const void* p) { return LoadAligned<Bytes16>(p); }
 inline Bytes8 Load8(const void* p) { return LoadAligned<Bytes8>(p); }
 inline uint32_t Load4(const void* p) { return LoadAligned<uint32_t>(p); }
+inline Bytes16 Read16(const void* p) { return LoadAligned<Bytes16>(p); }
+inline void Write16(void* p, const Bytes16& value) {
+  emulation::CheckAligned(p, sizeof(value));
+  std::memcpy(p, &value, sizeof(value));
+}
+inline uint64_t ReadAcquire(const uint64_t* p) {
+  return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(p)).load(std::memory_order_acquire);
+}
+inline void WriteRelease(uint64_t* p, uint64_t value) {
+  std::atomic_ref<uint64_t>(*p).store(value, std::memory_order_release);
+}
+inline uint64_t Nanoseconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count());
+}
+// More ranks than cores: what is waited for needs the core.
+inline void Pause() { std::this_thread::sleep_for(std::chrono::microseconds(20)); }
 inline void CopyAsync16(char* to_shared, const char* from) {
   emulation::CheckAligned(to_shared, 16);
   emulation::CheckAligned(from, 16);
