@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "common/check.h"
@@ -72,16 +73,26 @@ class EmulatedRuntime : public Runtime {
     }
     std::free(memory);
   }
-  // One process alone knows the arena.
   Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
-    std::memcpy(handle->data(), &memory, sizeof(memory));
+    const emulation::SharedPlace place = emulation::ShareDevice(memory);
+    std::memcpy(handle->data(), &place, sizeof(place));
     return {};
   }
   Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
-    std::memcpy(memory, handle.data(), sizeof(*memory));
+    emulation::SharedPlace place;
+    static_assert(sizeof(place) <= sizeof(handle));
+    std::memcpy(&place, handle.data(), sizeof(place));
+    *memory = emulation::MapDevice(place);
+    if (*memory == nullptr) return {Failure::kOther, 201, "cudaErrorInvalidContext"};
+    mapped_[*memory] = place;
     return {};
   }
-  void UnmapMemory(void*) override {}
+  void UnmapMemory(void* memory) override {
+    const auto at = mapped_.find(memory);
+    CHECK(at != mapped_.end());
+    emulation::UnmapDevice(at->second, memory);
+    mapped_.erase(at);
+  }
   Outcome EnablePeer(int) override { return {}; }
   Outcome NewStream(Stream* stream) override {
     auto* made = new StreamQueue();
@@ -166,6 +177,7 @@ class EmulatedRuntime : public Runtime {
   }
 
   std::set<StreamQueue*> streams_;
+  std::map<void*, emulation::SharedPlace> mapped_;
 };
 
 }  // namespace

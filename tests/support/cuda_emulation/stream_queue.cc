@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <utility>
 
 #include "common/check.h"
@@ -12,7 +13,7 @@ namespace {
 
 struct Counts {
   std::atomic<size_t> enqueued = 0, captured = 0;
-  std::atomic<bool> eager = false;
+  std::atomic<bool> eager = std::getenv("ECHELON_EMULATION_EAGER") != nullptr;
 };
 Counts& TheCounts() {
   static Counts counts;
