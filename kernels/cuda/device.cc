@@ -42,9 +42,14 @@ Result<DeviceMemory> Device::Allocate(size_t bytes, const char* what) {
 
 bool Device::Reserve(size_t bytes, const char* what, DeviceMemory& memory) {
   if (bytes <= memory.bytes()) return true;
-  Wait();  // kernels that use the old memory
-  memory = DeviceMemory();
-  auto made = Allocate(bytes, what);
+  auto made = Allocate(std::max(bytes, 2 * memory.bytes()), what);
+  if (made.ok()) {
+    outgrown_.push_back(std::move(memory));
+  } else {
+    Wait();  // kernels that use the old memory
+    memory = DeviceMemory();
+    made = Allocate(bytes, what);
+  }
   if (!made.ok()) {
     Fail(made.error());
     return false;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/result.h"
 #include "kernels/cuda/device_memory.h"
@@ -22,7 +23,9 @@ class Device {
   // `what` completes "... needs N bytes" in the error.
   Result<DeviceMemory> Allocate(size_t bytes, const char* what);
   // Makes `memory` that large at least, with new contents where it grows; false and a failure where
-  // there is none. Waits before it gives the old memory back.
+  // there is none. What it outgrows, together never more than it is then, is kept: giving memory
+  // back waits for all that runs on the device, kernels of other ranks of this process among them,
+  // which may wait for what this rank is about to enqueue.
   bool Reserve(size_t bytes, const char* what, DeviceMemory& memory);
   // Page-locked host memory, to be freed through runtime(); false and a failure where there is
   // none.
@@ -72,6 +75,7 @@ class Device {
   Event waited_ = nullptr;  // what Wait waits for under a watch
   std::function<Status()> watch_;
   std::optional<Error> failure_;
+  std::vector<DeviceMemory> outgrown_;  // goes before the runtime
 };
 
 }  // namespace echelon::cuda
