@@ -164,6 +164,7 @@ Status WorkerProcess::OpenModel() {
                         ? static_cast<int>(config_.worker.threads)
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
   options.rank_on_host = mpi_->rank_on_this_host();
+  options.timed = trace_ != nullptr;
   std::string passed_over;
   ASSIGN_OR_RETURN(backend_, MakeBackend(options, &passed_over));
   const std::string why = passed_over.empty() ? "" : StrCat(" (auto: ", passed_over, ")");
