@@ -1,8 +1,6 @@
 #include "tests/support/cuda_emulation/emulation.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -12,13 +10,11 @@
 #include <memory>
 #include <mutex>
 #include <span>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "common/check.h"
 #include "common/half.h"
-#include "common/strings.h"
 
 // Saves the caller's registers on its stack and goes on with those on another: what swapcontext
 // does without its two system calls, of which a block of 256 threads would make thousands.
@@ -55,23 +51,17 @@ constexpr size_t kArenaBytes = size_t{1} << 30;
 constexpr unsigned kThreadsMax = 1024;
 constexpr size_t kAlignment = 256;  // as cudaMalloc's
 
-void* MapArena(int file, int protection) {
-  void* memory = mmap(nullptr, kArenaBytes, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
-  return memory == MAP_FAILED ? nullptr : memory;
-}
-
 // Memory between two device blocks that belongs to none, so that a small overrun stays harmless but
-// a freed block is found again by address alone. In a file without a name, for other processes.
+// a freed block is found again by address alone.
 class Arena {
  public:
-  Arena() : file_(memfd_create("emulated device", MFD_CLOEXEC)) {
-    CHECK(file_ >= 0 && ftruncate(file_, kArenaBytes) == 0);
-    base_ = static_cast<char*>(MapArena(file_, PROT_NONE));
-    CHECK(base_ != nullptr);
+  Arena() {
+    void* memory =
+        mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    base_ = static_cast<char*>(memory);
     free_[0] = kArenaBytes;
   }
-  int file() const { return file_; }
-  char* base() const { return base_; }
 
   void* Take(size_t bytes) {
     const size_t rounded = std::max<size_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment;
@@ -112,7 +102,6 @@ class Arena {
   void Protect(int protection) { CHECK(mprotect(base_, kArenaBytes, protection) == 0); }
 
  private:
-  const int file_;
   char* base_ = nullptr;
   std::map<size_t, size_t> free_, taken_;  // offset -> bytes
 };
@@ -396,26 +385,6 @@ size_t FreeDeviceBytes() {
   const std::lock_guard lock(TheMemory().mutex);
   return TheMemory().arena.FreeBytes();
 }
-SharedPlace ShareDevice(const void* memory) {
-  const Arena& arena = TheMemory().arena;
-  return {getpid(), arena.file(), static_cast<const char*>(memory) - arena.base()};
-}
-
-void* MapDevice(const SharedPlace& place) {
-  if (place.process == getpid()) return TheMemory().arena.base() + place.offset;
-  const std::string path = StrCat("/proc/", place.process, "/fd/", place.file);
-  const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (file < 0) return nullptr;
-  void* const mapped = MapArena(file, PROT_READ | PROT_WRITE);
-  close(file);
-  return mapped == nullptr ? nullptr : static_cast<char*>(mapped) + place.offset;
-}
-
-void UnmapDevice(const SharedPlace& place, void* memory) {
-  if (place.process == getpid()) return;
-  munmap(static_cast<char*>(memory) - place.offset, kArenaBytes);
-}
-
 void CopyDevice(void* to, const void* from, size_t bytes) {
   const Open open;
   std::memcpy(to, from, bytes);

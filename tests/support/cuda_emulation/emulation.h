@@ -1,12 +1,12 @@
 #pragma once
 // Runs CUDA kernels on the host: every thread of a block is a fiber, barriers and shuffles switch
-// between them, blocks run one after the other; those of a kernel that waits for others run at
-// once, each in a thread of the host, as kernels of eager streams do. For correctness alone: it is
-// about 10,000 times slower than a GPU. What it finds: wrong indices (device memory is unreadable
-// outside kernels, so a host pointer mixed up with a device pointer faults), a barrier or shuffle
-// that some thread does not reach, misaligned vector loads, and, because fibers run in another
-// order each time, most missing barriers. What it cannot find: what depends on the hardware (memory
-// order between warps, launch limits beyond those checked here, speed).
+// between them, blocks run one after the other; those of a kernel that waits for others run at once,
+// each in a thread of the host, as kernels of eager streams do. For correctness alone: it is about 10,000 times
+// slower than a GPU. What it finds: wrong indices (device memory is unreadable outside kernels, so
+// a host pointer mixed up with a device pointer faults), a barrier or shuffle that some thread does
+// not reach, misaligned vector loads, and, because fibers run in another order each time, most
+// missing barriers. What it cannot find: what depends on the hardware (memory order between warps,
+// launch limits beyond those checked here, speed).
 //
 // When kernels run: stream_queue.h. Device memory can be read by the host while any kernel runs: a
 // mixed-up pointer is found where one stream at a time runs.
@@ -47,15 +47,8 @@ void CheckAligned(const void* p, size_t bytes);
 void* AllocateDevice(size_t bytes);  // null where the arena is used up
 void FreeDevice(void* memory);
 size_t FreeDeviceBytes();
-// Where it lies, for other processes; as one of them (or this one) reaches it, null where it
-// cannot. What is mapped from another process can always be touched.
-struct SharedPlace {
-  int process = 0, file = 0;
-  int64_t offset = 0;
-};
-SharedPlace ShareDevice(const void* memory);
-void* MapDevice(const SharedPlace& place);
-void UnmapDevice(const SharedPlace& place, void* memory);
+// From now on every launch has met an illegal access. For any thread, and for signal handlers.
+void BreakDevices();
 void CopyDevice(void* to, const void* from, size_t bytes);
 void ClearDevice(void* memory, size_t bytes);
 

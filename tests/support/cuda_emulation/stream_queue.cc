@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <utility>
 
 #include "common/check.h"
@@ -13,7 +12,7 @@ namespace {
 
 struct Counts {
   std::atomic<size_t> enqueued = 0, captured = 0;
-  std::atomic<bool> eager = std::getenv("ECHELON_EMULATION_EAGER") != nullptr;
+  std::atomic<bool> eager = false;
 };
 Counts& TheCounts() {
   static Counts counts;

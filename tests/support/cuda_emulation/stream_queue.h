@@ -82,8 +82,7 @@ class StreamQueue {
 
 size_t GraphsCaptured();   // since the program began
 size_t KernelsEnqueued();  // since the program began, those of graphs at each of their launches
-// Of streams that are made from now on. At first they are where the environment has
-// ECHELON_EMULATION_EAGER: for programs that know nothing of emulation.
+// Of streams that are made from now on.
 void SetEager(bool eager);
 // Enqueues, or captures, host code in place of a kernel of somebody else's: `work` may wait for
 // other streams where this one is eager, and reaches device memory through CopyDevice.
