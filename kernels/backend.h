@@ -231,8 +231,9 @@ class Backend {
   // From memory of the backend to memory of the backend; they do not overlap.
   virtual void Copy(const void* from, void* to, size_t bytes) = 0;
   virtual uint64_t FreeMemoryBytes() const = 0;  // what Allocate could still give, about
-  // Of so many ranks of a host those, at most, that have this memory together.
-  virtual int RanksOnMemory(int ranks_on_host) const { return ranks_on_host; }
+  // Of a device's own memory: the same for all backends, of any process, that share it, and for no
+  // others, 63 characters at most. Empty: the host's.
+  virtual std::string MemoryId() const { return ""; }
   // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
   // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
   virtual double MeasureReadBandwidth(size_t bytes) = 0;

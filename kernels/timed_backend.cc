@@ -132,9 +132,7 @@ class TimedBackend : public Backend {
     return std::unique_ptr<DeviceLink>(new TimedLink(std::move(link), times_));
   }
   void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
-  int RanksOnMemory(int ranks_on_host) const override {
-    return inner_->RanksOnMemory(ranks_on_host);
-  }
+  std::string MemoryId() const override { return inner_->MemoryId(); }
   uint64_t FreeMemoryBytes() const override { return inner_->FreeMemoryBytes(); }
   double MeasureReadBandwidth(size_t bytes) override { return inner_->MeasureReadBandwidth(bytes); }
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/result.h"
+#include "kernels/backend.h"
 #include "worker/comm/communicator.h"
 
 namespace echelon {
@@ -22,5 +23,9 @@ struct RankCard {
 // what, and what to do; else the numerics of the group: those of its stages, where they differ one
 // after the other.
 Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine);
+
+// How many ranks take their memory from where `backend` does: those of a device as their backends
+// say, those of this host's memory as many as the host has. Collective.
+int RanksOnMemory(Communicator& world, const Backend& backend, int ranks_on_host);
 
 }  // namespace echelon

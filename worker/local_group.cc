@@ -8,6 +8,7 @@
 
 #include "common/rank_part.h"
 #include "common/strings.h"
+#include "worker/agreement.h"
 #include "worker/comm/local_comm.h"
 #include "worker/weights.h"
 
@@ -93,13 +94,18 @@ Result<std::unique_ptr<Executor>> LocalGroup::StartRank(const Checkpoint& checkp
   ExecutorOptions executor = options.executor;
   executor.layout = options.layout;
   executor.rank = world.rank();
-  const auto load = [&]() -> Result<Weights> {
+  const auto make_backend = [&]() -> Status {
     const std::lock_guard lock(loading_);
     BackendOptions chosen = options.backend;
     chosen.rank_on_host = world.rank();
     ASSIGN_OR_RETURN(backend, options.make_backend ? options.make_backend(world.rank(), chosen)
                                                    : MakeBackend(chosen));
-    executor.ranks_on_memory = backend->RanksOnMemory(world.size());
+    return {};
+  };
+  RETURN_IF_ERROR(Agree(make_backend(), world));
+  executor.ranks_on_memory = RanksOnMemory(world, *backend, world.size());
+  const auto load = [&]() -> Result<Weights> {
+    const std::lock_guard lock(loading_);
     const RankPart part = PartOf(model, options.layout, world.rank());
     const uint64_t memory = options.weight_memory_bytes > 0
                                 ? options.weight_memory_bytes

@@ -75,10 +75,14 @@ void CudaBackend::Copy(const void* from, void* to, size_t bytes) {
 }
 uint64_t CudaBackend::FreeMemoryBytes() const { return device_->FreeBytes(); }
 
-int CudaBackend::RanksOnMemory(int ranks_on_host) const {
-  int devices = 0;
-  if (!device_->runtime().DeviceCount(&devices).ok() || devices == 0) return ranks_on_host;
-  return (ranks_on_host + devices - 1) / devices;
+std::string CudaBackend::MemoryId() const {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string id;
+  for (const uint8_t byte : device_->info().uuid) {
+    id += kDigits[byte / 16];
+    id += kDigits[byte % 16];
+  }
+  return id;
 }
 
 double CudaBackend::MeasureReadBandwidth(size_t bytes) {

@@ -43,7 +43,7 @@ class CudaBackend : public Backend {
   void Copy(const void* from, void* to, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
-  int RanksOnMemory(int ranks_on_host) const override;
+  std::string MemoryId() const override;
   double MeasureReadBandwidth(size_t bytes) override;
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;

@@ -6,8 +6,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+#include <vector>
+
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/make_backend.h"
+#include "worker/agreement.h"
+#include "worker/comm/local_comm.h"
 
 namespace echelon::cuda {
 namespace {
@@ -198,8 +203,27 @@ TEST(CudaProbe, AMissingDeviceIsRefusedAndAutoTakesTheNextBest) {
 TEST(CudaProbe, RanksOfAHostTakeItsDevicesInTurn) {
   const auto tenth = MakeBackend({.name = "cuda", .rank_on_host = 9}).value();
   EXPECT_THAT(tenth->NewLink().value()->card().name, HasSubstr("device 1 "));
-  EXPECT_EQ(tenth->RanksOnMemory(8), 1);
-  EXPECT_EQ(tenth->RanksOnMemory(10), 2);
+  EXPECT_EQ(tenth->MemoryId(),
+            MakeBackend({.name = "cuda", .rank_on_host = 1}).value()->MemoryId());
+  EXPECT_EQ(MakeBackend({.name = "reference"}).value()->MemoryId(), "");
+}
+
+TEST(CudaProbe, RanksThatShareADevicesMemoryAreCounted) {
+  // Devices 0, 1, 0 again, and the host's memory, which two ranks of this host have.
+  const int on_host[] = {0, 1, 8, -1};
+  auto ranks = MakeLocalCommunicators(4);
+  std::vector<int> counts(4);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 4; ++rank) {
+    threads.emplace_back([&, rank] {
+      const auto backend = on_host[rank] < 0
+                               ? MakeBackend({.name = "reference"})
+                               : MakeBackend({.name = "cuda", .rank_on_host = on_host[rank]});
+      counts[rank] = RanksOnMemory(*ranks[rank], **backend, 2);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(counts, ::testing::ElementsAre(2, 1, 2, 2));
 }
 
 TEST(CudaProbe, AutoTakesCudaWhereItWorks) {

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 
@@ -53,16 +54,17 @@ class Stages:
         self.stages.append({"stage": name, "result": result, "seconds": round(seconds, 1), "detail": detail})
         print(f"== {name}: {result} ({seconds:.0f} s) {detail}", flush=True)
 
-    def run(self, name, command, read=None, cwd=None):
+    def run(self, name, command, read=None, cwd=None, env=None):
         """A stage: the exit status decides, `read(output)` gives the detail."""
         print(f"== {name}: {' '.join(map(str, command))}", flush=True)
         begin = time.monotonic()
+        process = subprocess.Popen(command, env={**self.env, **(env or {})}, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   start_new_session=True)
         try:
-            done = subprocess.run(command, env=self.env, cwd=cwd, text=True, timeout=STAGE_SECONDS,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            output, status = done.stdout, done.returncode
-        except subprocess.TimeoutExpired as expired:
-            output, status = (expired.stdout or b"").decode(errors="replace"), None
+            output, status = process.communicate(timeout=STAGE_SECONDS)[0], process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # what it started, too: a program under the sanitizer
+            output, status = process.communicate()[0], None
         seconds = time.monotonic() - begin
         if status is None:
             result, detail = "failed", f"did not end within {STAGE_SECONDS} s"

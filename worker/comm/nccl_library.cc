@@ -117,12 +117,16 @@ class LoadedNccl final : public NcclLibrary {
   decltype(&ncclGroupEnd) group_end_ = nullptr;
 };
 
-// The first with sends, receives and communicators that do not block.
-constexpr int kVersionMin = NCCL_VERSION(2, 14, 3);
+// Earlier ones with communicators that do not block write a communicator's handle when it has
+// joined, through the pointer that Init was given.
+constexpr int kVersionMin = NCCL_VERSION(2, 18, 1);
 
 }  // namespace
 
 Result<std::unique_ptr<NcclLibrary>> MakeNcclLibrary() {
+  // All-gathers in captured graphs would have NCCL register their buffers, by default and each rank
+  // when it captures; there are reports of groups that then stand still (NCCL issue 2389).
+  setenv("NCCL_GRAPH_REGISTER", "0", 0);
   void* const library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     return Unsupported(StrCat("NCCL cannot be loaded: ", dlerror(),

@@ -2,6 +2,7 @@
 
 #include "common/rank_part.h"
 #include "common/strings.h"
+#include "worker/agreement.h"
 #include "worker/weights.h"
 
 namespace echelon::testing {
@@ -14,7 +15,7 @@ ProcessRank::ProcessRank(ProcessGroup& group, Backend& backend, const Checkpoint
   ExecutorOptions executor = options.executor;
   executor.layout = options.layout;
   executor.rank = world.rank();
-  executor.ranks_on_memory = backend.RanksOnMemory(world.size());
+  executor.ranks_on_memory = RanksOnMemory(world, backend, world.size());
   executor.comm.host = group.host();
   group.Begin("loading its part of the model");
   Weights weights = OrFail(LoadWeights(

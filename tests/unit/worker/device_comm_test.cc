@@ -285,7 +285,7 @@ TEST(NcclWire, AnErrorUnderWayIsFoundByTheWatch) {
 TEST(NcclLibrary, IsThereOrSaysWhatToDo) {
   const auto library = MakeNcclLibrary();
   if (library.ok()) {
-    EXPECT_GE((*library)->Version(), 21403);
+    EXPECT_GE((*library)->Version(), 21801);
   } else {
     EXPECT_THAT(library.error().message, HasSubstr("install"));
   }
