@@ -29,8 +29,7 @@ SamplingState& Sampler::StateOf(SequenceId id) {
 }
 
 bool Sampler::BackendMayDraw(const SamplingParams& params, size_t changes) const {
-  return exchange_.ranks() == 1 && params.logprobs <= kDrawnBestMax &&
-         changes <= DrawBatch::kChangesMax;
+  return params.logprobs <= kDrawnBestMax && changes <= DrawBatch::kChangesMax;
 }
 
 bool Sampler::AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& draws) {

@@ -44,7 +44,7 @@ class Sampler {
   SamplingState& StateOf(SequenceId id);
 
   // Whether a backend may draw such a sequence's tokens by itself, from at most so many changed
-  // logits: not where more is asked for than it knows: other ranks' parts, lists above its limits.
+  // logits: not where lists are above its limits.
   bool BackendMayDraw(const SamplingParams& params, size_t changes) const;
   // Adds how it does, from `row` of its logits; false where it may not.
   bool AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& draws);

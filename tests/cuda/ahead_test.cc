@@ -5,61 +5,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/clock.h"
-#include "common/rank_part.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "tests/cuda/watched_runtime.h"
+#include "tests/cuda/ahead_rank.h"
 #include "tests/support/cuda_emulation/emulation.h"
-#include "tests/support/model_builder.h"
-#include "tests/support/worker/generate.h"
 #include "worker/comm/local_comm.h"
-#include "worker/executor.h"
 
 namespace echelon {
 namespace {
 
-using cuda::WatchedRuntime;
 using testing::Decode;
 using ::testing::HasSubstr;
-
-constexpr int kPageTokens = 8;
+using testing::Prompt;
 
 class CudaAhead : public ::testing::Test {
  protected:
-  CudaAhead() {
-    auto runtime = std::make_unique<WatchedRuntime>(cuda::MakeRuntime());
-    watched_ = runtime.get();
-    backend_ =
-        std::make_unique<cuda::CudaBackend>(cuda::Device::Open(std::move(runtime), 0).value(), 1);
-    const ModelConfig& model = checkpoint_->config();
-    ExecutorOptions options;
-    options.page_tokens = kPageTokens;
-    options.context_max = 96;
-    options.kv_memory_bytes = 4 << 20;
-    Weights weights = LoadWeights(*checkpoint_, model, PartOf(model, options.layout, 0),
-                                  uint64_t{1} << 30, *backend_)
-                          .value();
-    executor_ =
-        Executor::Create(model, options, std::move(weights), *backend_, *world_[0], clock_).value();
-  }
-
-  static SequenceStep Prompt(SequenceId id, std::vector<int32_t> tokens,
-                             const SamplingParams& params = testing::Greedy()) {
-    SequenceStep step;
-    step.id = id;
-    step.first = step.sample = true;
-    step.params = params;
-    step.prompt_tokens = static_cast<int32_t>(tokens.size());
-    step.tokens = std::move(tokens);
-    step.new_pages = {static_cast<int32_t>(2 * id), static_cast<int32_t>(2 * id + 1)};
-    return step;
-  }
   StepPlan Plan(std::vector<SequenceStep> steps, std::vector<SequenceId> released = {}) {
-    StepPlan plan;
-    plan.step_id = ++steps_;
-    plan.sequences = std::move(steps);
-    plan.released = std::move(released);
-    return plan;
+    return testing::Plan(++steps_, std::move(steps), std::move(released));
   }
   // Ends the oldest step; the token of its sequence `which`.
   int32_t End(size_t which = 0) {
@@ -85,9 +45,9 @@ class CudaAhead : public ::testing::Test {
   std::unique_ptr<Checkpoint> checkpoint_ = TinyDummy({}, folder_.path());
   const SystemClock clock_;
   std::vector<std::unique_ptr<Communicator>> world_ = MakeLocalCommunicators(1);
-  WatchedRuntime* watched_ = nullptr;
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Executor> executor_;
+  testing::AheadRank rank_ = testing::MakeAheadRank(*checkpoint_, *world_[0], {}, clock_);
+  cuda::WatchedRuntime* const watched_ = rank_.watched;
+  Executor* const executor_ = rank_.executor.get();
   uint64_t steps_ = 0;
 };
 
@@ -206,7 +166,7 @@ TEST_F(CudaAhead, AnErrorOnTheDeviceIsTheStepsThatRan) {
   EXPECT_GE(End(), 0);
   watched_->event_awaited = {cuda::Failure::kOther, 700, "cudaErrorIllegalAddress"};
   EXPECT_THAT(executor_->End().error().message, HasSubstr("cudaErrorIllegalAddress"));
-  EXPECT_FALSE(backend_->Health().ok());
+  EXPECT_FALSE(rank_.backend->Health().ok());
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Tokens drawn by the CUDA backend are the host's, bit for bit, and so are their log-probabilities:
 // greedy, Gumbel-max, top_k, top_p, with biases and penalties, over vocabularies of less than a
-// slice and of several, with logits that are no numbers.
+// slice and of several, of one rank and of parts on several, with logits that are no numbers.
 
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include <random>
 
 #include "common/strings.h"
+#include "tests/cuda/stream_ranks.h"
 #include "tests/unit/kernels/ops_kit.h"
 #include "worker/comm/local_comm.h"
 #include "worker/sampler.h"
@@ -26,13 +27,36 @@ class CudaDraw : public ::testing::Test {
     if (!made.ok()) GTEST_SKIP() << made.error().message;
     backend_ = std::move(made).value();
   }
-  // Both ways of drawing from the rows, each by parameters of its own; and once more, when the
+  // Both ways of drawing from the rows, each by parameters of its own; and twice more, when the
   // token drawn counts, whose number the device alone is told.
   void Compare(const std::vector<float>& logits, int64_t vocab,
                const std::vector<SamplingParams>& params) {
+    CompareOn(*backend_, {0, vocab}, nullptr, logits, vocab, params);
+  }
+  // The same on ranks that have a part of the vocabulary each.
+  void CompareOverRanks(int ranks, const std::vector<float>& logits, int64_t vocab,
+                        const std::vector<SamplingParams>& params) {
+    testing::OnStreamRanks(ranks, [&](Backend& backend, Communicator& comm) {
+      const auto part_of = [&](int rank) { return SplitEvenly(vocab, ranks, rank, kVocabUnit); };
+      const Range own = part_of(comm.rank());
+      VocabPart part;
+      part.rank = comm.rank();
+      part.ranks = ranks;
+      part.begin = static_cast<int32_t>(own.begin);
+      for (int r = 0; r < ranks; ++r) part.cols_max = std::max(part.cols_max, part_of(r).size());
+      part.gather = [&](void* all, size_t bytes) {
+        comm.Wait(comm.AllGather(static_cast<char*>(all) + comm.rank() * bytes, all, bytes));
+      };
+      CompareOn(backend, own, &part, logits, vocab, params);
+    });
+  }
+  static void CompareOn(Backend& backend, Range own, const VocabPart* part,
+                        const std::vector<float>& logits, int64_t vocab,
+                        const std::vector<SamplingParams>& params) {
     const auto comms = MakeLocalCommunicators(1);
     Sampler sampler({0, vocab}, *comms[0]), hosts({0, vocab}, *comms[0]);
     const auto count = static_cast<int64_t>(params.size());
+    std::vector<float> of_part;
     for (int64_t r = 0; r < count; ++r) {
       for (Sampler* each : {&sampler, &hosts}) {
         each->Start(static_cast<SequenceId>(r), params[r], kPromptTokens);
@@ -41,9 +65,12 @@ class CudaDraw : public ::testing::Test {
           each->StateOf(static_cast<SequenceId>(r)).Observe(at, token);
         }
       }
+      const auto row = logits.begin() + r * vocab;
+      of_part.insert(of_part.end(), row + own.begin, row + own.end);
     }
+    std::map<size_t, int32_t> told;  // of each row the token that the last round drew
     for (int32_t round = 0; round < 3; ++round) {
-      test::FloatBuffer device(*backend_, count, vocab, logits, vocab + 1, 1);
+      test::FloatBuffer device(backend, count, own.size(), of_part, own.size() + 1, 1);
       DrawBatch draws;
       std::vector<SampleRow> rows;
       for (int64_t r = 0; r < count; ++r) {
@@ -52,16 +79,17 @@ class CudaDraw : public ::testing::Test {
         ASSERT_TRUE(sampler.AddDraw(id, position, static_cast<int32_t>(r), draws));
         rows.push_back({id, {logits.data() + r * vocab, static_cast<size_t>(vocab)}, position});
       }
-      backend_->DrawTokens(draws.Ask(device.tensor()));
-      backend_->Synchronize();
+      backend.DrawTokens(draws.Ask(device.tensor(), part));
+      backend.Synchronize();
       const auto want = hosts.Run(rows);
       for (size_t r = 0; r < want.size(); ++r) {
-        const std::string where = StrCat("row ", r, " of ", vocab, ", round ", round);
+        const std::string where = StrCat("row ", r, " of ", vocab, ", round ", round, ", tokens ",
+                                         own.begin, " to ", own.end);
         ExpectSame(draws.AnswerOf(r), want[r], where);
-        if (round > 0) sampler.SetDrawn(r, told_[r]);
+        if (round > 0) sampler.SetDrawn(r, told[r]);
         sampler.StateOf(r).Observe(2 * kPromptTokens, DrawnId(static_cast<int32_t>(r)));
         hosts.StateOf(r).Observe(2 * kPromptTokens, want[r].token);
-        told_[r] = want[r].token;
+        told[r] = want[r].token;
       }
     }
   }
@@ -78,7 +106,6 @@ class CudaDraw : public ::testing::Test {
   }
 
   static constexpr int32_t kPromptTokens = 4;
-  std::map<size_t, int32_t> told_;  // of each row the token that the last round drew
   std::unique_ptr<Backend> backend_;
 };
 
@@ -122,14 +149,27 @@ std::vector<SamplingParams> Kinds(int64_t vocab) {
   return kinds;
 }
 
+// With ties.
+std::vector<float> RandomLogits(int64_t vocab) {
+  std::mt19937 random(static_cast<uint32_t>(vocab));
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  std::vector<float> logits(static_cast<size_t>(kKinds * vocab));
+  for (float& logit : logits) logit = std::nearbyint(normal(random) * 4) / 4;
+  return logits;
+}
+
 TEST_F(CudaDraw, IsTheHosts) {
   for (const int64_t vocab : {1, 3, 255, 4096, 4097, 13000}) {
-    std::mt19937 random(static_cast<uint32_t>(vocab));
-    std::normal_distribution<float> normal(0.0f, 3.0f);
-    std::vector<float> logits(static_cast<size_t>(kKinds * vocab));
-    for (float& logit : logits) logit = std::nearbyint(normal(random) * 4) / 4;  // with ties
-    Compare(logits, vocab, Kinds(vocab));
+    Compare(RandomLogits(vocab), vocab, Kinds(vocab));
   }
+}
+
+// Parts of one slice and of several, of other sizes, and empty ones.
+TEST_F(CudaDraw, IsTheHostsOverRanks) {
+  CompareOverRanks(2, RandomLogits(3), 3, Kinds(3));
+  CompareOverRanks(3, RandomLogits(255), 255, Kinds(255));
+  CompareOverRanks(2, RandomLogits(8200), 8200, Kinds(8200));
+  CompareOverRanks(3, RandomLogits(13000), 13000, Kinds(13000));
 }
 
 TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
@@ -140,13 +180,14 @@ TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
       std::vector<float> logits(static_cast<size_t>(kKinds * vocab), fill);
       for (int64_t r = 0; r < kKinds; ++r) logits[r * vocab + 4500] = one;
       Compare(logits, vocab, Kinds(vocab));
+      if (one != 1.0f) CompareOverRanks(2, logits, vocab, Kinds(vocab));
     }
   }
 }
 
 TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
-  const auto one = MakeLocalCommunicators(1), two = MakeLocalCommunicators(2);
-  Sampler alone({0, 10}, *one[0]), shared({0, 5}, *two[0]);
+  const auto one = MakeLocalCommunicators(1);
+  Sampler alone({0, 10}, *one[0]);
   const auto asks = [](Sampler& sampler, const SamplingParams& params, int32_t tokens) {
     sampler.Start(1, params, 1);
     for (int32_t t = 0; t < tokens; ++t) sampler.StateOf(1).Observe(t, t);
@@ -156,7 +197,6 @@ TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
   SamplingParams params;
   const auto many = static_cast<int32_t>(DrawBatch::kChangesMax);
   EXPECT_TRUE(asks(alone, params, many + 1));
-  EXPECT_FALSE(asks(shared, params, 1));
   params.logprobs = kDrawnBestMax;
   EXPECT_TRUE(asks(alone, params, 1));
   params.presence_penalty = 0.5f;
