@@ -180,6 +180,9 @@ struct DrawRow {
   // At least 0: of the logits before any change, what log-probabilities are made of, and this many
   // of the greatest (at most kDrawnBestMax).
   int32_t best = -1;
+  // At least 0: a token that takes the place of one drawn, for its logit; of a greedy row without
+  // changes.
+  int32_t known = -1;
 };
 struct DrawnToken {
   int32_t id = -1;

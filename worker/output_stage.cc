@@ -104,7 +104,13 @@ bool OutputStage::BackendDraws(const StepPlan& plan) {
     const SamplingState* known = step.first ? nullptr : &sampler_.StateOf(step.id);
     const SamplingParams& params = known ? known->params() : step.params;
     const int32_t prompt_tokens = known ? known->prompt_tokens() : step.prompt_tokens;
-    if (params.prompt_logprobs >= 0 && step.start_position < prompt_tokens) return false;
+    if (params.prompt_logprobs >= 0 && step.start_position < prompt_tokens) {
+      // What a chunk leaves to the next the host keeps.
+      const auto tokens = static_cast<int32_t>(step.tokens.size());
+      const bool whole = step.start_position == 0 && tokens >= prompt_tokens;
+      if (!whole || params.prompt_logprobs > kDrawnBestMax) return false;
+      rows += prompt_tokens - 1;
+    }
     if (!step.sample) continue;
     // At most: each token of the step may be one more to count.
     const size_t changes = (known ? known->changes() : params.logit_bias.size()) +
@@ -124,10 +130,11 @@ OutputStage::Draws OutputStage::Enqueue(const StepPlan& plan, const BatchLayout&
   for (const Wanted& wanted : draws.wanted) {
     const SequenceId id = plan.sequences[wanted.sequence].id;
     const auto row = static_cast<int32_t>(rows.size());
-    CHECK(sampler_.AddDraw(id, wanted.position, row, draws.asked));
+    CHECK(AddToBatch(wanted, id, row, draws.asked));
+    rows.push_back(wanted.row);
+    if (!wanted.sample) continue;
     // Of several the step behind needs the last that was right, which the host knows.
     if (plan.sequences[wanted.sequence].drafts == 0) draws.last_row[id] = row;
-    rows.push_back(wanted.row);
   }
   if (!rows.empty()) Compute(rows, draws.asked);
   return draws;
@@ -146,6 +153,11 @@ std::vector<SequenceResult> OutputStage::Collect(const StepPlan& plan, const Bat
     if (!result.sampled.empty()) sampler_.SetDrawn(result.id, result.sampled.back().token);
   }
   return results;
+}
+
+bool OutputStage::AddToBatch(const Wanted& wanted, SequenceId id, int32_t row, DrawBatch& draws) {
+  return wanted.sample ? sampler_.AddDraw(id, wanted.position, row, draws)
+                       : sampler_.AddScore(id, wanted.known_next, row, draws);
 }
 
 Tensor OutputStage::Compute(std::span<const int32_t> rows, DrawBatch& draws) {
@@ -174,9 +186,9 @@ std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
   size_t row = 0;
   for (const Wanted& w : tile) {
     if (w.row < 0) continue;
-    const bool by_backend = w.sample && backend_draws_ &&
-                            sampler_.AddDraw(plan.sequences[w.sequence].id, w.position,
-                                             static_cast<int32_t>(row), draws);
+    const bool by_backend =
+        backend_draws_ && !w.hold &&
+        AddToBatch(w, plan.sequences[w.sequence].id, static_cast<int32_t>(row), draws);
     if (!by_backend) fetched.push_back(row);
     ++row;
   }

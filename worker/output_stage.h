@@ -38,7 +38,7 @@ class OutputStage {
     bool sample = false;
     bool hold = false;  // the token that follows comes with the next chunk
   };
-  // A step whose every token the backend draws.
+  // A step whose every token the backend draws or scores.
   struct Draws {
     std::vector<Wanted> wanted;
     DrawBatch asked;                                   // of each
@@ -63,6 +63,8 @@ class OutputStage {
                  std::vector<Wanted>& wanted);
   void AddAnswer(const Wanted& wanted, const SequenceStep& step, const BatchLayout& batch,
                  SampledToken answer, SequenceResult& result);
+  // A row to be drawn from or scored by the backend; false where it may not.
+  bool AddToBatch(const Wanted& wanted, SequenceId id, int32_t row, DrawBatch& draws);
   // Enqueues the rows' logits and the draws from them.
   Tensor Compute(std::span<const int32_t> rows, DrawBatch& draws);
   // The tile's logits on the host, where it needs them: (rows, vocabulary part). What the backend

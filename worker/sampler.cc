@@ -53,6 +53,16 @@ bool Sampler::AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& d
   return true;
 }
 
+bool Sampler::AddScore(SequenceId id, int32_t known, int32_t row, DrawBatch& draws) {
+  const int32_t best = StateOf(id).params().prompt_logprobs;
+  if (best > kDrawnBestMax) return false;
+  DrawRow& how = draws.rows.emplace_back();
+  how.row = row;
+  how.known = known;
+  how.best = best;
+  return true;
+}
+
 void Sampler::SetDrawn(SequenceId id, int32_t token) {
   const auto it = states_.find(id);
   if (it != states_.end()) it->second.SetDrawn(token);

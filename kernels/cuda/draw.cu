@@ -147,6 +147,13 @@ __global__ void __launch_bounds__(kDrawThreads) SliceDrawKernel(DrawParams p) {
   __shared__ uint64_t scratch[kDrawThreads];
   __shared__ float raw;
   const DrawRow want = p.rows[blockIdx.x];
+  const BlockSlice slice(p, want);
+  if (want.known >= 0) {
+    const int64_t column = want.known - p.first;
+    const bool here = slice.begin <= column && column < slice.end;
+    return PutSlice(p, want, slice, p.draws, 0.0, here ? want.known : kNone,
+                    here ? column : slice.begin, &raw);
+  }
   if (want.inverse_temperature == 0.0) return;  // the whole block
   const Candidate<double> most = RowBest(p, p.maxima, all);
   uint32_t key_min = 0;
@@ -160,7 +167,6 @@ __global__ void __launch_bounds__(kDrawThreads) SliceDrawKernel(DrawParams p) {
   if (most.id != kNone) {
     best = Draw(want, most.value, key_min, static_cast<float>(most.value), most.id, best);
   }
-  const BlockSlice slice(p, want);
   for (int64_t i = slice.begin + threadIdx.x; i < slice.end; i += kDrawThreads) {
     best =
         Draw(want, most.value, key_min, slice.logits[i], static_cast<int32_t>(p.first + i), best);
@@ -174,13 +180,14 @@ __global__ void __launch_bounds__(kDrawThreads) SliceDrawKernel(DrawParams p) {
   PutSlice(p, want, slice, p.draws, best.value, best.id, column, &raw);
 }
 
-// Where nothing can be drawn the argmax stays, and where no logit is a number the first token.
+// The known token, or the best draw; where nothing can be drawn the argmax stays, and where no
+// logit is a number the first token.
 __global__ void __launch_bounds__(kDrawThreads) SettleKernel(DrawParams p) {
   __shared__ Candidate<double> all[kDrawThreads];
   const DrawRow want = p.rows[blockIdx.x];
   const Candidate<double> most = RowBest(p, p.maxima, all);
   Candidate<double> drawn = {-INFINITY, kNone};
-  if (want.inverse_temperature != 0.0) drawn = RowBest(p, p.draws, all);
+  if (want.inverse_temperature != 0.0 || want.known >= 0) drawn = RowBest(p, p.draws, all);
   const bool any = drawn.id != kNone;
   const int32_t id = any ? drawn.id : most.id;
   DrawnToken& to = p.drawn[blockIdx.x];

@@ -201,7 +201,7 @@ struct DrawParams {
   const DrawRow* rows;
   int64_t count, slice_count;  // slices of the greatest part
   DrawSlice* maxima;
-  DrawSlice* draws;      // or null where all rows are greedy
+  DrawSlice* draws;      // or null where all rows are greedy, no token known
   bool searches_by[2];   // whether any row does
   uint64_t* sums;        // (2, kSearchRounds, ranks, count, kDigits), or null where no row searches
   DrawSearch* searches;  // (count)

@@ -64,7 +64,7 @@ bool TokenDraws::PrepareSearch(const DrawArgs& args, DrawParams& params) {
   bool draws = false;
   for (const DrawRow& row : args.rows) {
     const bool of_row = row.inverse_temperature != 0.0;
-    draws = draws || of_row;
+    draws = draws || of_row || row.known >= 0;
     params.searches_by[0] = params.searches_by[0] || (of_row && row.top_k > 0);
     params.searches_by[1] = params.searches_by[1] || (of_row && row.top_p < 1.0f);
   }

@@ -1,6 +1,7 @@
 // A plan's ops are enqueued before the plan ahead of it is waited for, tokens that the device is
-// yet to draw included; where the host has to score they are not; and each step's errors are its
-// own. The emulation runs nothing before it is waited for, so what is written over too early shows.
+// yet to draw included; where the host has to keep logits they are not; and each step's errors are
+// its own. The emulation runs nothing before it is waited for, so what is written over too early
+// shows.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -131,19 +132,41 @@ TEST_F(CudaAhead, PenaltiesCountTheTokenThatIsStillToCome) {
   EXPECT_EQ(End(), want[7]);
 }
 
-TEST_F(CudaAhead, WhatTheHostScoresWaits) {
+// A prompt that comes whole is scored by the device; of a chunk the host keeps the last row until
+// it knows what follows.
+TEST_F(CudaAhead, WhatTheHostKeepsWaits) {
   SamplingParams scored = testing::Greedy();
   scored.prompt_logprobs = 2;
-  executor_->Begin(Plan({Prompt(1, kPrompt)}));
-  const size_t kernels = emulation::KernelsEnqueued();
-  executor_->Begin(Plan({Decode(1, 5), Prompt(2, kOther, scored)}));
-  EXPECT_EQ(emulation::KernelsEnqueued(), kernels);
+  const auto begin_behind = [&](const SequenceStep& prompt) {
+    executor_->Begin(Plan({Prompt(1, kPrompt)}, {}));
+    const size_t kernels = emulation::KernelsEnqueued();
+    executor_->Begin(Plan({Decode(1, 5), prompt}));
+    return emulation::KernelsEnqueued() - kernels;
+  };
+  EXPECT_GT(begin_behind(Prompt(2, kOther, scored)), 0u);
   const int32_t first = End();
+  const auto whole = executor_->End();
+  const std::vector<int32_t> tokens = {first, (*whole)->sequences[0].sampled[0].token};
+  EXPECT_EQ((*whole)->sequences[1].prompt_top.size(), kOther.size() - 1);
+  executor_->Begin(Plan({}, {1, 2}));
+  EXPECT_TRUE(executor_->End().ok());
+
+  SequenceStep chunk = Prompt(2, {kOther.begin(), kOther.begin() + 4}, scored);
+  chunk.prompt_tokens = static_cast<int32_t>(kOther.size());
+  chunk.sample = false;
+  EXPECT_EQ(begin_behind(chunk), 0u);
+  EXPECT_EQ(End(), first);
   EXPECT_TRUE(executor_->Done());
-  const auto result = executor_->End();
-  EXPECT_EQ((*result)->sequences[1].prompt_top.size(), kOther.size() - 1);
-  EXPECT_EQ(OneByOne(kPrompt, 2),
-            (std::vector<int32_t>{first, (*result)->sequences[0].sampled[0].token}));
+  const auto part = executor_->End();
+  EXPECT_EQ((*part)->sequences[0].sampled[0].token, tokens[1]);
+  SequenceStep rest = Decode(2, 4);
+  rest.tokens.assign(kOther.begin() + 4, kOther.end());
+  executor_->Begin(Plan({rest}));
+  auto both = (*part)->sequences[1].prompt_top;
+  const auto end = executor_->End();
+  for (const auto& top : (*end)->sequences[0].prompt_top) both.push_back(top);
+  EXPECT_EQ(both, (*whole)->sequences[1].prompt_top);
+  EXPECT_EQ(OneByOne(kPrompt, 2), tokens);
 }
 
 TEST_F(CudaAhead, AStepsErrorIsItsOwn) {

@@ -34,8 +34,14 @@ class CudaDraw : public ::testing::Test {
     CompareOn(*backend_, {0, vocab}, nullptr, logits, vocab, params);
   }
   // The same on ranks that have a part of the vocabulary each.
-  void CompareOverRanks(int ranks, const std::vector<float>& logits, int64_t vocab,
-                        const std::vector<SamplingParams>& params) {
+  static void CompareOverRanks(int ranks, const std::vector<float>& logits, int64_t vocab,
+                               const std::vector<SamplingParams>& params) {
+    OverRanks(ranks, vocab, [&](Backend& backend, Range own, const VocabPart* part) {
+      CompareOn(backend, own, part, logits, vocab, params);
+    });
+  }
+  using OnPart = std::function<void(Backend& backend, Range own, const VocabPart* part)>;
+  static void OverRanks(int ranks, int64_t vocab, const OnPart& body) {
     testing::OnStreamRanks(ranks, [&](Backend& backend, Communicator& comm) {
       const auto part_of = [&](int rank) { return SplitEvenly(vocab, ranks, rank, kVocabUnit); };
       const Range own = part_of(comm.rank());
@@ -47,8 +53,16 @@ class CudaDraw : public ::testing::Test {
       part.gather = [&](void* all, size_t bytes) {
         comm.Wait(comm.AllGather(static_cast<char*>(all) + comm.rank() * bytes, all, bytes));
       };
-      CompareOn(backend, own, &part, logits, vocab, params);
+      body(backend, own, &part);
     });
+  }
+  // The columns [own.begin, own.end) of rows of the whole vocabulary.
+  static std::vector<float> PartOf(const std::vector<float>& logits, int64_t vocab, Range own) {
+    std::vector<float> of_part;
+    for (auto row = logits.begin(); row != logits.end(); row += vocab) {
+      of_part.insert(of_part.end(), row + own.begin, row + own.end);
+    }
+    return of_part;
   }
   static void CompareOn(Backend& backend, Range own, const VocabPart* part,
                         const std::vector<float>& logits, int64_t vocab,
@@ -56,7 +70,7 @@ class CudaDraw : public ::testing::Test {
     const auto comms = MakeLocalCommunicators(1);
     Sampler sampler({0, vocab}, *comms[0]), hosts({0, vocab}, *comms[0]);
     const auto count = static_cast<int64_t>(params.size());
-    std::vector<float> of_part;
+    const std::vector<float> of_part = PartOf(logits, vocab, own);
     for (int64_t r = 0; r < count; ++r) {
       for (Sampler* each : {&sampler, &hosts}) {
         each->Start(static_cast<SequenceId>(r), params[r], kPromptTokens);
@@ -65,8 +79,6 @@ class CudaDraw : public ::testing::Test {
           each->StateOf(static_cast<SequenceId>(r)).Observe(at, token);
         }
       }
-      const auto row = logits.begin() + r * vocab;
-      of_part.insert(of_part.end(), row + own.begin, row + own.end);
     }
     std::map<size_t, int32_t> told;  // of each row the token that the last round drew
     for (int32_t round = 0; round < 3; ++round) {
@@ -91,6 +103,34 @@ class CudaDraw : public ::testing::Test {
         hosts.StateOf(r).Observe(2 * kPromptTokens, want[r].token);
         told[r] = want[r].token;
       }
+    }
+  }
+  // Every row scored for a token of its own, with more and fewer of the best.
+  static void CompareScores(Backend& backend, Range own, const VocabPart* part,
+                            const std::vector<float>& logits, int64_t vocab) {
+    const auto comms = MakeLocalCommunicators(1);
+    Sampler sampler({0, vocab}, *comms[0]);
+    const auto count = static_cast<int64_t>(logits.size()) / vocab;
+    const test::FloatBuffer device(backend, count, own.size(), PartOf(logits, vocab, own));
+    DrawBatch scores;
+    std::vector<SampleRow> rows;
+    for (int64_t r = 0; r < count; ++r) {
+      const auto id = static_cast<SequenceId>(r);
+      SamplingParams params;
+      params.temperature = 1.5f;
+      params.prompt_logprobs = static_cast<int32_t>(r % (kDrawnBestMax + 1));
+      params.presence_penalty = 1.0f;  // not of what is scored
+      sampler.Start(id, params, kPromptTokens);
+      sampler.StateOf(id).Observe(0, 0);
+      const auto known = static_cast<int32_t>(r * 4099 % vocab);
+      ASSERT_TRUE(sampler.AddScore(id, known, static_cast<int32_t>(r), scores));
+      rows.push_back({id, {logits.data() + r * vocab, static_cast<size_t>(vocab)}, 0, known});
+    }
+    backend.DrawTokens(scores.Ask(device.tensor(), part));
+    backend.Synchronize();
+    const auto want = sampler.Run(rows);
+    for (size_t r = 0; r < want.size(); ++r) {
+      ExpectSame(scores.AnswerOf(r), want[r], StrCat("row ", r, " of ", vocab));
     }
   }
   static void ExpectSame(const SampledToken& got, const SampledToken& want,
@@ -170,6 +210,16 @@ TEST_F(CudaDraw, IsTheHostsOverRanks) {
   CompareOverRanks(3, RandomLogits(255), 255, Kinds(255));
   CompareOverRanks(2, RandomLogits(8200), 8200, Kinds(8200));
   CompareOverRanks(3, RandomLogits(13000), 13000, Kinds(13000));
+}
+
+TEST_F(CudaDraw, ScoresKnownTokensAsTheHostDoes) {
+  for (const int64_t vocab : {1, 255, 9000}) {
+    const std::vector<float> logits = RandomLogits(vocab);
+    CompareScores(*backend_, {0, vocab}, nullptr, logits, vocab);
+    OverRanks(3, vocab, [&](Backend& backend, Range own, const VocabPart* part) {
+      CompareScores(backend, own, part, logits, vocab);
+    });
+  }
 }
 
 TEST_F(CudaDraw, LogitsThatAreNoNumbers) {

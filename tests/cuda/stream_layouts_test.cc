@@ -1,5 +1,6 @@
 // Layouts whose messages take their places in the devices' streams: NCCL played among threads, each
-// with an emulated device, and mailboxes in the devices' memory. Nobody waits between ops, and tp alone repeats as graphs.
+// with an emulated device, and mailboxes in the devices' memory. Nobody waits between ops, and tp
+// alone repeats as graphs.
 
 #include <gtest/gtest.h>
 
@@ -73,11 +74,14 @@ TEST_P(CudaStreamLayouts, DevicesDrawWhatTheHostsDo) {
   };
   const int page_tokens = options.executor.page_tokens;
   const auto want = Generate(*start({.kind = "staged"}), DrawWishes(), page_tokens);
-  const auto group = start(OverNccl(fabric));
   const std::vector<testing::Pace> paces = {
       {}, {.plans_ahead = 1}, {.chunk = 5, .plans_ahead = 2, .page_seed = 3}};
-  for (const testing::Pace& pace : paces) {
-    EXPECT_EQ(Generate(*group, DrawWishes(), page_tokens, pace), want) << pace.plans_ahead;
+  for (const StepCommOptions& comm : {OverNccl(fabric), StepCommOptions{.kind = "peer"}}) {
+    const auto group = start(comm);
+    for (const testing::Pace& pace : paces) {
+      EXPECT_EQ(Generate(*group, DrawWishes(), page_tokens, pace), want)
+          << comm.kind << ", " << pace.plans_ahead << " ahead";
+    }
   }
 }
 

@@ -52,8 +52,10 @@ inline void OnStreamRanks(int ranks, const std::function<void(Backend&, Communic
       wire.host_id = StrCat(endpoint->rank());  // they share the emulated device
       DeviceCommOptions options;
       options.backend = backend.get();
-      options.new_link = [&] { return backend->NewLink(); };
-      options.new_wire = [&](Communicator& host) { return NcclWire::Make(host, wire); };
+      options.connect = [&](Communicator& host) -> Result<DeviceLine> {
+        ASSIGN_OR_RETURN(auto made, NcclWire::Make(host, wire));
+        return DeviceLine{backend->NewLink().value(), std::move(made)};
+      };
       const auto comm = *DeviceCommunicator::Make(std::move(endpoint), options);
       body(*backend, *comm);
     });
