@@ -1,5 +1,7 @@
 #include "kernels/backend.h"
 
+#include <chrono>
+
 #include "common/check.h"
 #include "common/strings.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -54,6 +56,11 @@ void Backend::AddResidualNorm(Tensor residual, std::span<const float* const> ter
   }
   AddResidual(residual, delta, keep, post_norm, eps);
   RmsNorm(residual, norm, eps, out);
+}
+
+uint64_t Backend::Stamp(void* /*stream*/) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count());
 }
 
 Result<std::unique_ptr<DeviceLink>> Backend::NewLink() {

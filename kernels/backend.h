@@ -284,6 +284,15 @@ class Backend {
   // device's: what another rank should have sent will not come.
   virtual void SetWatch(std::function<Status()> /*watch*/) {}
 
+  // For traces. A stamp is a place behind all that was enqueued before: here, or in the queue of a
+  // link, by its `stream` and as it launches. A device keeps stamps where it is timed
+  // (BackendOptions) and within no Repeat; a host's ops are done when they return.
+  virtual uint64_t Stamp(void* stream = nullptr);
+  // When it was reached, in nanoseconds of steady_clock. After Synchronize(), each stamp once, in
+  // their order. A device's clock is read beside the host's then, to some 10 us; differences of the
+  // stamps of one step are the device's own.
+  virtual int64_t TakeStamp(uint64_t stamp) { return static_cast<int64_t>(stamp); }
+
   // Reading ahead, for backends whose ops wait for weights to come from memory (a decode step's):
   // hints that change no result and may be ignored.
   //
@@ -355,7 +364,8 @@ struct BackendOptions {
   // cuda only: of those the driver shows; -1: the ranks of a host take them in turn.
   int device = -1;
   int rank_on_host = 0;
-  // cuda only: the device's time is kept for what links do (LinkTimes); nothing is repeated.
+  // cuda only: the device's time is kept for what links do (LinkTimes) and for stamps; nothing is
+  // repeated.
   bool timed = false;
 };
 // auto takes the first of cuda, cpu and reference that works here; `passed_over`, where given, is

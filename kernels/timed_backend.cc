@@ -1,6 +1,6 @@
 #include "kernels/timed_backend.h"
 
-#include <chrono>
+#include <deque>
 #include <utility>
 
 #include "kernels/device_link.h"
@@ -9,14 +9,109 @@ namespace echelon {
 
 namespace {
 
-int64_t NowNs() {
-  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
-}
+// What has been given to a backend and not been told yet.
+class OpTimes {
+ public:
+  OpTimes(Backend& backend, OpObserver& observer) : backend_(backend), observer_(observer) {}
+
+  // `op` gives it something.
+  template <typename Op>
+  void Time(OpTime time, Op op) {
+    const uint64_t begin = backend_.Stamp();
+    op();
+    if (time.place == OpPlace::kHost) backend_.Synchronize();
+    Add(time, begin, backend_.Stamp());
+    if (time.place == OpPlace::kHost) Tell();
+  }
+  void Add(const OpTime& time, uint64_t begin, uint64_t end) {
+    times_.push_back({time, begin, end});
+  }
+  // The backend is synchronized.
+  void Tell() {
+    if (!backend_.Health().ok()) return times_.clear();
+    for (; !times_.empty(); times_.pop_front()) {
+      OpTime time = times_.front().time;
+      time.begin_ns = backend_.TakeStamp(times_.front().begin);
+      time.end_ns = backend_.TakeStamp(times_.front().end);
+      observer_.OnOp(time);
+    }
+  }
+  uint64_t Stamp(void* stream) { return backend_.Stamp(stream); }
+  int NewLink() { return links_++; }
+
+ private:
+  struct Stamped {
+    OpTime time;
+    uint64_t begin, end;
+  };
+  Backend& backend_;
+  OpObserver& observer_;
+  std::deque<Stamped> times_;
+  int links_ = 0;  // that have been used
+};
+
+class TimedLink : public DeviceLink {
+ public:
+  TimedLink(std::unique_ptr<DeviceLink> inner, OpTimes& times)
+      : inner_(std::move(inner)), times_(times) {}
+
+  const DeviceCard& card() const override { return inner_->card(); }
+  uint64_t Enqueue(std::span<const uint64_t> facts,
+                   const std::function<Status(void* stream)>& launch) override {
+    return inner_->Enqueue(facts, [&](void* stream) {
+      const uint64_t begin = times_.Stamp(stream);
+      Status launched = launch(stream);
+      Add("transfer", begin, stream);
+      return launched;
+    });
+  }
+  // Its stamps go into the queue before and behind it.
+  uint64_t Sum(std::span<const float* const> terms, int64_t count, float* out) override {
+    uint64_t begin = 0;
+    inner_->Enqueue({}, [&](void* stream) {
+      begin = times_.Stamp(stream);
+      return Status();
+    });
+    inner_->Sum(terms, count, out);
+    return inner_->Enqueue({}, [&](void* stream) {
+      Add("sum", begin, stream);
+      return Status();
+    });
+  }
+  void Join(uint64_t place) override {
+    times_.Time({.op = "wait", .place = OpPlace::kDeviceWait, .link = Number()},
+                [&] { inner_->Join(place); });
+  }
+  Result<PeerHandle> Share(DeviceBuffer& memory) override { return inner_->Share(memory); }
+  Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) override {
+    return inner_->Map(handle);
+  }
+  Result<std::unique_ptr<Mailboxes>> NewMailboxes(const MailboxOptions& options) override {
+    return inner_->NewMailboxes(options);
+  }
+  LinkTimes TakeTimes() override { return inner_->TakeTimes(); }
+
+ private:
+  void Add(const char* op, uint64_t begin, void* stream) {
+    const uint64_t end = times_.Stamp(stream);
+    times_.Add({.op = op, .place = OpPlace::kDeviceLink, .link = Number()}, begin, end);
+  }
+
+  // From 0; those that are made for their card alone have none.
+  int Number() {
+    if (number_ < 0) number_ = times_.NewLink();
+    return number_;
+  }
+
+  const std::unique_ptr<DeviceLink> inner_;
+  int number_ = -1;
+  OpTimes& times_;
+};
 
 class TimedBackend : public Backend {
  public:
   TimedBackend(std::unique_ptr<Backend> inner, OpObserver& observer)
-      : inner_(std::move(inner)), observer_(observer) {}
+      : inner_(std::move(inner)), times_(*inner_, observer) {}
 
   std::string_view name() const override { return inner_->name(); }
   std::string Describe() const override { return inner_->Describe(); }
@@ -32,7 +127,10 @@ class TimedBackend : public Backend {
     inner_->Download(device, host, bytes);
   }
   void Copy(const void* from, void* to, size_t bytes) override { inner_->Copy(from, to, bytes); }
-  Result<std::unique_ptr<DeviceLink>> NewLink() override { return inner_->NewLink(); }
+  Result<std::unique_ptr<DeviceLink>> NewLink() override {
+    ASSIGN_OR_RETURN(auto link, inner_->NewLink());
+    return std::unique_ptr<DeviceLink>(new TimedLink(std::move(link), times_));
+  }
   void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
   int RanksOnMemory(int ranks_on_host) const override {
     return inner_->RanksOnMemory(ranks_on_host);
@@ -46,7 +144,10 @@ class TimedBackend : public Backend {
     return inner_->AllocateKv(shape);
   }
   void SetTurn(std::function<void()> turn) override { inner_->SetTurn(std::move(turn)); }
-  void Synchronize() override { inner_->Synchronize(); }
+  void Synchronize() override {
+    inner_->Synchronize();
+    times_.Tell();
+  }
   void Announce(const Weight& next) override { inner_->Announce(next); }
   bool ReadAhead() override { return inner_->ReadAhead(); }
   Status Health() const override { return inner_->Health(); }
@@ -91,22 +192,18 @@ class TimedBackend : public Backend {
   void DrawTokens(const DrawArgs& args) override {
     Time({"draw_tokens", nullptr, -1, args.logits.rows}, [&] { inner_->DrawTokens(args); });
   }
-  // GatedMatMul is the base's: its two ops have times of their own. So are PaddedRows and Repeat:
-  // ops that repeat run one by one, each with a time of its own, which a graph launched as one does
-  // not have (and nothing may be waited for within one).
+  // GatedMatMul is the base's: its two ops have times of their own. So are PaddedRows, Repeat and
+  // marks: ops that repeat run one by one, and a step is told before the next begins.
 
  private:
   template <typename Op>
   void Time(OpTime time, Op op) {
-    time.begin_ns = NowNs();
-    op();
-    inner_->Synchronize();
-    time.end_ns = NowNs();
-    observer_.OnOp(time);
+    if (!inner_->host_memory()) time.place = OpPlace::kDevice;
+    times_.Time(time, op);
   }
 
   const std::unique_ptr<Backend> inner_;
-  OpObserver& observer_;
+  OpTimes times_;
 };
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "common/strings.h"
 #include "common/sum_share.h"
 #include "worker/comm/local_comm.h"
+#include "worker/comm/solo_comm.h"
 #include "worker/executor.h"
 
 namespace echelon {
@@ -30,44 +31,6 @@ constexpr int kLateChunks = 3, kLateDecodes = 8;
 constexpr int kPositions = kContext + kLateChunks * kChunk + kLateDecodes;  // of the longest
 constexpr int kShards = 4;  // the part of a rank is measured of a group of so many
 constexpr int kBatch = 16;  // sequences of the sampling measurement
-
-// A group of which only this rank is there: every operation is complete at once, what should have
-// come is whatever the buffers hold. For timing steps whose numbers nobody reads.
-class SoloCommunicator : public Communicator {
- public:
-  SoloCommunicator(int rank, int size) : rank_(rank), size_(size) {}
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
-  CommHandle AllReduceSum(float*, int64_t) override { return {}; }
-  CommHandle AllReduceRows(float* data, int64_t rows, int64_t) override {
-    terms_.assign(size_, data);
-    untaken_ = rows;
-    return {};
-  }
-  CommHandle AllGather(const void* send, void* recv, size_t bytes) override {
-    // Everyone agrees with us.
-    for (int r = 0; r < size_; ++r) {
-      std::copy_n(static_cast<const char*>(send), bytes, static_cast<char*>(recv) + r * bytes);
-    }
-    return {};
-  }
-  CommHandle Broadcast(void*, size_t, int) override { return {}; }
-  CommHandle Send(const void*, size_t, int) override { return {}; }
-  CommHandle Recv(void*, size_t, int) override { return {}; }
-  void Wait(CommHandle) override { untaken_ = 0; }
-  SumRows NextRows(CommHandle) override { return {0, std::exchange(untaken_, 0), terms_}; }
-  void Poll() override {}
-  bool MoveOn() override { return false; }
-  std::unique_ptr<Communicator> Split(int, int) override {
-    return std::make_unique<SoloCommunicator>(rank_, size_);
-  }
-  CommStats TakeStats() override { return {}; }
-
- private:
-  const int rank_, size_;
-  std::vector<const float*> terms_;  // of the last AllReduceRows
-  int64_t untaken_ = 0;              // rows of it
-};
 
 // One rank of `tp`, alone, with its steps' times.
 class SoloRank {

@@ -230,7 +230,10 @@ class Executor::Impl {
     RETURN_IF_ERROR(CheckPlan(step.plan, table_, limits_));
     Compute(step, nullptr);
     std::optional<StepResult> result;
-    if (output_) result = ResultOf(step, output_->Finish(step.plan, step.batch));
+    if (output_) {
+      ASSIGN_OR_RETURN(auto sequences, output_->Finish(step.plan, step.batch));
+      result = ResultOf(step, std::move(sequences));
+    }
     backend_.Synchronize();  // the batch ends with this step
     // First what another rank waits for.
     const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(step.begin_us));

@@ -1,7 +1,9 @@
 #pragma once
 // LocalGroup: a whole world of ranks as threads of this process, over local communicators, each
 // with a backend of its own. The code of the cluster without its processes: StepPlan in, StepResult
-// out. One thread drives it (Post and Take may be two). The threads end with the object.
+// out. One thread drives it (Post and Take may be two). The threads end with the object; where the
+// device of one has failed the others may wait for it for ever, as threads do not die alone: then
+// the program has to end.
 
 #include <condition_variable>
 #include <cstdint>

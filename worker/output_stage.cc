@@ -82,7 +82,8 @@ void OutputStage::AddAnswer(const Wanted& wanted, const SequenceStep& step,
   if (guesses_hold) result.sampled.push_back(std::move(answer));
 }
 
-std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const BatchLayout& batch) {
+Result<std::vector<SequenceResult>> OutputStage::Finish(const StepPlan& plan,
+                                                        const BatchLayout& batch) {
   std::vector<SequenceResult> results(plan.sequences.size());
   std::vector<Wanted> wanted;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
@@ -92,7 +93,8 @@ std::vector<SequenceResult> OutputStage::Finish(const StepPlan& plan, const Batc
   const std::span<const Wanted> all(wanted);
   const auto rows_max = static_cast<size_t>(decoder_.logit_rows_max());
   for (size_t at = 0; at < all.size(); at += rows_max) {
-    RunTile(all.subspan(at, std::min(rows_max, all.size() - at)), plan, batch, results);
+    RETURN_IF_ERROR(
+        RunTile(all.subspan(at, std::min(rows_max, all.size() - at)), plan, batch, results));
   }
   return results;
 }
@@ -205,8 +207,8 @@ std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
   return logits_;
 }
 
-void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
-                          const BatchLayout& batch, std::vector<SequenceResult>& results) {
+Status OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
+                            const BatchLayout& batch, std::vector<SequenceResult>& results) {
   std::vector<int32_t> rows;
   for (const Wanted& w : tile) {
     if (w.row >= 0) rows.push_back(w.row);
@@ -216,6 +218,8 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   std::vector<SampledToken> drawn;
   if (!rows.empty()) {
     of_tile = Fetch(rows, tile, plan, drawn);
+    // Before other ranks are told of these logits. What lies in a host's memory stays right.
+    if (!backend_.host_memory()) RETURN_IF_ERROR(backend_.Health());
     vocab = of_tile.size() / rows.size();
   }
   std::vector<SampleRow> asked;
@@ -246,6 +250,7 @@ void OutputStage::RunTile(std::span<const Wanted> tile, const StepPlan& plan,
   for (const auto& [id, logits] : held) {
     sampler_.StateOf(id).held_logits.assign(logits.begin(), logits.end());
   }
+  return {};
 }
 
 }  // namespace echelon

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/result.h"
 #include "common/step.h"
 #include "kernels/backend.h"
 #include "worker/batch_layout.h"
@@ -26,8 +27,9 @@ class OutputStage {
 
   // Before the step: forgets and starts sequences, counts the tokens of the batch (resolved ids).
   void Begin(const StepPlan& plan, const BatchLayout& batch);
-  // After the decoder's Forward: one result per sequence of the plan, in its order.
-  std::vector<SequenceResult> Finish(const StepPlan& plan, const BatchLayout& batch);
+  // After the decoder's Forward: one result per sequence of the plan, in its order. An error is the
+  // device's: the other ranks have been told nothing of what its memory holds.
+  Result<std::vector<SequenceResult>> Finish(const StepPlan& plan, const BatchLayout& batch);
 
   // What is wanted of one row's logits.
   struct Wanted {
@@ -71,8 +73,8 @@ class OutputStage {
   // draws by itself is in `drawn`, a row each, token -1 for the others.
   std::span<const float> Fetch(std::span<const int32_t> rows, std::span<const Wanted> tile,
                                const StepPlan& plan, std::vector<SampledToken>& drawn);
-  void RunTile(std::span<const Wanted> tile, const StepPlan& plan, const BatchLayout& batch,
-               std::vector<SequenceResult>& results);
+  Status RunTile(std::span<const Wanted> tile, const StepPlan& plan, const BatchLayout& batch,
+                 std::vector<SequenceResult>& results);
 
   Backend& backend_;
   Decoder& decoder_;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <set>
 #include <utility>
 
 #include "common/json.h"
@@ -16,6 +17,35 @@ constexpr std::pair<TraceTrack, const char*> kTracks[] = {{TraceTrack::kStep, "s
                                                           {TraceTrack::kCompute, "compute"},
                                                           {TraceTrack::kWait, "waits"},
                                                           {TraceTrack::kInFlight, "in flight"}};
+// Names of a rank's further tracks, those that have events.
+std::string NameOfTrack(int track) {
+  const int link = track - static_cast<int>(TraceTrack::kDeviceLink);
+  if (link >= 0) return StrCat("device communication", link > 0 ? StrCat(" ", link + 1) : "");
+  return track == static_cast<int>(TraceTrack::kDeviceWait)
+             ? "device waits"
+             : "device compute (op by op, no graphs)";
+}
+// Shorter ones are the two stamps of a wait for what is there.
+constexpr int64_t kDeviceWaitNsMin = 2000;
+
+TraceTrack TrackOf(OpPlace place) {
+  switch (place) {
+    case OpPlace::kHost:
+      return TraceTrack::kCompute;
+    case OpPlace::kDevice:
+      return TraceTrack::kDeviceCompute;
+    case OpPlace::kDeviceWait:
+      return TraceTrack::kDeviceWait;
+    case OpPlace::kDeviceLink:
+      return TraceTrack::kDeviceLink;
+  }
+  return TraceTrack::kCompute;
+}
+
+int TrackOf(const TraceEvent& event) {
+  const int link = event.track == TraceTrack::kDeviceLink ? event.message : 0;
+  return static_cast<int>(event.track) + link;
+}
 
 std::string NameLine(const char* kind, int rank, int track, const std::string& name) {
   return StrCat(R"({"name":")", kind, R"(","ph":"M","pid":)", rank, R"(,"tid":)", track,
@@ -35,7 +65,11 @@ std::string ArgsOf(const TraceEvent& event) {
     case TraceTrack::kStep:
       return StrCat(R"("rows":)", event.amount, R"(,"sequences":)", event.sequences);
     case TraceTrack::kCompute:
+    case TraceTrack::kDeviceCompute:
       return StrCat(R"("rows":)", event.amount, R"(,"layer":)", event.layer);
+    case TraceTrack::kDeviceWait:
+    case TraceTrack::kDeviceLink:
+      return StrCat(R"("layer":)", event.layer);
     default:
       return StrCat(R"("bytes":)", event.amount, R"(,"layer":)", event.layer, R"(,"message":)",
                     event.message);
@@ -76,8 +110,9 @@ void Trace::NameWeights(const Weights& weights, int layer_begin) {
 void Trace::OnOp(const OpTime& time) {
   TraceEvent event;
   event.name = time.op;
-  event.track = TraceTrack::kCompute;
+  event.track = TrackOf(time.place);
   event.amount = time.rows;
+  event.message = time.link;
   event.begin_ns = time.begin_ns;
   event.end_ns = time.end_ns;
   const auto named = names_.find(time.subject);
@@ -91,7 +126,8 @@ void Trace::OnOp(const OpTime& time) {
     layer_ = -1;
   }
   event.layer = layer_;
-  Add(event);
+  const bool waited = time.end_ns - time.begin_ns >= kDeviceWaitNsMin;
+  if (time.place != OpPlace::kDeviceWait || waited) Add(event);
 }
 
 void Trace::Add(const TraceEvent& event) {
@@ -118,10 +154,17 @@ Status Trace::Write(const std::string& folder) const {
   for (const auto& [track, name] : kTracks) {
     out << ",\n" << NameLine("thread_name", rank_, static_cast<int>(track), name);
   }
+  std::set<int> of_device;
+  for (const TraceEvent& event : events_) {
+    if (event.track >= TraceTrack::kDeviceCompute) of_device.insert(TrackOf(event));
+  }
+  for (const int track : of_device) {
+    out << ",\n" << NameLine("thread_name", rank_, track, NameOfTrack(track));
+  }
   for (const TraceEvent& event : events_) {
     const std::string head =
         StrCat(",\n{\"name\":\"", event.name, R"(","cat":"echelon","pid":)", rank_, R"(,"tid":)",
-               static_cast<int>(event.track), R"(,"args":{)", ArgsOf(event), "},\"ts\":");
+               TrackOf(event), R"(,"args":{)", ArgsOf(event), "},\"ts\":");
     if (event.track == TraceTrack::kInFlight) {  // these overlap: pairs of begin and end
       const std::string id = StrCat(R"(,"id":)", event.message, "}");
       out << head << Micros(event.begin_ns) << R"(,"ph":"b")" << id;

@@ -8,6 +8,10 @@
 // noticed: while it computes it looks every 50 to 200 us) and when the rank waited for it, each
 // with the layer whose output it carries.
 //
+// A device's ops, what its links carry and where its stream stands still for them have tracks of
+// their own, with the device's times (kernels/timed_backend.h). Its steps run op by op, never as
+// graphs: gaps between short ops are the host's, which enqueues them.
+//
 // Times are those of the steady clock: one clock for all ranks of a host, another on each host.
 
 #include <cstdint>
@@ -27,13 +31,22 @@ namespace echelon {
 // About 450 events a step of a 30-layer model: some 580 steps in 12 MiB.
 inline constexpr size_t kTraceEventsMax = size_t{1} << 18;
 
-enum class TraceTrack : uint8_t { kStep = 1, kCompute = 2, kWait = 3, kInFlight = 4 };
+enum class TraceTrack : uint8_t {
+  kStep = 1,
+  kCompute = 2,
+  kWait = 3,
+  kInFlight = 4,
+  kDeviceCompute = 5,
+  kDeviceWait = 6,
+  kDeviceLink = 7  // of the first link, and so on: what they carry may overlap
+};
 
 struct TraceEvent {
   const char* name = "";  // of static storage
   TraceTrack track = TraceTrack::kStep;
   int32_t layer = -1;     // of the model; -1: none
-  int32_t message = 0;    // of this rank, from 1: the same in flight and waited for
+  int32_t message = 0;    // of this rank, from 1: the same in flight and waited for; of a device
+                          // its link
   int32_t sequences = 0;  // of a step
   int64_t amount = 0;     // rows, or bytes of a message
   int64_t begin_ns = 0, end_ns = 0;

@@ -74,8 +74,9 @@ KvType KvTypeOf(const std::string& name, const Backend& backend) {
 // The life of one rank, a step a method.
 class WorkerProcess {
  public:
-  WorkerProcess(const Logger& logger, RankIdentity identity, ControlLink& link)
-      : logger_(logger), identity_(identity), link_(link) {}
+  WorkerProcess(const Logger& logger, RankIdentity identity, ControlLink& link,
+                const WorkerParts& parts)
+      : logger_(logger), identity_(identity), link_(link), parts_(parts) {}
 
   Status Configure(const std::string& yaml);
   Status StartMpi();
@@ -98,6 +99,7 @@ class WorkerProcess {
   const Logger& logger_;
   const RankIdentity identity_;
   ControlLink& link_;
+  const WorkerParts parts_;
   const SystemClock clock_;
   ServiceConfig config_;
   ParallelLayout layout_;
@@ -165,6 +167,7 @@ Status WorkerProcess::OpenModel() {
                         ? static_cast<int>(config_.worker.threads)
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
   options.rank_on_host = mpi_->rank_on_this_host();
+  options.timed = trace_ != nullptr;
   std::string passed_over;
   ASSIGN_OR_RETURN(backend_, MakeBackend(options, &passed_over));
   const std::string why = passed_over.empty() ? "" : StrCat(" (auto: ", passed_over, ")");
@@ -224,6 +227,7 @@ Status WorkerProcess::MakeExecutor() {
   options.comm.nccl_host_id = TextFromEnvironment("NCCL_HOSTID");
   options.comm.nccl_interface = TextFromEnvironment("NCCL_SOCKET_IFNAME");
   options.comm.join_ms = config_.group.join_deadline_ms;
+  options.comm.load_nccl = parts_.load_nccl;
   // So that a step whose other rank does not come ends before the coordinator gives it up.
   options.comm.wait_ms = config_.group.step_deadline_ms * 3 / 4;
   options.comm.note = [this, said = std::string()](const std::string& how) mutable {
@@ -384,7 +388,7 @@ Result<RankIdentity> IdentityFromEnvironment() {
   return RankIdentity{};
 }
 
-int RunWorker(const WorkerFlags& flags) {
+int RunWorker(const WorkerFlags& flags, const WorkerParts& parts) {
   const auto identity = IdentityFromEnvironment();
   if (!identity.ok()) {
     Logger("worker").Error(identity.error().message);
@@ -407,7 +411,7 @@ int RunWorker(const WorkerFlags& flags) {
     logger.Error(config.error().message);
     return config.error().code == ErrorCode::kUnavailable ? kExitLostCoordinator : kExitRefused;
   }
-  auto worker = std::make_unique<WorkerProcess>(logger, *identity, **link);
+  auto worker = std::make_unique<WorkerProcess>(logger, *identity, **link, parts);
   const Status lived = Live(*worker, *config, logger);
   if (!lived.ok()) {
     Error error = lived.error();

@@ -9,9 +9,12 @@
 // which host has not joined before MPI is up.
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "common/result.h"
+#include "worker/comm/nccl_library.h"
 
 namespace echelon {
 
@@ -29,8 +32,13 @@ struct RankIdentity {
 // rank 0 of 1 where there is no launcher.
 Result<RankIdentity> IdentityFromEnvironment();
 
+// What a worker takes from the machine and a test may play.
+struct WorkerParts {
+  std::function<Result<std::unique_ptr<NcclLibrary>>()> load_nccl = MakeNcclLibrary;
+};
+
 // Returns the exit status: a WorkerExit of control_link.h. After anything but kExitClean the
 // process must end by _exit: MPI_Finalize would wait for ranks that are not coming.
-int RunWorker(const WorkerFlags& flags);
+int RunWorker(const WorkerFlags& flags, const WorkerParts& parts = {});
 
 }  // namespace echelon

@@ -30,7 +30,8 @@ CudaBackend::CudaBackend(std::unique_ptr<Device> device, int threads, bool timed
       pool_(threads),
       staging_(*device_),
       draws_(*device_, staging_),
-      recorder_(*device_) {
+      recorder_(*device_),
+      stamps_(*device_) {
   for (StepMark& mark : marks_) mark.event = device_->NewEvent();
 }
 
@@ -131,6 +132,12 @@ void CudaBackend::Synchronize() {
   device_->Wait();
   for (int place = 0; place < kMarksMax; ++place) draws_.Collect(place, !device_->failure());
   waited_ = marked_;
+  stamps_.Settle();
+}
+
+uint64_t CudaBackend::Stamp(void* stream) {
+  CHECK(timed_);
+  return stamps_.Put(stream != nullptr ? stream : device_->stream());
 }
 
 uint64_t CudaBackend::Mark() {

@@ -21,6 +21,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/recorder.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/cuda/stamps.h"
 #include "kernels/cuda/token_draws.h"
 #include "kernels/thread_pool.h"
 
@@ -53,6 +54,8 @@ class CudaBackend : public Backend {
   Status Health() const override;
   Result<std::unique_ptr<DeviceLink>> NewLink() override;
   void SetWatch(std::function<Status()> watch) override { device_->SetWatch(std::move(watch)); }
+  uint64_t Stamp(void* stream) override;
+  int64_t TakeStamp(uint64_t stamp) override { return stamps_.Take(stamp); }
 
   void Embed(std::span<const int32_t> ids, const Weight& table, int32_t row_begin, float scale,
              Tensor out) override;
@@ -136,6 +139,7 @@ class CudaBackend : public Backend {
   Tensor split_of_;
   SplitRows split_rows_;
   std::vector<CudaLink*> links_;  // those there are
+  Stamps stamps_;
   std::array<StepMark, kMarksMax> marks_;
   uint64_t marked_ = 0, waited_ = 0;
 };

@@ -2,6 +2,10 @@
 two ranks on two hosts traced it (worker.trace; the hosts and the emulated link are those of tests/bench/overlap.py). Needs root to measure.
 
 usage: overlap_picture.py [--streams 8] [--latency-us 3500] [--layers 2,3] [--data docs/data/overlap.json] [--svg docs/overlap.svg] [--draw-only]
+       overlap_picture.py --traces FOLDER --data FILE --svg FILE [--streams 8] [--layers 2,3]
+
+The second form draws what a rank on a GPU traced (tests/gpu/overlap_bench --traces FOLDER: standard/rank-0.json, ladder/rank-0.json), by the device's
+own times, and measures nothing.
 
 Of each schedule the decode step of median length is drawn. In the data a time is in microseconds from the first work of the first layer drawn.
 The latency is about what overlap.py finds to make communication as long as compute for 8 streams.
@@ -25,11 +29,11 @@ TOKENS = 24
 
 
 def steps_of(folder, streams):
-    """[[events of one decode step], ...] of both ranks, in the order of the steps: {"rank": [...]}."""
+    """[[events of one decode step], ...] of the ranks, in the order of the steps: {"rank": [...]}."""
     ranks = {}
-    for rank in (0, 1):
-        events, open_flights = [], {}
-        for event in json.loads(pathlib.Path(folder, f"rank-{rank}.json").read_text()):
+    for path in sorted(pathlib.Path(folder).glob("rank-*.json")):
+        rank, events, open_flights = int(path.stem.split("-")[1]), [], {}
+        for event in json.loads(path.read_text()):
             kind = event.get("ph")
             if kind == "X":
                 events.append({"name": event["name"], "track": event["tid"], "layer": event["args"].get("layer", -1), "rows": event["args"].get("rows", 0),
@@ -40,6 +44,8 @@ def steps_of(folder, streams):
                 begin = open_flights.pop(event["id"])
                 events.append({"name": event["name"], "track": event["tid"], "layer": begin["args"]["layer"], "rows": 0, "begin": begin["ts"],
                                "end": event["ts"]})
+        if any(event["track"] == DEVICE_COMPUTE for event in events):
+            events = [{**event, "track": OF_DEVICE[event["track"]]} for event in events if event["track"] in OF_DEVICE]
         events.sort(key=lambda event: event["begin"])
         steps = [event for event in events if event["track"] == STEP]
         ranks[rank] = [[event for event in events if event["track"] != STEP and step["begin"] <= event["begin"] <= step["end"]]
@@ -47,7 +53,9 @@ def steps_of(folder, streams):
     return ranks
 
 
-STEP, COMPUTE, WAIT, IN_FLIGHT = 1, 2, 3, 4
+STEP, COMPUTE, WAIT, IN_FLIGHT, DEVICE_COMPUTE, DEVICE_WAIT, DEVICE_LINK = range(1, 8)
+# A rank's tracks where it computes on a device, as those of a rank that does not.
+OF_DEVICE = {STEP: STEP, DEVICE_COMPUTE: COMPUTE, DEVICE_WAIT: WAIT, DEVICE_LINK: IN_FLIGHT}
 
 
 def parts_of(step):
@@ -57,7 +65,7 @@ def parts_of(step):
     for event in step:
         if event["track"] == WAIT:
             waits.append(event)
-        elif event["track"] == IN_FLIGHT and event["name"] == "all_reduce":
+        elif event["track"] == IN_FLIGHT and event["name"] in ("all_reduce", "transfer"):
             flights.append(event)
         elif event["track"] == COMPUTE and event["layer"] >= 0:
             if event["name"] == "attention_norm":
@@ -87,7 +95,7 @@ def cut(step, layers):
 def window(folder, streams, layers):
     ranks = steps_of(folder, streams)
     count = min(len(steps) for steps in ranks.values())
-    cuts = [[cut(ranks[rank][i], layers) for rank in (0, 1)] for i in range(2, count - 2)]
+    cuts = [[cut(steps[i], layers) for steps in ranks.values()] for i in range(2, count - 2)]
     lengths = [max(one["end"] for one in both) - min(one["begin"] for one in both) for both in cuts]
     quartiles = ", ".join(f"{part / 1000:.1f}" for part in statistics.quantiles(lengths, n=4))
     print(f"{len(cuts)} steps, ms of the layers drawn: {quartiles}", file=sys.stderr)
@@ -114,6 +122,13 @@ def measure(agent, flags):
         model = {key: overlap.MODEL[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size")}
         data = {"streams": flags.streams, "latency_us": flags.latency_us, "model": model, "layers": flags.layers,
                 "schedules": {name: window(pathlib.Path(folder, name), flags.streams, flags.layers) for name in DRAWN}}
+    flags.data.write_text(json.dumps(data) + "\n")
+
+
+def read_traces(flags):
+    layers = 1 + max(event["args"].get("layer", -1) for event in json.loads((flags.traces / DRAWN[0] / "rank-0.json").read_text()))
+    data = {"streams": flags.streams, "model": {"num_hidden_layers": layers}, "layers": flags.layers, "device": True,
+            "schedules": {name: window(flags.traces / name, flags.streams, flags.layers) for name in DRAWN}}
     flags.data.write_text(json.dumps(data) + "\n")
 
 
@@ -165,11 +180,12 @@ def draw_schedule(name, ranks, y, scale, data):
     y += 24
     for rank, one in enumerate(ranks):
         soft = f'fill="{COLOURS["soft"]}" font-size="11" text-anchor="end"'
-        out += [label(LEFT - 12, y + 15, f"host {rank + 1} computes", soft), label(LEFT - 12, y + LANE + 22, "all-reduces", soft)]
+        who = "device" if data.get("device") else f"host {rank + 1}"
+        out += [label(LEFT - 12, y + 15, f"{who} computes", soft), label(LEFT - 12, y + LANE + 22, "all-reduces", soft)]
         out += draw_rank(one, y, scale)
         y += 2 * LANE + 10
     end = LEFT + took * scale
-    out.append(f'<line x1="{end:.1f}" y1="{y - 4 * LANE - 20}" x2="{end:.1f}" y2="{y - 6}" stroke="{COLOURS["text"]}" stroke-dasharray="3 2"/>')
+    out.append(f'<line x1="{end:.1f}" y1="{y - len(ranks) * (2 * LANE + 10)}" x2="{end:.1f}" y2="{y - 6}" stroke="{COLOURS["text"]}" stroke-dasharray="3 2"/>')
     return out, y
 
 
@@ -188,8 +204,10 @@ def draw(data, path):
     scale = (WIDTH - 4) / longest
     parts, y = [], 34
     first, last = data["layers"][0], data["layers"][-1]
-    parts.append(label(LEFT, y, f'One decode step of {data["streams"]} streams, tp = 2 on two hosts: layers {first} to {last} of '
-                                f'{data["model"]["num_hidden_layers"]} as traced; latency of the link {data["latency_us"]} us', f'fill="{COLOURS["soft"]}"'))
+    where, link = (("one GPU, its partner emulated", "the link takes as long as the compute") if data.get("device")
+                   else ("two hosts", f'latency of the link {data["latency_us"]} us'))
+    parts.append(label(LEFT, y, f'One decode step of {data["streams"]} streams, tp = 2 on {where}: layers {first} to {last} of '
+                                f'{data["model"]["num_hidden_layers"]} as traced; {link}', f'fill="{COLOURS["soft"]}"'))
     y += 14
     for name in DRAWN:
         more, y = draw_schedule(name, data["schedules"][name], y, scale, data)
@@ -221,6 +239,7 @@ def parse(words):
     parser.add_argument("--layers", default=[2, 3], type=lambda text: [int(layer) for layer in text.split(",")])
     parser.add_argument("--data", default=ROOT / "docs/data/overlap.json", type=pathlib.Path)
     parser.add_argument("--svg", default=ROOT / "docs/overlap.svg", type=pathlib.Path)
+    parser.add_argument("--traces", type=pathlib.Path, help="folder with standard/rank-0.json and ladder/rank-0.json of a GPU")
     parser.add_argument("--draw-only", action="store_true", help="from the data of an earlier run")
     return parser.parse_args(words)
 
@@ -234,8 +253,10 @@ def inside(agent):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
         inside(sys.argv[2])
-    elif parse(sys.argv[1:]).draw_only:
+    elif parse(sys.argv[1:]).draw_only or parse(sys.argv[1:]).traces:
         chosen = parse(sys.argv[1:])
+        if chosen.traces:
+            read_traces(chosen)
         draw(json.loads(chosen.data.read_text()), chosen.svg)
     else:
         os.environ["ECHELON_PICTURE_FLAGS"] = json.dumps(sys.argv[1:])

@@ -61,13 +61,13 @@ ServiceConfig ChaosConfig(const std::string& path) {
   return config;
 }
 
-GroupDriver::GroupDriver(const ServiceConfig& config) {
+GroupDriver::GroupDriver(const ServiceConfig& config, const std::string& worker_program) {
   const auto layout = LayoutFrom(config.layout);
   WorkerGroupOptions options;
   options.settings = config.group;
   options.world = layout->world();
   options.config_yaml = PrintConfig(config);
-  options.worker_program = WorkerProgram();
+  options.worker_program = worker_program;
   auto group = MakeWorkerGroup(options, clock_, logger_);
   EXPECT_TRUE(group.ok()) << group.error().message;
   if (group.ok()) group_ = std::move(*group);
@@ -150,10 +150,11 @@ std::vector<pid_t> GroupDriver::RankPids() const {
   return pids;
 }
 
-std::string WorkerProgram() {
-  const auto tests = std::filesystem::read_symlink("/proc/self/exe").parent_path();
-  return (tests.parent_path() / "bin" / "echelon-worker").string();
+std::string TestProgram(const std::string& name) {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / name).string();
 }
+
+std::string WorkerProgram() { return TestProgram("../bin/echelon-worker"); }
 
 bool IsAlive(pid_t pid) {
   const std::string state = StatField(pid, 3);

@@ -31,10 +31,15 @@ class TinyModel {
 // Two ranks on this machine with impatient deadlines; `model` empty: the tiny random one at `path`.
 ServiceConfig ChaosConfig(const std::string& path);
 
+// build/bin/echelon-worker, or `name` in the folder of this test program.
+std::string WorkerProgram();
+std::string TestProgram(const std::string& name);
+
 class GroupDriver {
  public:
   // Fails the test (and ok() is false) where the group cannot even be launched.
-  explicit GroupDriver(const ServiceConfig& config);
+  explicit GroupDriver(const ServiceConfig& config,
+                       const std::string& worker_program = WorkerProgram());
   bool ok() const { return group_ != nullptr; }
   WorkerGroup& group() { return *group_; }
 
@@ -61,8 +66,6 @@ class GroupDriver {
   uint64_t next_step_ = 1;
 };
 
-// build/bin/echelon-worker, beside the folder of this test program.
-std::string WorkerProgram();
 // Any process but zombies.
 bool IsAlive(pid_t pid);
 // The launcher: the parent of a rank.

@@ -5,9 +5,13 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "kernels/cuda/cuda_backend.h"
+#include "tests/cuda/watched_runtime.h"
 #include "tests/support/comm_contract.h"
 #include "worker/comm/local_comm.h"
 
@@ -59,6 +63,29 @@ TEST(CudaStagedComm, TalksToARankWhoseTensorsAreInHostMemory) {
   on_device.join();
   EXPECT_EQ(sum, (std::vector<float>{2.0f, 3.0f, 4.0f}));
   EXPECT_EQ(answered, sum);
+}
+
+// What a device's memory holds after an error must not become another rank's token. Nor does the
+// rank wait for the others: it has an error to tell.
+TEST(CudaStagedComm, IsSilentWhenItsDeviceHasFailed) {
+  auto endpoints = MakeLocalCommunicators(2);
+  auto watched = std::make_unique<cuda::WatchedRuntime>(cuda::MakeRuntime());
+  cuda::WatchedRuntime* const runtime = watched.get();
+  cuda::CudaBackend device(cuda::Device::Open(std::move(watched), 0).value(), 1);
+  StagedCommunicator comm(std::move(endpoints[1]), device);
+  testing::Held<float> data(&device, std::vector<float>{1.0f, 2.0f});
+  runtime->last_error = {cuda::Failure::kOther, 700, "cudaErrorIllegalAddress"};
+  device.Synchronize();
+  ASSERT_FALSE(device.Health().ok());
+  comm.Wait(comm.Send(data.data(), data.bytes(), 0));
+  EXPECT_TRUE(comm.NextRows(comm.AllReduceRows(data.data(), 1, 2)).empty());
+  comm.Wait(comm.Recv(data.data(), data.bytes(), 0));
+
+  Communicator& host = *endpoints[0];
+  std::vector<float> got(2);
+  host.Recv(got.data(), 8, 1);
+  EXPECT_TRUE(host.MoveOn()) << "a message came";  // it is under way for ever
+  EXPECT_EQ(got, std::vector<float>(2));
 }
 
 }  // namespace

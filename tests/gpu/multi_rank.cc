@@ -15,6 +15,8 @@
 // Status 0 when all was right, else a line to stderr: 1 what was computed is wrong, 70 this rank
 // failed, 75 another did.
 
+#include "tests/gpu/multi_rank.h"
+
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -75,8 +77,10 @@ class OddNccl final : public NcclLibrary {
 
 class MultiRank {
  public:
-  MultiRank(const RankOptions& options, ProcessGroup& group) : options_(options), group_(group) {
+  MultiRank(const RankOptions& options, const LoadNccl& load_nccl, ProcessGroup& group)
+      : options_(options), group_(group) {
     comm_.kind = options.exchange;
+    comm_.load_nccl = load_nccl;
     comm_.host = group.host();
     comm_.nccl_host_id = FromEnvironment("NCCL_HOSTID");
     comm_.nccl_interface = FromEnvironment("NCCL_SOCKET_IFNAME");
@@ -217,8 +221,8 @@ class MultiRank {
 
   std::vector<std::string> NcclAbsent() {
     if (rank() == 1) {
-      comm_.load_nccl = []() -> Result<std::unique_ptr<NcclLibrary>> {
-        ASSIGN_OR_RETURN(auto real, MakeNcclLibrary());
+      comm_.load_nccl = [load = comm_.load_nccl]() -> Result<std::unique_ptr<NcclLibrary>> {
+        ASSIGN_OR_RETURN(auto real, load());
         return std::unique_ptr<NcclLibrary>(std::make_unique<OddNccl>(0, std::move(real)));
       };
     }
@@ -261,7 +265,9 @@ bool Parse(int argc, char** argv, RankOptions* options) {
   return argc % 2 == 1 && !options->group.meeting.empty() && !options->work.empty();
 }
 
-int Main(int argc, char** argv) {
+}  // namespace
+
+int RunMultiRank(int argc, char** argv, const LoadNccl& load_nccl) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // no rank outlives who started it
   RankOptions options;
   if (!Parse(argc, argv, &options)) {
@@ -273,10 +279,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "rank %d: %s\n", options.group.rank, group.error().message.c_str());
     return kRankFailed;
   }
-  return MultiRank(options, **group).Run();
+  return MultiRank(options, load_nccl, **group).Run();
 }
 
-}  // namespace
 }  // namespace echelon::testing
-
-int main(int argc, char** argv) { return echelon::testing::Main(argc, argv); }

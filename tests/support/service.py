@@ -60,10 +60,11 @@ def children_of(pid):
 
 
 class Service:
-    def __init__(self, settings, ready_seconds=120, check_leftovers=True, prefix=()):
+    def __init__(self, settings, ready_seconds=120, check_leftovers=True, prefix=(), worker="echelon-worker"):
         self.settings = {"frontend.endpoint": "tcp://127.0.0.1:0", "metrics.address": "127.0.0.1:0", **settings}
         self.ready_seconds = ready_seconds
         self.check_leftovers = check_leftovers
+        self.worker = str(worker)  # a name beside the coordinator, or a path
         self.prefix = list(prefix)  # for example ["ip", "netns", "exec", "n1"]
         self.folder = tempfile.TemporaryDirectory(prefix="echelon-test-")
         self.log_path = pathlib.Path(self.folder.name) / "coordinator.log"
@@ -86,7 +87,8 @@ class Service:
 
     def start(self):
         announce = pathlib.Path(self.folder.name) / "announce.json"
-        command = [*self.prefix, str(BIN / "echelon-coordinator"), "--announce", str(announce), "--exit-with-parent"]
+        command = [*self.prefix, str(BIN / "echelon-coordinator"), "--announce", str(announce), "--exit-with-parent",
+                   "--worker", str(BIN / self.worker)]
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
         with open(self.log_path, "ab") as log:
@@ -135,7 +137,7 @@ class Service:
     def ranks(self):
         """Worker pids on this machine, in no particular order."""
         return [pid for pid, command in self.ranks_and_launchers().items()
-                if command.split(" ")[0].endswith("echelon-worker")]
+                if command.split(" ")[0].endswith(self.worker)]
 
     def stop(self, within_seconds=20):
         self.seen.update(self.ranks_and_launchers())

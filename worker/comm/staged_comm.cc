@@ -12,10 +12,6 @@ std::unique_ptr<std::byte[]> NewCopy(size_t bytes) {
   return std::make_unique_for_overwrite<std::byte[]>(bytes);
 }
 
-float* Floats(const std::unique_ptr<std::byte[]>& copy) {
-  return reinterpret_cast<float*>(copy.get());
-}
-
 }  // namespace
 
 StagedCommunicator::StagedCommunicator(std::unique_ptr<Communicator> host, Backend& backend)
@@ -23,16 +19,22 @@ StagedCommunicator::StagedCommunicator(std::unique_ptr<Communicator> host, Backe
   CHECK(!host_->on_stream());
 }
 
+void StagedCommunicator::Bring(const void* from, std::byte* to, size_t bytes) {
+  if (bytes == 0) return;
+  backend_.Download(from, to, bytes);
+  backend_.Synchronize();
+}
+
 std::unique_ptr<std::byte[]> StagedCommunicator::CopyOf(const void* from, size_t bytes) {
   auto copy = NewCopy(bytes);
-  if (bytes > 0) {
-    backend_.Download(from, copy.get(), bytes);
-    backend_.Synchronize();
-  }
+  Bring(from, copy.get(), bytes);
   return copy;
 }
 
-CommHandle StagedCommunicator::Keep(CommHandle handle, Staged staged) {
+template <typename IssueOnHost>
+CommHandle StagedCommunicator::Keep(Staged staged, IssueOnHost issue) {
+  if (silent()) return {};
+  const CommHandle handle = issue(staged.copy.get());
   staged.ticket = handle.ticket;
   staged_.push_back(std::move(staged));
   return handle;
@@ -40,28 +42,25 @@ CommHandle StagedCommunicator::Keep(CommHandle handle, Staged staged) {
 
 CommHandle StagedCommunicator::AllReduceSum(float* data, int64_t count) {
   const size_t bytes = static_cast<size_t>(count) * sizeof(float);
-  Staged staged{.copy = CopyOf(data, bytes), .to = data, .bytes = bytes};
-  const CommHandle handle = host_->AllReduceSum(Floats(staged.copy), count);
-  return Keep(handle, std::move(staged));
+  return Keep({.copy = CopyOf(data, bytes), .to = data, .bytes = bytes}, [&](std::byte* copy) {
+    return host_->AllReduceSum(reinterpret_cast<float*>(copy), count);
+  });
 }
 
 CommHandle StagedCommunicator::AllReduceRows(float* data, int64_t rows, int64_t cols) {
   const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(float);
-  Staged staged{.copy = CopyOf(data, bytes), .to = data, .bytes = bytes, .rows = rows};
-  const CommHandle handle = host_->AllReduceRows(Floats(staged.copy), rows, cols);
-  return Keep(handle, std::move(staged));
+  return Keep({.copy = CopyOf(data, bytes), .to = data, .bytes = bytes, .rows = rows},
+              [&](std::byte* copy) {
+                return host_->AllReduceRows(reinterpret_cast<float*>(copy), rows, cols);
+              });
 }
 
 CommHandle StagedCommunicator::AllGather(const void* send, void* recv, size_t bytes) {
   const size_t all = bytes * static_cast<size_t>(size());
   Staged staged{.copy = NewCopy(all + bytes), .to = recv, .bytes = all};
-  std::byte* const own = staged.copy.get() + all;  // behind what arrives
-  if (bytes > 0) {
-    backend_.Download(send, own, bytes);
-    backend_.Synchronize();
-  }
-  const CommHandle handle = host_->AllGather(own, staged.copy.get(), bytes);
-  return Keep(handle, std::move(staged));
+  Bring(send, staged.copy.get() + all, bytes);  // behind what arrives
+  return Keep(std::move(staged),
+              [&](std::byte* copy) { return host_->AllGather(copy + all, copy, bytes); });
 }
 
 CommHandle StagedCommunicator::Broadcast(void* data, size_t bytes, int root) {
@@ -71,23 +70,22 @@ CommHandle StagedCommunicator::Broadcast(void* data, size_t bytes, int root) {
   } else {
     staged = {.copy = NewCopy(bytes), .to = data, .bytes = bytes};
   }
-  const CommHandle handle = host_->Broadcast(staged.copy.get(), bytes, root);
-  return Keep(handle, std::move(staged));
+  return Keep(std::move(staged),
+              [&](std::byte* copy) { return host_->Broadcast(copy, bytes, root); });
 }
 
 CommHandle StagedCommunicator::Send(const void* data, size_t bytes, int to) {
-  Staged staged{.copy = CopyOf(data, bytes)};
-  const CommHandle handle = host_->Send(staged.copy.get(), bytes, to);
-  return Keep(handle, std::move(staged));
+  return Keep({.copy = CopyOf(data, bytes)},
+              [&](std::byte* copy) { return host_->Send(copy, bytes, to); });
 }
 
 CommHandle StagedCommunicator::Recv(void* data, size_t bytes, int from) {
-  Staged staged{.copy = NewCopy(bytes), .to = data, .bytes = bytes};
-  const CommHandle handle = host_->Recv(staged.copy.get(), bytes, from);
-  return Keep(handle, std::move(staged));
+  return Keep({.copy = NewCopy(bytes), .to = data, .bytes = bytes},
+              [&](std::byte* copy) { return host_->Recv(copy, bytes, from); });
 }
 
 void StagedCommunicator::Wait(CommHandle handle) {
+  if (silent()) return;
   host_->Wait(handle);
   bool uploads = false;
   const auto end = std::find_if(staged_.begin(), staged_.end(), [&](const Staged& staged) {
@@ -103,7 +101,7 @@ void StagedCommunicator::Wait(CommHandle handle) {
 }
 
 SumRows StagedCommunicator::NextRows(CommHandle handle) {
-  if (handed_out_ == handle.ticket) return {};
+  if (silent() || handed_out_ == handle.ticket) return {};
   const auto at = std::find_if(staged_.begin(), staged_.end(), [&](const Staged& staged) {
     return staged.ticket == handle.ticket;
   });

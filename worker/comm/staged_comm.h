@@ -4,6 +4,10 @@
 // device when it is waited for. The messages are those of the host communicator: the rank at the
 // other end may have its tensors in host memory. The way where devices have no wire of their own.
 //
+// After an error of the device (Backend::Health) it is silent: what memory holds then must not
+// reach other ranks, who would take it for the truth. They wait until this rank has said what
+// happened and their group ends.
+//
 // It waits for the backend's ops itself, before it reads their results: one wait of the host at
 // each issue and each wait. It copies between host and device, so it has no place within
 // Backend::Repeat. One thread, the backend's. The backend outlives it, and so do the buffers their
@@ -60,7 +64,11 @@ class StagedCommunicator final : public Communicator {
   };
   // A copy of what lies at `from`.
   std::unique_ptr<std::byte[]> CopyOf(const void* from, size_t bytes);
-  CommHandle Keep(CommHandle handle, Staged staged);
+  void Bring(const void* from, std::byte* to, size_t bytes);  // to the host
+  // Has `issue` begin an operation with the staged copy, and keeps that; nothing once silent.
+  template <typename IssueOnHost>
+  CommHandle Keep(Staged staged, IssueOnHost issue);
+  bool silent() const { return !backend_.Health().ok(); }
 
   Backend& backend_;
   std::deque<Staged> staged_;  // ascending tickets

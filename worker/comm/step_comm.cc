@@ -54,7 +54,7 @@ Result<NcclWireOptions> PrepareNccl(const DeviceCard& card, const StepCommOption
 struct Connected {
   const char* how = "";
   std::unique_ptr<DeviceWire> wire;
-  std::function<Result<std::unique_ptr<DeviceWire>>(Communicator& host, DeviceLink& link)> again;
+  WireFactory again;
 };
 
 // An error is the same on all ranks.
@@ -98,6 +98,13 @@ Result<Connected> ConnectNccl(Communicator& host, DeviceLink& link, const StepCo
 Result<std::optional<Connected>> Connect(Communicator& host, DeviceLink& link,
                                          const StepCommOptions& options,
                                          std::vector<std::string>& problems) {
+  if (options.new_wire) {
+    Connected made;
+    made.how = "over a wire of their own";
+    made.again = options.new_wire;
+    ASSIGN_OR_RETURN(made.wire, made.again(host, link));
+    return std::optional<Connected>(std::move(made));
+  }
   if (options.kind != "nccl") {
     Result<Connected> made = ConnectPeers(host, link, options);
     if (made.ok()) return std::optional<Connected>(*std::move(made));

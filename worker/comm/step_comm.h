@@ -18,6 +18,10 @@
 
 namespace echelon {
 
+// A wire among the ranks of `host` on `link`; collective over it.
+using WireFactory =
+    std::function<Result<std::unique_ptr<DeviceWire>>(Communicator& host, DeviceLink& link)>;
+
 struct StepCommOptions {
   std::string kind = "auto";   // worker.device_exchange: auto | peer | nccl | staged, one of all
   std::string host;            // this rank's, for errors
@@ -26,6 +30,8 @@ struct StepCommOptions {
   int64_t join_ms = 60'000;    // until all ranks have joined on the device
   int64_t wait_ms = 20'000;    // for a message in peer memory, until its sender is given up
   std::function<Result<std::unique_ptr<NcclLibrary>>()> load_nccl = MakeNcclLibrary;
+  // What carries between devices in place of what `kind` names: for benchmarks; else empty.
+  WireFactory new_wire;
   // Of this rank, for its backend's SetWatch; null: errors that come up later are not looked for.
   std::shared_ptr<WireWatch> watch;
   // Told what carries the tensors of ranks on devices, and why not what would be better.

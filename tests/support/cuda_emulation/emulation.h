@@ -47,6 +47,8 @@ void CheckAligned(const void* p, size_t bytes);
 void* AllocateDevice(size_t bytes);  // null where the arena is used up
 void FreeDevice(void* memory);
 size_t FreeDeviceBytes();
+// From now on every launch has met an illegal access. For any thread, and for signal handlers.
+void BreakDevices();
 void CopyDevice(void* to, const void* from, size_t bytes);
 void ClearDevice(void* memory, size_t bytes);
 

@@ -3,6 +3,9 @@
 
 #include "kernels/cuda/runtime.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -11,7 +14,21 @@
 #include "common/check.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
-namespace echelon::cuda {
+namespace echelon {
+
+namespace {
+
+// One device's fault is that of all devices of the program.
+std::atomic<bool>& Broken() {
+  static std::atomic<bool> broken = false;
+  return broken;
+}
+
+}  // namespace
+
+void emulation::BreakDevices() { Broken() = true; }
+
+namespace cuda {
 
 namespace {
 
@@ -30,6 +47,12 @@ struct PlayedEvent {
   }
 };
 PlayedEvent& OfEvent(Event event) { return *static_cast<PlayedEvent*>(event); }
+
+// What a handle says.
+struct SharedMemory {
+  void* memory = nullptr;
+  pid_t process = 0;
+};
 
 // All in one arena: ranks that are threads reach each other's memory by address.
 constexpr int kDevices = 8;
@@ -72,14 +95,18 @@ class EmulatedRuntime : public Runtime {
     }
     std::free(memory);
   }
-  // One process alone knows the arena.
+  // One process alone knows the arena: others cannot map it.
   Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
-    std::memcpy(handle->data(), &memory, sizeof(memory));
+    const SharedMemory shared{memory, getpid()};
+    std::memcpy(handle->data(), &shared, sizeof(shared));
     return {};
   }
   Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
-    std::memcpy(memory, handle.data(), sizeof(*memory));
-    return {};
+    SharedMemory shared;
+    std::memcpy(&shared, handle.data(), sizeof(shared));
+    *memory = shared.memory;
+    if (shared.process == getpid()) return {};
+    return {Failure::kOther, 201, "cudaErrorDeviceUninitialized: emulated in another process"};
   }
   void UnmapMemory(void*) override {}
   Outcome EnablePeer(int) override { return {}; }
@@ -113,7 +140,10 @@ class EmulatedRuntime : public Runtime {
     Of(stream).RunTo(Of(stream).end());
     return {};
   }
-  Outcome LastError() override { return {}; }
+  Outcome LastError() override {
+    if (!Broken()) return {};
+    return {Failure::kOther, 700, "cudaErrorIllegalAddress: an illegal memory access"};
+  }
   Outcome BeginCapture(Stream stream) override {
     Of(stream).BeginCapture();
     return {};
@@ -172,4 +202,5 @@ class EmulatedRuntime : public Runtime {
 
 std::unique_ptr<Runtime> MakeRuntime() { return std::make_unique<EmulatedRuntime>(); }
 
-}  // namespace echelon::cuda
+}  // namespace cuda
+}  // namespace echelon

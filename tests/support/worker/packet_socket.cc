@@ -89,7 +89,10 @@ bool PacketSocket::Send(char kind, std::string_view body) {
 PacketSocket::Outcome PacketSocket::Receive(Packet* packet, int64_t timeout_ms) {
   if (!AwaitReadable(timeout_ms)) return Outcome::kNothing;
   std::string bytes(kPacketBytesMax, '\0');
-  const ssize_t got = recv(fd_, bytes.data(), bytes.size(), MSG_DONTWAIT);
+  const auto receive = [&] { return recv(fd_, bytes.data(), bytes.size(), MSG_DONTWAIT); };
+  ssize_t got = receive();
+  // The other end is gone and had not read everything; what it sent before is still to be had.
+  if (got < 0 && errno == ECONNRESET) got = receive();
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Outcome::kNothing;
   if (got <= 0) return Outcome::kGone;
   packet->kind = bytes[0];

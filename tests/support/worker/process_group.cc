@@ -27,7 +27,8 @@ constexpr char kDone = 'd';     // needs nobody any more
 constexpr char kGoodbye = 'b';  // nobody does
 constexpr char kFailed = 'f';   // the sender ends; the body says why
 
-constexpr std::chrono::milliseconds kTurn{20};  // of the watching thread
+constexpr std::chrono::milliseconds kTurn{20};     // of the watching thread
+constexpr std::chrono::milliseconds kMoment{100};  // its turns are late where cores are few
 constexpr int64_t kConnectEveryMs = 5;
 constexpr int kAlivesInLease = 8;
 // The others wait for rank 0's verdict about who has not come.
@@ -340,6 +341,8 @@ void ProcessGroup::Fail(const std::string& why) {
   std::unique_lock lock(mutex_);
   const std::string name = names_[static_cast<size_t>(options_.rank)];
   lock.unlock();
+  std::fprintf(stderr, "%s: %s\n", name.c_str(), why.c_str());
+  std::this_thread::sleep_for(kMoment);
   End({kRankFailed, StrCat(name, ": ", why)});
 }
 

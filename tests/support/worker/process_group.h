@@ -55,7 +55,8 @@ class ProcessGroup {
   // All ranks are done and do not need each other any more. Collective; nothing after it but the
   // destructor.
   void Leave();
-  // Tells the others and ends the process.
+  // Tells the others and ends the process: unless another rank's end turns up within a moment,
+  // which may be what this rank's error comes from; then as that.
   [[noreturn]] void Fail(const std::string& why);
 
  private:
