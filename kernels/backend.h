@@ -288,9 +288,9 @@ class Backend {
   // link, by its `stream` and as it launches. A device keeps stamps where it is timed
   // (BackendOptions) and within no Repeat; a host's ops are done when they return.
   virtual uint64_t Stamp(void* stream = nullptr);
-  // When it was reached, in nanoseconds of steady_clock. After Synchronize(), each stamp once, in
-  // their order. A device's clock is read beside the host's then, to some 10 us; differences of the
-  // stamps of one step are the device's own.
+  // When it was reached, in nanoseconds of steady_clock: of each stamp once, after Synchronize(). A
+  // device's clock is read beside the host's then, to some 10 us; differences of the stamps of one
+  // step are the device's own.
   virtual int64_t TakeStamp(uint64_t stamp) { return static_cast<int64_t>(stamp); }
 
   // Reading ahead, for backends whose ops wait for weights to come from memory (a decode step's):

@@ -30,7 +30,7 @@ uint64_t Stamps::Put(Stream stream) {
   const Event event = TakeEvent();
   if (!device_.failure()) device_.Note(device_.runtime().Record(event, stream));
   put_.push_back(event);
-  return taken_ + settled_.size() + put_.size() - 1;
+  return first_ + settled_.size() + put_.size() - 1;
 }
 
 void Stamps::Settle() {
@@ -50,14 +50,17 @@ void Stamps::Settle() {
     free_.push_back(event);
   }
   free_.push_back(anchor);
+  untaken_ += put_.size();
   put_.clear();
 }
 
 int64_t Stamps::Take(uint64_t stamp) {
-  CHECK(stamp == taken_ && !settled_.empty());
-  const int64_t ns = settled_.front();
-  settled_.pop_front();
-  ++taken_;
+  CHECK(first_ <= stamp && stamp - first_ < settled_.size());
+  const int64_t ns = settled_[stamp - first_];
+  if (--untaken_ == 0) {
+    first_ += settled_.size();
+    settled_.clear();
+  }
   return ns;
 }
 

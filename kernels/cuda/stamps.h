@@ -5,7 +5,6 @@
 // some 10 us: so far a step's stamps may be off together. One thread, the backend's.
 
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "kernels/cuda/device.h"
@@ -22,7 +21,7 @@ class Stamps {
   uint64_t Put(Stream stream);
   // Everything that was enqueued is done. Takes the time of all stamps.
   void Settle();
-  // Settled ones, each once, in their order; 0 where the device has failed.
+  // Settled ones, each once; 0 where the device has failed.
   int64_t Take(uint64_t stamp);
 
  private:
@@ -30,9 +29,10 @@ class Stamps {
 
   Device& device_;
   std::vector<Event> free_;
-  std::deque<Event> put_;        // not settled
-  std::deque<int64_t> settled_;  // and not taken
-  uint64_t taken_ = 0;
+  std::vector<Event> put_;        // not settled
+  std::vector<int64_t> settled_;  // not all of them taken
+  size_t untaken_ = 0;            // of settled_
+  uint64_t first_ = 0;            // of settled_
 };
 
 }  // namespace echelon::cuda

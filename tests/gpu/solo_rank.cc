@@ -148,7 +148,7 @@ Result<StepTimes> SoloRank::Run(const std::vector<StepPlan>& plans, int untimed)
   StepTimes times;
   size_t begun = 0;
   LinkTraffic before;
-  int64_t from_us = clock_.NowUs();
+  int64_t from_us = clock_.NowUs(), begin_ns = 0;
   for (size_t ended = 0; ended < plans.size(); ++ended) {
     const bool first = ended == static_cast<size_t>(untimed);
     if (first && executor_->begun() == 0) before = link_->Traffic();
@@ -156,9 +156,10 @@ Result<StepTimes> SoloRank::Run(const std::vector<StepPlan>& plans, int untimed)
     while (begun < plans.size() && executor_->TakesPlan()) {
       // What was untimed ends before the rest begins.
       if (begun == static_cast<size_t>(untimed) && ended < begun) break;
+      if (options_.trace != nullptr && executor_->begun() > 0) break;  // told one by one
+      begin_ns = Trace::NowNs();
       executor_->Begin(plans[begun++]);
     }
-    const int64_t begin_ns = Trace::NowNs();  // traced steps are enqueued as they end
     ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor_->End());
     const int64_t now_us = clock_.NowUs();
     if (options_.trace != nullptr) options_.trace->AddStep(plans[ended], begin_ns);
