@@ -66,6 +66,7 @@ void CudaBackend::Upload(const void* host, void* device, size_t bytes) {
 }
 void CudaBackend::Download(const void* device, void* host, size_t bytes) {
   CHECK(!recorder_.recording());
+  device_->WaitWatched();  // to such memory the driver copies before it returns
   device_->CopyOut(host, device, bytes);
 }
 void CudaBackend::Copy(const void* from, void* to, size_t bytes) {

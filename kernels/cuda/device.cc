@@ -42,13 +42,12 @@ Result<DeviceMemory> Device::Allocate(size_t bytes, const char* what) {
 
 bool Device::Reserve(size_t bytes, const char* what, DeviceMemory& memory) {
   if (bytes <= memory.bytes()) return true;
-  Wait();  // kernels that use the old memory
-  memory = DeviceMemory();
-  auto made = Allocate(bytes, what);
+  auto made = Allocate(std::max(bytes, memory.bytes() + memory.bytes() / 2), what);
   if (!made.ok()) {
     Fail(made.error());
     return false;
   }
+  if (memory.bytes() > 0) outgrown_.push_back(std::move(memory));
   memory = std::move(made).value();
   return true;
 }

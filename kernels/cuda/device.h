@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/result.h"
 #include "kernels/cuda/device_memory.h"
@@ -22,7 +23,9 @@ class Device {
   // `what` completes "... needs N bytes" in the error.
   Result<DeviceMemory> Allocate(size_t bytes, const char* what);
   // Makes `memory` that large at least, with new contents where it grows; false and a failure where
-  // there is none. Waits before it gives the old memory back.
+  // there is none. What was too small is kept until the end: giving memory back waits for all that
+  // runs on the device, other threads' kernels too, which may wait for what this thread is yet to
+  // enqueue. Growing by half at least, all that is kept takes twice the last size at most.
   bool Reserve(size_t bytes, const char* what, DeviceMemory& memory);
   // Page-locked host memory, to be freed through runtime(); false and a failure where there is
   // none.
@@ -32,6 +35,10 @@ class Device {
   void CopyOnDevice(void* to, const void* from, size_t bytes);
   void Clear(void* memory, size_t bytes);
   void Wait();
+  // Waits where there is a watch: before what waits in the driver, where it could not look.
+  void WaitWatched() {
+    if (watch_) Wait();
+  }
   Event NewEvent();
   void Record(Event event);
   bool Happened(Event event);
@@ -72,6 +79,7 @@ class Device {
   Event waited_ = nullptr;  // what Wait waits for under a watch
   std::function<Status()> watch_;
   std::optional<Error> failure_;
+  std::vector<DeviceMemory> outgrown_;
 };
 
 }  // namespace echelon::cuda

@@ -36,10 +36,18 @@ Failure KindOf(cudaError_t error) {
   }
 }
 
+// The library keeps what a call has returned, too, and would tell it again as an error of the
+// launches. What it keeps of these stays; so does the error of a lost device.
+void Forget(cudaError_t error) {
+  if (cudaPeekAtLastError() == error) cudaGetLastError();
+}
+
 Outcome OutcomeOf(cudaError_t error) {
   if (error == cudaSuccess) return {};
-  return {KindOf(error), static_cast<int>(error),
-          std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error)};
+  const Outcome outcome = {KindOf(error), static_cast<int>(error),
+                           std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error)};
+  Forget(error);
+  return outcome;
 }
 
 cudaStream_t Of(Stream stream) { return static_cast<cudaStream_t>(stream); }
@@ -77,9 +85,7 @@ class CudaRuntime : public Runtime {
   }
 
   Outcome Allocate(size_t bytes, void** memory) override {
-    const cudaError_t error = cudaMalloc(memory, bytes);
-    if (error == cudaErrorMemoryAllocation) cudaGetLastError();  // leaves the device as it was
-    return OutcomeOf(error);
+    return OutcomeOf(cudaMalloc(memory, bytes));
   }
   void Free(void* memory) override { cudaFree(memory); }
   Outcome AllocatePinned(size_t bytes, void** memory) override {
@@ -108,7 +114,7 @@ class CudaRuntime : public Runtime {
       error = can != 0 ? cudaDeviceEnablePeerAccess(device, 0) : cudaErrorPeerAccessUnsupported;
     }
     if (error != cudaErrorPeerAccessAlreadyEnabled) return OutcomeOf(error);
-    cudaGetLastError();  // it is no error here, but is kept as one
+    Forget(error);
     return {};
   }
 
@@ -175,7 +181,7 @@ class CudaRuntime : public Runtime {
     const cudaError_t error = cudaEventQuery(OfEvent(event));
     *happened = error == cudaSuccess;
     if (error != cudaErrorNotReady) return OutcomeOf(error);
-    cudaGetLastError();  // "not ready" is no error, but may be kept as one
+    Forget(error);
     return {};
   }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
@@ -189,6 +195,9 @@ std::unique_ptr<Runtime> MakeRuntime() {
   // Else the driver loads a kernel when it is first launched, which may wait for kernels that run;
   // and one that runs may wait for another rank's, which is about to be launched.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // Streams beyond this many (8 else, 32 at most) share queues of the device, where one that waits
+  // holds up another: a rank has its own, one for each group it is in, and NCCL's.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   return std::make_unique<CudaRuntime>();
 }
 

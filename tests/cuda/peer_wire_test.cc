@@ -343,8 +343,8 @@ constexpr const char* kNotReached =
 
 TEST_F(CudaPeerWire, LeavesItToNcclWhereOneReachesNoOther) {
   testing::PlayedFabric fabric;
-  for (const Choice& one :
-       Chosen("auto", fabric, [](Rank& rank, StepCommOptions&) { CannotReach(rank); })) {
+  const auto prepare = [](Rank& rank, StepCommOptions&) { CannotReach(rank); };
+  for (const Choice& one : Chosen("auto", fabric, prepare)) {
     EXPECT_EQ(one.kind, "stream") << one.error;
     EXPECT_EQ(one.told, StrCat("devices exchange over NCCL (", kNotReached, ")"));
   }
@@ -352,10 +352,11 @@ TEST_F(CudaPeerWire, LeavesItToNcclWhereOneReachesNoOther) {
 
 TEST_F(CudaPeerWire, LeavesItToTheHostWhereNcclIsMissingToo) {
   testing::PlayedFabric fabric;
-  for (const Choice& one : Chosen("auto", fabric, [](Rank& rank, StepCommOptions& options) {
-         CannotReach(rank);
-         if (rank.number == 2) options.load_nccl = NoNccl;
-       })) {
+  const auto prepare = [](Rank& rank, StepCommOptions& options) {
+    CannotReach(rank);
+    if (rank.number == 2) options.load_nccl = NoNccl;
+  };
+  for (const Choice& one : Chosen("auto", fabric, prepare)) {
     EXPECT_EQ(one.kind, "staged") << one.error;
     EXPECT_EQ(one.told, StrCat("devices exchange through host memory (", kNotReached,
                                "; rank 2 of the group on host here: NCCL is not there)"));
@@ -364,14 +365,15 @@ TEST_F(CudaPeerWire, LeavesItToTheHostWhereNcclIsMissingToo) {
 
 TEST_F(CudaPeerWire, WhoAsksForItIsToldWhatIsMissing) {
   testing::PlayedFabric fabric;
-  for (const Choice& one :
-       Chosen("peer", fabric, [](Rank& rank, StepCommOptions&) { CannotReach(rank); })) {
+  const auto blind = [](Rank& rank, StepCommOptions&) { CannotReach(rank); };
+  for (const Choice& one : Chosen("peer", fabric, blind)) {
     EXPECT_EQ(one.error,
               StrCat("worker.device_exchange is peer, but ", kNotReached, "; or set it to auto"));
   }
-  for (const Choice& one : Chosen("peer", fabric, [](Rank& rank, StepCommOptions& options) {
-         if (rank.number == 2) options.host = "there";
-       })) {
+  const auto elsewhere = [](Rank& rank, StepCommOptions& options) {
+    if (rank.number == 2) options.host = "there";
+  };
+  for (const Choice& one : Chosen("peer", fabric, elsewhere)) {
     EXPECT_THAT(one.error, HasSubstr("rank 2 of the group is on host there, rank 0 on host here"));
   }
 }
