@@ -11,6 +11,7 @@ struct RankPart {
   RankPosition at;
   Range layers;       // of this pipeline stage
   TensorShard shard;  // of every layer, by tensor-parallel index
+  int vocab_max = 0;  // of the stage's ranks the greatest vocab()
   bool first_stage = false;
   bool last_stage = false;
 

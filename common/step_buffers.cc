@@ -28,7 +28,7 @@ int64_t LogitRows(const RankPart& part) {
   // 64 rows of a vocabulary of 65,536, 16 of one of 262,144. Fewer than 8 and the head would be
   // read from memory more often than the multiply-adds of a row take.
   constexpr int64_t kBytesMax = int64_t{16} << 20, kRowsMin = 8, kRowsMax = 64;
-  const int64_t row_bytes = std::max(1, part.vocab()) * int64_t{sizeof(float)};
+  const int64_t row_bytes = std::max(1, part.vocab_max) * int64_t{sizeof(float)};
   return std::clamp(kBytesMax / row_bytes, kRowsMin, kRowsMax);
 }
 

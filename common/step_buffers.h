@@ -30,7 +30,8 @@ struct StepBounds {
 // over 4 ranks 2817.
 int64_t RankRowsMax(const StepBounds& bounds);
 
-// Logits are made so many rows at a time, so that their memory does not grow with the batch.
+// Logits are made so many rows at a time, so that their memory does not grow with the batch. The
+// same on all ranks of a stage, who draw from these rows together.
 int64_t LogitRows(const RankPart& part);
 
 struct DecoderBuffers {

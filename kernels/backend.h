@@ -180,6 +180,9 @@ struct DrawRow {
   // At least 0: of the logits before any change, what log-probabilities are made of, and this many
   // of the greatest (at most kDrawnBestMax).
   int32_t best = -1;
+  // At least 0: a token that takes the place of one drawn, for its logit; of a greedy row without
+  // changes.
+  int32_t known = -1;
 };
 struct DrawnToken {
   int32_t id = -1;
@@ -195,12 +198,23 @@ struct DrawnScores {
   DrawnToken best[kDrawnBestMax];  // the row's `best`, descending, ties to the lower id; behind the
                                    // last of the vocabulary id -1
 };
+// The part of a vocabulary whose logits a rank has, where several draw together: every rank the
+// same rows, by the same parameters.
+struct VocabPart {
+  int rank = 0, ranks = 1;
+  int32_t begin = 0;     // the token of the first column
+  int64_t cols_max = 0;  // columns of the greatest part
+  // Brings every rank's `bytes` of `all`, in rank order, to every rank, in the backend's stream:
+  // this rank's lie in their place.
+  std::function<void(void* all, size_t bytes)> gather;
+};
 // Tokens to be drawn: of each of `rows` one. `drawn` and `scores` are in host memory when a mark
 // behind the call has been waited for, or Synchronize() has returned.
 struct DrawArgs {
-  Tensor logits;  // (R, V), in: raw; out: of rows with changes undefined
+  Tensor logits;                    // (R, V), in: raw; out: of rows with changes undefined
+  const VocabPart* part = nullptr;  // null: logits are of the whole vocabulary
   std::span<const DrawRow> rows;
-  std::span<const LogitChange> changes;  // of all rows
+  std::span<const LogitChange> changes;  // of all rows, whichever part their tokens are in
   std::span<DrawnToken> drawn;           // of each row
   std::span<DrawnScores> scores;         // of each row that asks; empty where none does
 };

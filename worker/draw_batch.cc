@@ -6,11 +6,11 @@
 
 namespace echelon {
 
-DrawArgs DrawBatch::Ask(Tensor logits) {
+DrawArgs DrawBatch::Ask(Tensor logits, const VocabPart* part) {
   drawn.resize(rows.size());
   const bool scored = std::ranges::any_of(rows, [](const DrawRow& row) { return row.best >= 0; });
   scores.resize(scored ? rows.size() : 0);
-  return {logits, rows, changes, drawn, scores};
+  return {logits, part, rows, changes, drawn, scores};
 }
 
 SampledToken DrawBatch::AnswerOf(size_t row) const {

@@ -20,8 +20,9 @@ struct DrawBatch {
   std::vector<DrawnToken> drawn;     // of each row
   std::vector<DrawnScores> scores;   // of each row, or empty where none asks
 
-  // What the backend is asked when all rows are there; its answers come into this object.
-  DrawArgs Ask(Tensor logits);
+  // What the backend is asked when all rows are there; its answers come into this object. `part`:
+  // null where the logits are of the whole vocabulary.
+  DrawArgs Ask(Tensor logits, const VocabPart* part);
   // When they have come: the token of a row, with its log-probabilities where they were asked for.
   SampledToken AnswerOf(size_t row) const;
 };

@@ -48,6 +48,11 @@ Result<KvShape> AgreeOnPages(Result<KvShape> mine, Communicator& world, std::str
 
 }  // namespace
 
+namespace {
+// Its operations ask nothing of the host: there are none, or they take their places in the stream.
+bool NeedsNoHost(const Communicator& comm) { return comm.size() == 1 || comm.on_stream(); }
+}  // namespace
+
 int ResultRank(const ParallelLayout& layout) { return layout.RankOf({0, layout.pp - 1, 0}); }
 
 class Executor::Impl {
@@ -61,7 +66,8 @@ class Executor::Impl {
         // Messages of other ranks are a part of what repeats where they take their places in the
         // stream; a stage's neighbours and sp ranks get other messages each time.
         repeats_(alone_ || (options.layout.world() == options.layout.tp && groups.tp->on_stream())),
-        ahead_(alone_ && !backend.host_memory()),
+        ahead_(!backend.host_memory() && options.layout.pp == 1 && NeedsNoHost(*groups.tp) &&
+               NeedsNoHost(*groups.sharing) && NeedsNoHost(*groups.ring)),
         weights_(std::move(weights)),
         backend_(backend),
         clock_(clock),
@@ -107,7 +113,8 @@ class Executor::Impl {
     ASSIGN_OR_RETURN(decoder_, Decoder::Create(model_, part_, weights_, backend_, *groups_.tp,
                                                *cache_, sharing_.get(), RankRowsMax(bounds)));
     if (part_.last_stage) {
-      output_ = std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.exchange);
+      output_ =
+          std::make_unique<OutputStage>(part_, backend_, *decoder_, *groups_.tp, *groups_.exchange);
     }
     limits_.step_tokens_max = options.step_tokens_max;
     limits_.sequences_max = options.sequences_max;
@@ -133,6 +140,7 @@ class Executor::Impl {
     CHECK(!steps_.empty());
     Step& step = steps_.front();
     auto result = step.draws ? Collect(step) : RunNow(step);
+    ended_ = std::move(step);
     steps_.pop_front();
     EnqueueAhead();
     return result;
@@ -160,10 +168,14 @@ class Executor::Impl {
     uint64_t mark = 0;
   };
 
-  // In the plans' order: one that has to wait holds up those behind it.
+  // In the plans' order: one that has to wait holds up those behind it. Which those are, and what
+  // is enqueued, depends on the plans alone, not on what this rank has ended by now: all ranks
+  // enqueue the same, and where steps repeat the same as graphs, as NCCL asks. When a plan begins
+  // the one before the last has ended everywhere it begins, so that of the tokens that go into the
+  // decision none is still to come.
   void EnqueueAhead() {
     if (!ahead_) return;
-    const Step* before = nullptr;
+    const Step* before = &ended_;
     for (Step& step : steps_) {
       if (!step.draws) {
         if (!CheckPlan(step.plan, table_, limits_).ok() || !output_->BackendDraws(step.plan))
@@ -171,12 +183,21 @@ class Executor::Impl {
         Compute(step, before);
         step.draws = output_->Enqueue(step.plan, step.batch);
         step.mark = backend_.Mark();
+        if (before == &ended_) TellDrawn(step);
       }
       before = &step;
     }
   }
 
-  // The stage's ops. `before`: the step whose tokens the device is yet to draw, or null.
+  // The tokens that `step` has from the one before, which has ended.
+  void TellDrawn(const Step& step) {
+    for (const SequenceRows& rows : step.batch.steps) {
+      if (step.batch.ids[rows.begin] < 0) output_->SetDrawn(rows.id, token_ring_.TokenOf(rows.id));
+    }
+  }
+
+  // The stage's ops. `before`: the step before, where its tokens are to be taken from the device's
+  // memory if it has drawn them; or null.
   void Compute(Step& step, const Step* before) {
     step.begin_us = clock_.NowUs();
     ApplyPlan(step.plan, table_);
@@ -191,13 +212,17 @@ class Executor::Impl {
   }
 
   Result<std::optional<StepResult>> Collect(const Step& step) {
-    RETURN_IF_ERROR(backend_.WaitFor(step.mark));
+    const Status done = backend_.WaitFor(step.mark);
+    // First what another rank waits for.
+    const std::vector<RankTiming> timings = timing_report_.Report(TimingSince(step.begin_us));
+    RETURN_IF_ERROR(done);
     StepResult result = ResultOf(step, output_->Collect(step.plan, step.batch, *step.draws));
     // What a plan behind this one has released stays so.
     for (const Step& behind : steps_) {
       if (&behind != &step && behind.draws) token_ring_.Forget(behind.plan.released);
     }
-    result.timings = timing_report_.Report(TimingSince(step.begin_us));
+    if (part_.rank != result_rank_) return std::optional<StepResult>();
+    result.timings = timings;
     return std::optional(std::move(result));
   }
 
@@ -231,7 +256,7 @@ class Executor::Impl {
     for (const SequenceRows& rows : step.batch.steps) {
       int32_t& token = step.batch.ids[rows.begin];
       if (token != kTokenFromLastStep) continue;
-      const int32_t* row = before ? before->draws->RowOf(rows.id) : nullptr;
+      const int32_t* row = before && before->draws ? before->draws->RowOf(rows.id) : nullptr;
       token = row ? DrawnId(*row) : token_ring_.TokenOf(rows.id);
     }
     if (part_.first_stage) {
@@ -327,7 +352,7 @@ class Executor::Impl {
   const int result_rank_;
   const bool alone_;    // one rank: its steps are the backend's ops and nothing else
   const bool repeats_;  // its steps go through Backend::Repeat
-  const bool ahead_;    // alone, and a device computes them while this thread goes on
+  const bool ahead_;    // a device computes them while this thread goes on
   const Weights weights_;
   Backend& backend_;
   const Clock& clock_;
@@ -337,6 +362,7 @@ class Executor::Impl {
   PlanLimits limits_;
   SequenceTable table_;
   std::deque<Step> steps_;
+  Step ended_;            // the last that did
   int64_t ended_us_ = 0;  // the step that ended last
   std::unique_ptr<KvCache> cache_;
   std::string unequal_pages_;                  // empty: all ranks can hold the same

@@ -63,10 +63,11 @@ class Executor {
   // (A worker ends all the same: such a plan is the coordinator's mistake, and a new epoch starts
   // from what the token log knows.)
   //
-  // A rank alone on a device takes a plan while it computes another: as the plan begins its ops are
-  // enqueued, tokens that the device is about to draw included, so that the device goes on while
-  // the host reads. (A step of which the host draws or scores runs when it ends, as every step does
-  // elsewhere.) Nothing but the time depends on it.
+  // A rank on a device takes a plan while it computes another, where there is one stage and all its
+  // messages take their places in the device's stream: as the plan begins its ops are enqueued,
+  // tokens that the device is about to draw included, so that the device goes on while the host
+  // reads. (A step of which the host draws or scores runs when it ends, as every step does
+  // elsewhere.) Nothing but the time depends on it; ranks need not be equally far.
   bool TakesPlan() const;  // Begin may be called
   void Begin(StepPlan plan);
   int begun() const;  // and not ended

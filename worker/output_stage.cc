@@ -6,6 +6,33 @@
 
 namespace echelon {
 
+namespace {
+
+// How a backend draws from one rank's part of a vocabulary, by messages in its own stream.
+VocabPart PartOfVocab(const RankPart& part, Communicator& tp) {
+  VocabPart of;
+  of.rank = tp.rank();
+  of.ranks = tp.size();
+  of.begin = static_cast<int32_t>(part.shard.vocab.begin);
+  of.cols_max = part.vocab_max;
+  of.gather = [&tp](void* all, size_t bytes) {
+    const std::byte* own = static_cast<std::byte*>(all) + static_cast<size_t>(tp.rank()) * bytes;
+    tp.Wait(tp.AllGather(own, all, bytes));
+  };
+  return of;
+}
+
+}  // namespace
+
+OutputStage::OutputStage(const RankPart& part, Backend& backend, Decoder& decoder, Communicator& tp,
+                         Communicator& exchange)
+    : backend_(backend),
+      decoder_(decoder),
+      tp_(tp),
+      sampler_(part.shard.vocab, exchange),
+      part_(PartOfVocab(part, tp)),
+      backend_draws_(!backend.host_memory() && (tp.size() == 1 || tp.on_stream())) {}
+
 void OutputStage::Begin(const StepPlan& plan, const BatchLayout& batch) {
   for (const SequenceId id : plan.released) sampler_.Forget(id);
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
@@ -73,13 +100,19 @@ Result<std::vector<SequenceResult>> OutputStage::Finish(const StepPlan& plan,
 }
 
 bool OutputStage::BackendDraws(const StepPlan& plan) {
-  if (backend_.host_memory()) return false;
+  if (!backend_draws_) return false;
   int64_t rows = 0;
   for (const SequenceStep& step : plan.sequences) {
     const SamplingState* known = step.first ? nullptr : &sampler_.StateOf(step.id);
     const SamplingParams& params = known ? known->params() : step.params;
     const int32_t prompt_tokens = known ? known->prompt_tokens() : step.prompt_tokens;
-    if (params.prompt_logprobs >= 0 && step.start_position < prompt_tokens) return false;
+    if (params.prompt_logprobs >= 0 && step.start_position < prompt_tokens) {
+      // What a chunk leaves to the next the host keeps.
+      const auto tokens = static_cast<int32_t>(step.tokens.size());
+      const bool whole = step.start_position == 0 && tokens >= prompt_tokens;
+      if (!whole || params.prompt_logprobs > kDrawnBestMax) return false;
+      rows += prompt_tokens - 1;
+    }
     if (!step.sample) continue;
     // At most: each token of the step may be one more to count.
     const size_t changes = (known ? known->changes() : params.logit_bias.size()) +
@@ -99,9 +132,11 @@ OutputStage::Draws OutputStage::Enqueue(const StepPlan& plan, const BatchLayout&
   for (const Wanted& wanted : draws.wanted) {
     const SequenceId id = plan.sequences[wanted.sequence].id;
     const auto row = static_cast<int32_t>(rows.size());
-    CHECK(sampler_.AddDraw(id, wanted.position, row, draws.asked));
-    draws.last_row[id] = row;
+    CHECK(AddToBatch(wanted, id, row, draws.asked));
     rows.push_back(wanted.row);
+    if (!wanted.sample) continue;
+    // Of several the step behind needs the last that was right, which the host knows.
+    if (plan.sequences[wanted.sequence].drafts == 0) draws.last_row[id] = row;
   }
   if (!rows.empty()) Compute(rows, draws.asked);
   return draws;
@@ -122,13 +157,20 @@ std::vector<SequenceResult> OutputStage::Collect(const StepPlan& plan, const Bat
   return results;
 }
 
+bool OutputStage::AddToBatch(const Wanted& wanted, SequenceId id, int32_t row, DrawBatch& draws) {
+  return wanted.sample ? sampler_.AddDraw(id, wanted.position, row, draws)
+                       : sampler_.AddScore(id, wanted.known_next, row, draws);
+}
+
 Tensor OutputStage::Compute(std::span<const int32_t> rows, DrawBatch& draws) {
   Tensor logits;
+  const bool alone = tp_.size() == 1;
   const auto ops = [&] {
+    if (backend_draws_ && !alone) tp_.Restart();
     logits = decoder_.Logits(rows);
-    if (!draws.rows.empty()) backend_.DrawTokens(draws.Ask(logits));
+    if (!draws.rows.empty()) backend_.DrawTokens(draws.Ask(logits, alone ? nullptr : &part_));
   };
-  // What exchanges messages cannot be repeated.
+  // Messages of sp ranks are others each time; those of a draw repeat.
   if (decoder_.sharing()) {
     ops();
   } else {
@@ -146,9 +188,9 @@ std::span<const float> OutputStage::Fetch(std::span<const int32_t> rows,
   size_t row = 0;
   for (const Wanted& w : tile) {
     if (w.row < 0) continue;
-    const bool by_backend = w.sample && !backend_.host_memory() &&
-                            sampler_.AddDraw(plan.sequences[w.sequence].id, w.position,
-                                             static_cast<int32_t>(row), draws);
+    const bool by_backend =
+        backend_draws_ && !w.hold &&
+        AddToBatch(w, plan.sequences[w.sequence].id, static_cast<int32_t>(row), draws);
     if (!by_backend) fetched.push_back(row);
     ++row;
   }

@@ -20,9 +20,10 @@ namespace echelon {
 
 class OutputStage {
  public:
-  // All outlive this object. `exchange`: the last stage's tp ranks, host memory.
-  OutputStage(const RankPart& part, Backend& backend, Decoder& decoder, Communicator& exchange)
-      : backend_(backend), decoder_(decoder), sampler_(part.shard.vocab, exchange) {}
+  // All outlive this object. The last stage's tp ranks: `tp` in the backend's memory, `exchange` in
+  // the host's.
+  OutputStage(const RankPart& part, Backend& backend, Decoder& decoder, Communicator& tp,
+              Communicator& exchange);
 
   // Before the step: forgets and starts sequences, counts the tokens of the batch (resolved ids).
   void Begin(const StepPlan& plan, const BatchLayout& batch);
@@ -39,7 +40,7 @@ class OutputStage {
     bool sample = false;
     bool hold = false;  // the token that follows comes with the next chunk
   };
-  // A step whose every token the backend draws.
+  // A step whose every token the backend draws or scores.
   struct Draws {
     std::vector<Wanted> wanted;
     DrawBatch asked;                                   // of each
@@ -56,12 +57,16 @@ class OutputStage {
   Draws Enqueue(const StepPlan& plan, const BatchLayout& batch);
   std::vector<SequenceResult> Collect(const StepPlan& plan, const BatchLayout& batch,
                                       const Draws& draws);
+  // The token that a step begun after the Collect of the one before calls by a DrawnId.
+  void SetDrawn(SequenceId id, int32_t token) { sampler_.SetDrawn(id, token); }
 
  private:
   void AddWanted(const SequenceStep& step, int sequence, const BatchLayout& batch,
                  std::vector<Wanted>& wanted);
   void AddAnswer(const Wanted& wanted, const SequenceStep& step, const BatchLayout& batch,
                  SampledToken answer, SequenceResult& result);
+  // A row to be drawn from or scored by the backend; false where it may not.
+  bool AddToBatch(const Wanted& wanted, SequenceId id, int32_t row, DrawBatch& draws);
   // Enqueues the rows' logits and the draws from them.
   Tensor Compute(std::span<const int32_t> rows, DrawBatch& draws);
   // The tile's logits on the host, where it needs them: (rows, vocabulary part). What the backend
@@ -73,7 +78,10 @@ class OutputStage {
 
   Backend& backend_;
   Decoder& decoder_;
+  Communicator& tp_;
   Sampler sampler_;
+  const VocabPart part_;  // with `gather` where the backend reaches the other ranks by itself
+  const bool backend_draws_;
   std::vector<float> logits_;  // host copy of a tile, where the backend's memory is another
 };
 

@@ -3,8 +3,25 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace echelon {
+
+PlanChannel::PlanChannel(Communicator& world) : comm_(world.Split(0, world.rank())) {
+  comm_->SetArrived([this](CommHandle handle) {
+    if (handle.ticket == coming_.ticket) has_come_ = true;
+  });
+}
+
+void PlanChannel::Expect() {
+  if (coming_.ticket == 0) coming_ = comm_->Broadcast(first_.data(), first_.size(), 0);
+}
+
+bool PlanChannel::Ready() {
+  Expect();
+  if (!has_come_) comm_->MoveOn();
+  return has_come_;
+}
 
 void PlanChannel::Publish(const std::string& plan) {
   comm_->Wait(sent_);  // the buffers of the plan before
@@ -20,7 +37,9 @@ void PlanChannel::Publish(const std::string& plan) {
 }
 
 std::optional<std::string> PlanChannel::Next() {
-  comm_->Wait(comm_->Broadcast(first_.data(), first_.size(), 0));
+  Expect();
+  comm_->Wait(std::exchange(coming_, {}));
+  has_come_ = false;
   uint64_t size = 0;
   std::memcpy(&size, first_.data(), sizeof(size));
   if (size == 0) return std::nullopt;

@@ -16,13 +16,15 @@ namespace echelon {
 class PlanChannel {
  public:
   // Collective over `world`.
-  explicit PlanChannel(Communicator& world) : comm_(world.Split(0, world.rank())) {}
+  explicit PlanChannel(Communicator& world);
 
   // Lead (rank 0): sends `plan` (EncodePlan bytes, not empty) to every rank, or the end.
   void Publish(const std::string& plan);
   void PublishEnd() { Publish(""); }
   // Other ranks: waits, sleeping, for the next plan; nothing at the end.
   std::optional<std::string> Next();
+  // Whether Next would not wait for it to begin coming.
+  bool Ready();
 
  private:
   // A decode step of 16 sequences takes about 16 * 30 bytes; what does not fit here follows as a
@@ -30,10 +32,14 @@ class PlanChannel {
   static constexpr size_t kFirstBytes = 2048;
   static constexpr size_t kInlineBytes = kFirstBytes - sizeof(uint64_t);
 
+  void Expect();
+
   std::unique_ptr<Communicator> comm_;
   std::array<char, kFirstBytes> first_{};
   std::string rest_;
   CommHandle sent_;
+  CommHandle coming_;  // the next plan; 0: it is not expected yet
+  bool has_come_ = false;
 };
 
 }  // namespace echelon

@@ -29,8 +29,7 @@ SamplingState& Sampler::StateOf(SequenceId id) {
 }
 
 bool Sampler::BackendMayDraw(const SamplingParams& params, size_t changes) const {
-  return exchange_.ranks() == 1 && params.logprobs <= kDrawnBestMax &&
-         changes <= DrawBatch::kChangesMax;
+  return params.logprobs <= kDrawnBestMax && changes <= DrawBatch::kChangesMax;
 }
 
 bool Sampler::AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& draws) {
@@ -51,6 +50,16 @@ bool Sampler::AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& d
   how.log_min = LogMin(params);
   how.top_k = static_cast<uint32_t>(params.top_k);
   how.top_p = params.top_p;
+  return true;
+}
+
+bool Sampler::AddScore(SequenceId id, int32_t known, int32_t row, DrawBatch& draws) {
+  const int32_t best = StateOf(id).params().prompt_logprobs;
+  if (best > kDrawnBestMax) return false;
+  DrawRow& how = draws.rows.emplace_back();
+  how.row = row;
+  how.known = known;
+  how.best = best;
   return true;
 }
 

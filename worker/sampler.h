@@ -30,7 +30,7 @@ struct SampleRow {
   int32_t position = 0;           // of the row: the token drawn stands at position + 1
   // -1: draw the next token. Otherwise the prompt token that follows is known: score it only.
   int32_t known_next = -1;
-  const SampledToken* drawn = nullptr;  // by the backend: the row's logits are not read
+  const SampledToken* drawn = nullptr;  // or scored, by the backend: the logits are not read
 };
 
 class Sampler {
@@ -44,10 +44,12 @@ class Sampler {
   SamplingState& StateOf(SequenceId id);
 
   // Whether a backend may draw such a sequence's tokens by itself, from at most so many changed
-  // logits: not where more is asked for than it knows: other ranks' parts, lists above its limits.
+  // logits: not where lists are above its limits.
   bool BackendMayDraw(const SamplingParams& params, size_t changes) const;
   // Adds how it does, from `row` of its logits; false where it may not.
   bool AddDraw(SequenceId id, int32_t position, int32_t row, DrawBatch& draws);
+  // The same of a prompt's token that is known, for its log-probabilities.
+  bool AddScore(SequenceId id, int32_t known, int32_t row, DrawBatch& draws);
   // What an ahead step's Observe called by a DrawnId; of a sequence that may have been forgotten.
   void SetDrawn(SequenceId id, int32_t token);
 

@@ -92,6 +92,7 @@ class WorkerProcess {
  private:
   Status ServeAsLead();
   Status ServeAsFollower();
+  bool MustEndStep() const;
   Status BeginStep(const std::string& bytes);
   Status EndStep();
 
@@ -278,7 +279,7 @@ Status WorkerProcess::ServeAsLead() {
   bool under_way = false;
   for (;;) {
     const bool begun = executor_->begun() > 0;
-    if (begun && (trace_ || !executor_->TakesPlan() || executor_->Done())) {
+    if (MustEndStep()) {
       RETURN_IF_ERROR(EndStep());
       last_plan_us = clock_.NowUs();
       continue;
@@ -301,11 +302,26 @@ Status WorkerProcess::ServeAsLead() {
 }
 
 Status WorkerProcess::ServeAsFollower() {
-  while (const auto plan = plans_->Next()) {
+  for (;;) {
+    if (MustEndStep()) {
+      RETURN_IF_ERROR(EndStep());
+      continue;
+    }
+    if (executor_->begun() > 0 && !plans_->Ready()) {
+      std::this_thread::yield();  // the device computes
+      continue;
+    }
+    const auto plan = plans_->Next();
+    if (!plan) break;
     RETURN_IF_ERROR(BeginStep(*plan));
-    RETURN_IF_ERROR(EndStep());
   }
+  while (executor_->begun() > 0) RETURN_IF_ERROR(EndStep());
   return {};
+}
+
+// Nothing else can be done before.
+bool WorkerProcess::MustEndStep() const {
+  return executor_->begun() > 0 && (trace_ || !executor_->TakesPlan() || executor_->Done());
 }
 
 Status WorkerProcess::BeginStep(const std::string& bytes) {

@@ -313,12 +313,13 @@ void CudaBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out
 
 void CudaBackend::DrawTokens(const DrawArgs& args) {
   const DrawParams params = draws_.Prepare(PlaceOf(marked_), args);
-  if (params.count > 0 &&
-      recorder_.Enqueue(Op::kDraw, params.logits, params.rows, params.count, params.slices,
-                        params.drawn, params.searches, params.changes, params.raw, params.best,
-                        params.scores)) {
-    LaunchDraw(device_->stream(), params);
-  }
+  if (params.count == 0) return;
+  const bool launch = recorder_.Enqueue(
+      Op::kDraw, params.logits, params.rows, params.count, params.maxima, params.draws,
+      params.searches_by[0], params.searches_by[1], params.sums, params.drawn, params.changes,
+      params.raw, params.slice_scores, params.scores);
+  LaunchDraw(device_->stream(), params, launch,
+             args.part != nullptr ? args.part->gather : DrawGather());
 }
 
 void CudaBackend::Repeat(int64_t rows, const std::function<void()>& ops) {

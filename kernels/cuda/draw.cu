@@ -5,6 +5,13 @@
 // maximum known, the best draw of each slice; the best of the slices. A maximum with ties to the
 // lower id is the same in any order, so are sums of integers, and each score is the host's in every
 // bit.
+//
+// Over several ranks each kernel works on the slices of its rank's part of the vocabulary, and what
+// it found is gathered before the next one needs it, so that all ranks end with the same tokens. Of
+// a vocabulary of 131,072 over 2 ranks that are 16 slices a rank: 256 bytes a row and gather, two
+// of these for a draw, one for a greedy row, 2 KiB for each round of a search (four for top_k, four
+// for top_p), 2.6 KiB for scores. The logits themselves would be 256 KiB a row, and each rank would
+// read the whole vocabulary.
 
 #include <math.h>
 
@@ -28,8 +35,11 @@ __global__ void __launch_bounds__(kDrawThreads) ChangeKernel(DrawParams p) {
   if (want.changes_begin == want.changes_end) return;  // the whole block
   float* logits = p.logits.data + want.row * p.logits.stride;
   const auto change = [&](int32_t at, const LogitChange& to) {
-    p.raw[at] = {to.id, logits[to.id]};
-    logits[to.id] = Changed(logits[to.id], to, want.penalties);
+    const int64_t column = to.id - p.first;
+    p.raw[at] = {-1, 0.0f};
+    if (column < 0 || column >= p.logits.cols) return;
+    p.raw[at] = {to.id, logits[column]};
+    logits[column] = Changed(logits[column], to, want.penalties);
   };
   const int32_t last = want.changes_end - 1;
   const LogitChange named = p.changes[last];
@@ -50,70 +60,76 @@ __global__ void __launch_bounds__(kDrawThreads) ChangeKernel(DrawParams p) {
   __syncthreads();
   if (threadIdx.x != 0 || !was_drawn) return;
   if (listed) {
-    p.raw[last] = {kNone, 0.0f};
+    p.raw[last] = {-1, 0.0f};
   } else {
     change(last, {drawn, named.generated, named.bias});
   }
 }
 
+// Writes a slice's best token, which stands in `column`; id kNone: there is none, and the column is
+// the slice's first. (Its raw logit is read of slices that were made behind the changes alone.)
+__device__ void PutSlice(const DrawParams& p, const DrawRow& want, const BlockSlice& slice,
+                         DrawSlice* slices, double score, int32_t id, int64_t column, float* raw) {
+  if (threadIdx.x == 0) *raw = slice.begin < slice.end ? slice.logits[column] : 0.0f;
+  __syncthreads();
+  for (int32_t at = want.changes_begin + static_cast<int32_t>(threadIdx.x); at < want.changes_end;
+       at += kDrawThreads) {
+    if (p.raw[at].id == p.first + column) *raw = p.raw[at].logit;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) slices[slice.at] = {score, id, *raw};
+}
+
 __global__ void __launch_bounds__(kDrawThreads) SliceMaxKernel(DrawParams p) {
   __shared__ Candidate<float> all[kDrawThreads];
-  const float* logits = p.logits.data + p.rows[blockIdx.x].row * p.logits.stride;
-  const int64_t begin = int64_t{blockIdx.y} * kDrawSlice;
-  const int64_t end = begin + kDrawSlice < p.logits.cols ? begin + kDrawSlice : p.logits.cols;
-  if (p.searches != nullptr) {
-    auto* sums = &p.searches[blockIdx.x].sums[0][0][0];
-    for (int64_t i = blockIdx.y * kDrawThreads + threadIdx.x; i < 2 * kSearchRounds * kDigits;
-         i += p.slice_count * kDrawThreads) {
-      sums[i] = 0;
-    }
+  __shared__ float raw;
+  const DrawRow want = p.rows[blockIdx.x];
+  const BlockSlice slice(p, want);
+  for (int64_t i = blockIdx.y * kDrawThreads + threadIdx.x;
+       p.sums != nullptr && i < 2 * kSearchRounds * kDigits; i += p.slice_count * kDrawThreads) {
+    const auto of = static_cast<int>(i / kDigits);
+    SumsOf(p, of / kSearchRounds, of % kSearchRounds, p.rank)[i % kDigits] = 0;
   }
   Candidate<float> best = {-INFINITY, kNone};
-  for (int64_t i = begin + threadIdx.x; i < end; i += kDrawThreads) {
-    best = Greater(best, logits[i], static_cast<int32_t>(i));
+  for (int64_t i = slice.begin + threadIdx.x; i < slice.end; i += kDrawThreads) {
+    best = Greater(best, slice.logits[i], static_cast<int32_t>(p.first + i));
   }
   best = BlockBest(best, all);
-  if (threadIdx.x != 0) return;
-  DrawSlice& slice = p.slices[blockIdx.x * p.slice_count + blockIdx.y];
-  slice.max = best.value;
-  slice.at = best.id;
+  const int64_t column = best.id == kNone ? slice.begin : best.id - p.first;
+  PutSlice(p, want, slice, p.maxima, best.value, best.id, column, &raw);
 }
 
 // The sums of one round of a search over the block's slice, added to the row's.
 __global__ void __launch_bounds__(kDrawThreads) SearchKernel(DrawParams p, int search, int round) {
-  __shared__ Candidate<float> maxima[kDrawThreads];
+  __shared__ Candidate<double> maxima[kDrawThreads];
   __shared__ uint64_t sums[kDigits], scratch[kDrawThreads];
   const DrawRow want = p.rows[blockIdx.x];
   if (!Searches(want, search)) return;  // the whole block
-  DrawSearch& of_row = p.searches[blockIdx.x];
-  const double max = RowMax(p, maxima).value;
+  const double max = RowBest(p, p.maxima, maxima).value;
   const uint32_t key_min =
-      search == kTopP && Searches(want, kTopK) ? KeyMin(want, of_row, kTopK, scratch) : 0;
-  const DrawSearch::Found found = FoundBefore(want, of_row, search, round, scratch);
+      search == kTopP && Searches(want, kTopK) ? KeyMin(p, want, kTopK, scratch) : 0;
+  const DrawSearch::Found found = FoundBefore(p, want, search, round, scratch);
   const auto i = static_cast<int>(threadIdx.x);
-  if (blockIdx.y == 0 && i == 0 && round > 0) of_row.before[search][round] = found;
+  if (blockIdx.y == 0 && i == 0 && round > 0) p.searches[blockIdx.x].before[search][round] = found;
   sums[i] = 0;
   __syncthreads();
-  const float* logits = p.logits.data + want.row * p.logits.stride;
-  const int64_t begin = int64_t{blockIdx.y} * kDrawSlice;
-  const int64_t end = begin + kDrawSlice < p.logits.cols ? begin + kDrawSlice : p.logits.cols;
+  const BlockSlice slice(p, want);
   const int shift = 32 - kDigitBits * (round + 1);
-  for (int64_t at = begin + i; at < end; at += kDrawThreads) {
-    const uint32_t key = OrderKey(logits[at]);
+  for (int64_t at = slice.begin + i; at < slice.end; at += kDrawThreads) {
+    const float logit = slice.logits[at];
+    const uint32_t key = OrderKey(logit);
     if (key < key_min) continue;
     if (round > 0 && key >> (shift + kDigitBits) != found.prefix) continue;
     const uint64_t weight =
-        search == kTopK
-            ? 1
-            : MassOf((static_cast<double>(logits[at]) - max) * want.inverse_temperature);
+        search == kTopK ? 1 : MassOf((static_cast<double>(logit) - max) * want.inverse_temperature);
     if (weight > 0) AtomicAdd(&sums[key >> shift & (kDigits - 1)], weight);
   }
   __syncthreads();
-  if (sums[i] > 0) AtomicAdd(&of_row.sums[search][round][i], sums[i]);
+  if (sums[i] > 0) AtomicAdd(&SumsOf(p, search, round, p.rank)[i], sums[i]);
 }
 
 // The score of token `id`, where it may be drawn and may reach `best`.
-__device__ Candidate<double> Draw(const DrawRow& want, float max, uint32_t key_min, float logit,
+__device__ Candidate<double> Draw(const DrawRow& want, double max, uint32_t key_min, float logit,
                                   int32_t id, Candidate<double> best) {
   if (OrderKey(logit) < key_min) return best;
   const double relative = (static_cast<double>(logit) - max) * want.inverse_temperature;
@@ -127,82 +143,95 @@ __device__ Candidate<double> Draw(const DrawRow& want, float max, uint32_t key_m
 }
 
 __global__ void __launch_bounds__(kDrawThreads) SliceDrawKernel(DrawParams p) {
-  __shared__ Candidate<float> maxima[kDrawThreads];
   __shared__ Candidate<double> all[kDrawThreads];
   __shared__ uint64_t scratch[kDrawThreads];
+  __shared__ float raw;
   const DrawRow want = p.rows[blockIdx.x];
+  const BlockSlice slice(p, want);
+  if (want.known >= 0) {
+    const int64_t column = want.known - p.first;
+    const bool here = slice.begin <= column && column < slice.end;
+    return PutSlice(p, want, slice, p.draws, 0.0, here ? want.known : kNone,
+                    here ? column : slice.begin, &raw);
+  }
   if (want.inverse_temperature == 0.0) return;  // the whole block
-  const float* logits = p.logits.data + want.row * p.logits.stride;
-  const Candidate<float> most = RowMax(p, maxima);
+  const Candidate<double> most = RowBest(p, p.maxima, all);
   uint32_t key_min = 0;
   for (const int search : {kTopK, kTopP}) {
     if (!Searches(want, search)) continue;
-    const uint32_t of_search = KeyMin(want, p.searches[blockIdx.x], search, scratch);
+    const uint32_t of_search = KeyMin(p, want, search, scratch);
     key_min = of_search > key_min ? of_search : key_min;
   }
-  const int64_t begin = int64_t{blockIdx.y} * kDrawSlice;
-  const int64_t end = begin + kDrawSlice < p.logits.cols ? begin + kDrawSlice : p.logits.cols;
   // The most likely token first, in every slice: it sets a score that most others cannot reach.
   Candidate<double> best = {-INFINITY, kNone};
-  if (most.id != kNone) best = Draw(want, most.value, key_min, most.value, most.id, best);
-  for (int64_t i = begin + threadIdx.x; i < end; i += kDrawThreads) {
-    best = Draw(want, most.value, key_min, logits[i], static_cast<int32_t>(i), best);
+  if (most.id != kNone) {
+    best = Draw(want, most.value, key_min, static_cast<float>(most.value), most.id, best);
+  }
+  for (int64_t i = slice.begin + threadIdx.x; i < slice.end; i += kDrawThreads) {
+    best =
+        Draw(want, most.value, key_min, slice.logits[i], static_cast<int32_t>(p.first + i), best);
   }
   best = BlockBest(best, all);
-  if (threadIdx.x != 0) return;
-  DrawSlice& slice = p.slices[blockIdx.x * p.slice_count + blockIdx.y];
-  slice.score = best.value;
-  slice.drawn = best.id;
+  int64_t column = best.id - p.first;
+  if (best.id == kNone || column < slice.begin || column >= slice.end) {
+    best.id = kNone;
+    column = slice.begin;
+  }
+  PutSlice(p, want, slice, p.draws, best.value, best.id, column, &raw);
 }
 
-// Where nothing can be drawn the argmax stays, and where no logit is a number the first token.
+// The known token, or the best draw; where nothing can be drawn the argmax stays, and where no
+// logit is a number the first token.
 __global__ void __launch_bounds__(kDrawThreads) SettleKernel(DrawParams p) {
-  __shared__ Candidate<float> maxima[kDrawThreads];
   __shared__ Candidate<double> all[kDrawThreads];
-  __shared__ float raw;
   const DrawRow want = p.rows[blockIdx.x];
-  const Candidate<float> most = RowMax(p, maxima);
-  int32_t id = most.id == kNone ? 0 : most.id;
-  if (want.inverse_temperature != 0.0) {
-    const DrawSlice* slices = p.slices + blockIdx.x * p.slice_count;
-    Candidate<double> best = {-INFINITY, kNone};
-    for (int64_t s = threadIdx.x; s < p.slice_count; s += kDrawThreads) {
-      const Candidate<double> it = {slices[s].score, slices[s].drawn};
-      if (it.Beats(best)) best = it;
-    }
-    best = BlockBest(best, all);
-    if (best.id != kNone) id = best.id;
-  }
-  if (threadIdx.x == 0) raw = p.logits.data[want.row * p.logits.stride + id];
-  __syncthreads();
-  for (int32_t at = want.changes_begin + static_cast<int32_t>(threadIdx.x); at < want.changes_end;
-       at += kDrawThreads) {
-    if (p.raw[at].id == id) raw = p.raw[at].logit;  // one at most
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) p.drawn[blockIdx.x] = {id, raw};
+  const Candidate<double> most = RowBest(p, p.maxima, all);
+  Candidate<double> drawn = {-INFINITY, kNone};
+  if (want.inverse_temperature != 0.0 || want.known >= 0) drawn = RowBest(p, p.draws, all);
+  const bool any = drawn.id != kNone;
+  const int32_t id = any ? drawn.id : most.id;
+  DrawnToken& to = p.drawn[blockIdx.x];
+  if (id == kNone && threadIdx.x == 0) to = {0, p.maxima[blockIdx.x * p.slice_count].raw};
+  ForSlices(p, any ? p.draws : p.maxima, [&](const DrawSlice& slice) {
+    if (id != kNone && slice.id == id) to = {id, slice.raw};
+  });
 }
 
 }  // namespace
 
-void LaunchDraw(Stream stream, const DrawParams& params) {
-  const auto rows = static_cast<unsigned>(params.count);
-  const Grid slices = {rows, static_cast<unsigned>(params.slice_count)};
+void LaunchDraw(Stream stream, const DrawParams& params, bool launch, const DrawGather& gather) {
+  const Grid rows = {static_cast<unsigned>(params.count)};
+  const Grid slices = {rows.x, static_cast<unsigned>(params.slice_count)};
+  const auto run = [&](Grid grid, auto kernel, const auto&... args) {
+    if (launch) Launch(stream, grid, kDrawThreads, 0, kernel, args...);
+  };
+  const auto share = [&](auto* all, int64_t of_row) {
+    if (gather) gather(all, static_cast<size_t>(params.count * of_row) * sizeof(*all));
+  };
+  const auto find_maxima = [&] {
+    run(slices, SliceMaxKernel, params);
+    share(params.maxima, params.slice_count);
+  };
   if (params.scores != nullptr) {
-    Launch(stream, slices, kDrawThreads, 0, SliceMaxKernel, params);
-    LaunchDrawScores(stream, params);
+    find_maxima();
+    if (launch) LaunchSliceScores(stream, params);
+    share(params.slice_scores, params.slice_count);
+    if (launch) LaunchRowScores(stream, params);
   }
-  if (params.changes != nullptr) Launch(stream, {rows}, kDrawThreads, 0, ChangeKernel, params);
-  if (params.changes != nullptr || params.scores == nullptr) {
-    Launch(stream, slices, kDrawThreads, 0, SliceMaxKernel, params);
-  }
+  if (params.changes != nullptr) run(rows, ChangeKernel, params);
+  if (params.changes != nullptr || params.scores == nullptr) find_maxima();
   for (const int search : {kTopK, kTopP}) {
-    for (int round = 0; params.searches != nullptr && round < kSearchRounds; ++round) {
-      Launch(stream, slices, kDrawThreads, 0, SearchKernel, params, search, round);
+    for (int round = 0; params.searches_by[search] && round < kSearchRounds; ++round) {
+      run(slices, SearchKernel, params, search, round);
+      const int64_t of_round = (search * kSearchRounds + round) * params.ranks * params.count;
+      share(params.sums + of_round * kDigits, kDigits);
     }
   }
-  Launch(stream, slices, kDrawThreads, 0, SliceDrawKernel, params);
-  Launch(stream, {rows}, kDrawThreads, 0, SettleKernel, params);
+  if (params.draws != nullptr) {
+    run(slices, SliceDrawKernel, params);
+    share(params.draws, params.slice_count);
+  }
+  run(rows, SettleKernel, params);
 }
 
 }  // namespace echelon::cuda

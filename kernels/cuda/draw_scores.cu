@@ -1,6 +1,7 @@
 // What log-probabilities are made of (worker/logprobs.h), of raw logits: the sum of a row's masses,
 // integers in any order, and its greatest logits. First of each slice of the vocabulary, then of
-// the slices. The greatest are taken one after the other, each the greatest behind the one before:
+// the slices, all ranks' of them. The greatest are taken one after the other, each the greatest
+// behind the one before:
 // at most kDrawnBestMax + 1 passes over what lies in the first-level cache.
 
 #include "kernels/cuda/draw_search.cuh"
@@ -39,59 +40,61 @@ __device__ void TakeBest(int count, int64_t begin, int64_t end, At at, Candidate
 }
 
 __global__ void __launch_bounds__(kDrawThreads) SliceScoreKernel(DrawParams p) {
+  __shared__ Candidate<double> maxima[kDrawThreads];
   __shared__ Candidate<float> all[kDrawThreads];
   __shared__ uint64_t sums[kDrawThreads];
   const DrawRow want = p.rows[blockIdx.x];
   if (want.best < 0) return;  // the whole block
-  const float* logits = p.logits.data + want.row * p.logits.stride;
-  const double max = RowMax(p, all).value;
-  const int64_t begin = int64_t{blockIdx.y} * kDrawSlice;
-  const int64_t end = begin + kDrawSlice < p.logits.cols ? begin + kDrawSlice : p.logits.cols;
+  const double max = RowBest(p, p.maxima, maxima).value;
+  const BlockSlice slice(p, want);
   uint64_t mass = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kDrawThreads) {
-    mass += MassOf(static_cast<double>(logits[i]) - max);
+  for (int64_t i = slice.begin + threadIdx.x; i < slice.end; i += kDrawThreads) {
+    mass += MassOf(static_cast<double>(slice.logits[i]) - max);
   }
   mass = BlockSum(mass, sums);
-  const int64_t slice = blockIdx.x * p.slice_count + blockIdx.y;
-  if (threadIdx.x == 0) p.slices[slice].mass = mass;
-  const auto at = [=](int64_t i) {
-    const float logit = logits[i];
-    return Candidate<float>{logit == logit ? logit : -INFINITY, static_cast<int32_t>(i)};
+  ScoreSlice& scores = p.slice_scores[slice.at];
+  if (threadIdx.x == 0) scores.mass = mass;
+  const auto at = [&](int64_t i) {
+    const float logit = slice.logits[i];
+    return Candidate<float>{logit == logit ? logit : -INFINITY, static_cast<int32_t>(p.first + i)};
   };
-  TakeBest(want.best, begin, end, at, all, p.best + slice * kDrawnBestMax);
+  TakeBest(want.best, slice.begin, slice.end, at, all, scores.best);
 }
 
 __global__ void __launch_bounds__(kDrawThreads) RowScoreKernel(DrawParams p) {
+  __shared__ Candidate<double> maxima[kDrawThreads];
   __shared__ Candidate<float> all[kDrawThreads];
   __shared__ uint64_t sums[kDrawThreads];
   const DrawRow want = p.rows[blockIdx.x];
   if (want.best < 0) return;  // the whole block
   DrawnScores& scores = p.scores[blockIdx.x];
-  const float max = RowMax(p, all).value;
+  const double max = RowBest(p, p.maxima, maxima).value;
   uint64_t mass = 0;
-  for (int64_t s = threadIdx.x; s < p.slice_count; s += kDrawThreads) {
-    mass += p.slices[blockIdx.x * p.slice_count + s].mass;
-  }
+  ForSlices(p, p.slice_scores, [&](const ScoreSlice& slice) { mass += slice.mass; });
   mass = BlockSum(mass, sums);
   if (threadIdx.x == 0) {
-    scores.max = max;
+    scores.max = static_cast<float>(max);
     scores.mass = mass;
   }
-  const DrawnToken* of_row = p.best + blockIdx.x * p.slice_count * kDrawnBestMax;
-  const auto at = [=](int64_t i) {
-    const DrawnToken of = of_row[i / want.best * kDrawnBestMax + i % want.best];
+  const auto at = [&](int64_t i) {
+    const int64_t s = i / want.best, rank = s / p.slice_count;
+    const int64_t place = (rank * p.count + blockIdx.x) * p.slice_count + s % p.slice_count;
+    const DrawnToken of = p.slice_scores[place].best[i % want.best];
     return Candidate<float>{of.logit, of.id < 0 ? kNone : of.id};
   };
-  TakeBest(want.best, 0, p.slice_count * want.best, at, all, scores.best);
+  TakeBest(want.best, 0, p.ranks * p.slice_count * want.best, at, all, scores.best);
 }
 
 }  // namespace
 
-void LaunchDrawScores(Stream stream, const DrawParams& params) {
-  const auto rows = static_cast<unsigned>(params.count);
-  const Grid slices = {rows, static_cast<unsigned>(params.slice_count)};
+void LaunchSliceScores(Stream stream, const DrawParams& params) {
+  const Grid slices = {static_cast<unsigned>(params.count),
+                       static_cast<unsigned>(params.slice_count)};
   Launch(stream, slices, kDrawThreads, 0, SliceScoreKernel, params);
-  Launch(stream, {rows}, kDrawThreads, 0, RowScoreKernel, params);
+}
+
+void LaunchRowScores(Stream stream, const DrawParams& params) {
+  Launch(stream, {static_cast<unsigned>(params.count)}, kDrawThreads, 0, RowScoreKernel, params);
 }
 
 }  // namespace echelon::cuda

@@ -15,6 +15,19 @@ namespace echelon::cuda {
 inline constexpr int kDrawThreads = 256;
 inline constexpr int32_t kNone = 0x7fffffff;
 
+// A block's slice of a row: columns [begin, end) of this rank's part, none where another's has
+// more.
+struct BlockSlice {
+  const float* logits;
+  int64_t begin, end;
+  int64_t at;  // its place among all slices
+  __device__ BlockSlice(const DrawParams& p, const DrawRow& want)
+      : logits(p.logits.data + want.row * p.logits.stride),
+        begin(int64_t{blockIdx.y} * kDrawSlice),
+        end(begin + kDrawSlice < p.logits.cols ? begin + kDrawSlice : p.logits.cols),
+        at((p.rank * p.count + blockIdx.x) * p.slice_count + blockIdx.y) {}
+};
+
 // Greater value first, then the lower id; kNone is below all.
 template <typename Value>
 struct Candidate {
@@ -41,13 +54,23 @@ __device__ Candidate<Value> BlockBest(Candidate<Value> mine, Candidate<Value>* a
   return best;
 }
 
-__device__ inline Candidate<float> RowMax(const DrawParams& p, Candidate<float>* all) {
-  const DrawSlice* slices = p.slices + blockIdx.x * p.slice_count;
-  Candidate<float> best = {-INFINITY, kNone};
-  for (int64_t s = threadIdx.x; s < p.slice_count; s += kDrawThreads) {
-    const Candidate<float> it = {slices[s].max, slices[s].at};
-    if (it.Beats(best)) best = it;
+// visit(slice) for all slices of the block's row, shared out over its threads.
+template <typename Slice, typename Visit>
+__device__ void ForSlices(const DrawParams& p, const Slice* slices, Visit visit) {
+  const int64_t all = p.ranks * p.slice_count;
+  for (int64_t s = threadIdx.x; s < all; s += kDrawThreads) {
+    const int64_t rank = s / p.slice_count;
+    visit(slices[(rank * p.count + blockIdx.x) * p.slice_count + s % p.slice_count]);
   }
+}
+
+__device__ inline Candidate<double> RowBest(const DrawParams& p, const DrawSlice* slices,
+                                            Candidate<double>* all) {
+  Candidate<double> best = {-INFINITY, kNone};
+  ForSlices(p, slices, [&](const DrawSlice& slice) {
+    const Candidate<double> it = {slice.score, slice.id};
+    if (it.Beats(best)) best = it;
+  });
   return BlockBest(best, all);
 }
 
@@ -57,14 +80,23 @@ __device__ inline bool Searches(const DrawRow& want, int search) {
   return search == kTopK ? want.top_k > 0 : want.top_p < 1.0f;
 }
 
+// The sums of a round, of one rank's part of a row.
+__device__ inline uint64_t* SumsOf(const DrawParams& p, int search, int round, int64_t rank) {
+  const int64_t of_round = search * kSearchRounds + round;
+  return p.sums + ((of_round * p.ranks + rank) * p.count + blockIdx.x) * kDigits;
+}
+
 // What is known when `round` begins, in every thread. `above`: scratch of the block.
-__device__ inline DrawSearch::Found FoundBefore(const DrawRow& want, const DrawSearch& of_row,
+__device__ inline DrawSearch::Found FoundBefore(const DrawParams& p, const DrawRow& want,
                                                 int search, int round, uint64_t* above) {
   static_assert(kDrawThreads == kDigits);
   DrawSearch::Found found;
   if (round == 0) return found;
   const int digit = static_cast<int>(threadIdx.x);
-  above[digit] = of_row.sums[search][round - 1][digit];
+  above[digit] = 0;
+  for (int rank = 0; rank < p.ranks; ++rank) {
+    above[digit] += SumsOf(p, search, round - 1, rank)[digit];
+  }
   __syncthreads();
   // Sums from each digit up.
   for (int distance = 1; distance < kDigits; distance *= 2) {
@@ -74,7 +106,7 @@ __device__ inline DrawSearch::Found FoundBefore(const DrawRow& want, const DrawS
     __syncthreads();
   }
   if (round > 1) {
-    found = of_row.before[search][round - 1];
+    found = p.searches[blockIdx.x].before[search][round - 1];
   } else {
     found.target = search == kTopK ? want.top_k : ShareOf(want.top_p, above[0]);
   }
@@ -91,9 +123,9 @@ __device__ inline DrawSearch::Found FoundBefore(const DrawRow& want, const DrawS
 }
 
 // The least key that the search leaves.
-__device__ inline uint32_t KeyMin(const DrawRow& want, const DrawSearch& of_row, int search,
+__device__ inline uint32_t KeyMin(const DrawParams& p, const DrawRow& want, int search,
                                   uint64_t* scratch) {
-  const DrawSearch::Found found = FoundBefore(want, of_row, search, kSearchRounds, scratch);
+  const DrawSearch::Found found = FoundBefore(p, want, search, kSearchRounds, scratch);
   return found.reached ? found.prefix : 0;
 }
 

@@ -3,6 +3,7 @@
 // Plain C++: the backend includes this and no CUDA header. Shapes as in kernels/backend.h.
 
 #include <cstdint>
+#include <functional>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cache_layout.h"
@@ -168,41 +169,57 @@ struct MergeParams {
 };
 void LaunchMerge(Stream stream, const MergeParams& params);
 
-// A token for each of `count` rows. `slices`: room for (count, slice_count).
+// A token for each of `count` rows of logits, of which this rank has the columns from `first` on.
+// The ranks of a vocabulary never pass logits, but what they found in the slices of their parts: it
+// lies as (ranks, count, slice_count), where each rank fills its own part.
 inline constexpr int64_t kDrawSlice = 4096;  // 32 blocks for a vocabulary of 131,072
+// The best token of a slice by its logit, or by its draw.
 struct DrawSlice {
-  float max;
-  int32_t at;  // the first of the greatest logits
   double score;
-  int32_t drawn;
-  uint64_t mass;  // of raw logits
+  int32_t id;
+  float raw;  // its logit before any change
 };
-// A row's searches for the least logit that top_k (0) and top_p (1) leave, digit by digit: sums of
-// each round, and what the rounds before have found.
+// What log-probabilities are made of, of raw logits.
+struct ScoreSlice {
+  uint64_t mass;
+  DrawnToken best[kDrawnBestMax];
+};
+// What the rounds of a row's searches for the least logit that top_k (0) and top_p (1) leave have
+// found.
 struct DrawSearch {
   struct Found {
     uint64_t target = 0;
     uint32_t prefix = 0;
     bool reached = true;
   };
-  uint64_t sums[2][kSearchRounds][kDigits];
   Found before[2][kSearchRounds];
 };
 struct DrawParams {
   Rows logits;
+  int64_t first;
+  int rank, ranks;
   const DrawRow* rows;
-  int64_t count, slice_count;
-  DrawSlice* slices;
-  DrawnToken* drawn;           // (count); before: what DrawnIds name
-  DrawSearch* searches;        // (count), or null where no row has top_k or top_p
+  int64_t count, slice_count;  // slices of the greatest part
+  DrawSlice* maxima;
+  DrawSlice* draws;      // or null where all rows are greedy, no token known
+  bool searches_by[2];   // whether any row does
+  uint64_t* sums;        // (2, kSearchRounds, ranks, count, kDigits), or null where no row searches
+  DrawSearch* searches;  // (count)
+  DrawnToken* drawn;     // (count); before: what DrawnIds name
   const LogitChange* changes;  // or null, then raw too
-  DrawnToken* raw;             // of each change the token and its logit before
-  DrawnToken* best;            // (count, slice_count, kDrawnBestMax), or null, then scores too
+  DrawnToken* raw;             // of each change the token and its logit before; id -1: of no token
+                               // of this part
+  ScoreSlice* slice_scores;    // or null, then scores too
   DrawnScores* scores;         // (count)
 };
-void LaunchDraw(Stream stream, const DrawParams& params);
-// A part of LaunchDraw: scores of raw logits, of which the slices' maxima are there.
-void LaunchDrawScores(Stream stream, const DrawParams& params);
+// Brings every rank's `bytes` of `all` to every rank. None: there is one rank.
+using DrawGather = std::function<void(void* all, size_t bytes)>;
+// `launch` false: nothing is launched, but all is gathered as else.
+void LaunchDraw(Stream stream, const DrawParams& params, bool launch, const DrawGather& gather);
+// Parts of it: scores of raw logits, of which all slices' maxima are there: first of the slices,
+// then of the rows.
+void LaunchSliceScores(Stream stream, const DrawParams& params);
+void LaunchRowScores(Stream stream, const DrawParams& params);
 
 // Sums `bytes` (a multiple of 16) of memory into *sink: how fast it can be read.
 void LaunchReadAll(Stream stream, int multiprocessors, const void* memory, size_t bytes,

@@ -11,6 +11,10 @@ namespace {
 constexpr size_t kTokenBytesMin = size_t{32} << 10;
 // Lists grow by a token a step: 4,096 changes, and twice as many each time it is not enough.
 constexpr size_t kRawBytesMin = size_t{32} << 10;
+
+int64_t SlicesOf(const DrawParams& params) {
+  return params.ranks * params.count * params.slice_count;
+}
 }  // namespace
 
 TokenDraws::~TokenDraws() {
@@ -34,26 +38,54 @@ DrawParams TokenDraws::Prepare(int place, const DrawArgs& args) {
   params.logits = args.logits;
   params.rows = staging_.Put(args.rows);
   params.count = static_cast<int64_t>(args.rows.size());
-  params.slice_count = (args.logits.cols + kDrawSlice - 1) / kDrawSlice;
-  const auto slices = static_cast<size_t>(params.count * params.slice_count);
-  const size_t slice_bytes = (slices * sizeof(DrawSlice) + 63) / 64 * 64;
-  const bool search = std::ranges::any_of(args.rows, [](const DrawRow& row) {
-    return row.inverse_temperature != 0.0 && (row.top_k > 0 || row.top_p < 1.0f);
-  });
-  const size_t search_bytes = search ? args.rows.size() * sizeof(DrawSearch) : 0;
+  params.ranks = 1;
+  int64_t cols_max = args.logits.cols;
+  if (args.part != nullptr) {
+    params.first = args.part->begin;
+    params.rank = args.part->rank;
+    params.ranks = args.part->ranks;
+    cols_max = args.part->cols_max;
+  }
+  CHECK(args.logits.cols <= cols_max);
+  params.slice_count = (cols_max + kDrawSlice - 1) / kDrawSlice;
   const size_t token_bytes = args.drawn.size_bytes();
   if (!device_.Reserve(std::max(token_bytes, kTokenBytesMin), "drawn tokens", tokens_) ||
-      !device_.Reserve(slice_bytes + search_bytes, "the search for drawn tokens", scratch_) ||
-      !PrepareChanges(args, params) || !PrepareScores(args, params) ||
-      !ReservePinned(token_bytes + args.scores.size_bytes(), to)) {
+      !PrepareSearch(args, params) || !PrepareChanges(args, params) ||
+      !PrepareScores(args, params) || !ReservePinned(token_bytes + args.scores.size_bytes(), to)) {
     return params;
   }
   params.drawn = reinterpret_cast<DrawnToken*>(tokens_.data());
-  params.slices = reinterpret_cast<DrawSlice*>(scratch_.data());
-  if (search) params.searches = reinterpret_cast<DrawSearch*>(scratch_.data() + slice_bytes);
   to.drawn = args.drawn;
   to.scores = args.scores;
   return params;
+}
+
+bool TokenDraws::PrepareSearch(const DrawArgs& args, DrawParams& params) {
+  bool draws = false;
+  for (const DrawRow& row : args.rows) {
+    const bool of_row = row.inverse_temperature != 0.0;
+    draws = draws || of_row || row.known >= 0;
+    params.searches_by[0] = params.searches_by[0] || (of_row && row.top_k > 0);
+    params.searches_by[1] = params.searches_by[1] || (of_row && row.top_p < 1.0f);
+  }
+  const bool searches = params.searches_by[0] || params.searches_by[1];
+  const auto rows = static_cast<size_t>(params.count);
+  const size_t slices = static_cast<size_t>(SlicesOf(params)) * sizeof(DrawSlice);
+  const size_t sums = searches ? 2 * kSearchRounds * static_cast<size_t>(params.ranks) * rows *
+                                     kDigits * sizeof(uint64_t)
+                               : 0;
+  const size_t found = searches ? rows * sizeof(DrawSearch) : 0;
+  if (!device_.Reserve(2 * slices + sums + found, "the search for drawn tokens", scratch_)) {
+    return false;
+  }
+  char* const at = scratch_.data();
+  params.maxima = reinterpret_cast<DrawSlice*>(at);
+  if (draws) params.draws = reinterpret_cast<DrawSlice*>(at + slices);
+  if (searches) {
+    params.sums = reinterpret_cast<uint64_t*>(at + 2 * slices);
+    params.searches = reinterpret_cast<DrawSearch*>(at + 2 * slices + sums);
+  }
+  return true;
 }
 
 bool TokenDraws::PrepareChanges(const DrawArgs& args, DrawParams& params) {
@@ -67,12 +99,12 @@ bool TokenDraws::PrepareChanges(const DrawArgs& args, DrawParams& params) {
 
 bool TokenDraws::PrepareScores(const DrawArgs& args, DrawParams& params) {
   if (args.scores.empty()) return true;
-  const auto slices = static_cast<size_t>(params.count * params.slice_count);
-  if (!device_.Reserve(slices * kDrawnBestMax * sizeof(DrawnToken), "the best tokens", best_) ||
+  const auto slices = static_cast<size_t>(SlicesOf(params));
+  if (!device_.Reserve(slices * sizeof(ScoreSlice), "the best tokens", best_) ||
       !device_.Reserve(args.scores.size_bytes(), "the scores of tokens", scores_)) {
     return false;
   }
-  params.best = reinterpret_cast<DrawnToken*>(best_.data());
+  params.slice_scores = reinterpret_cast<ScoreSlice*>(best_.data());
   params.scores = reinterpret_cast<DrawnScores*>(scores_.data());
   return true;
 }

@@ -39,7 +39,8 @@ class TokenDraws {
     std::span<DrawnToken> drawn;
     std::span<DrawnScores> scores;  // behind `drawn`
   };
-  // Adds room for changes and for scores; false after a failure.
+  // Adds room for what slices find, for changes and for scores; false after a failure.
+  bool PrepareSearch(const DrawArgs& args, DrawParams& params);
   bool PrepareChanges(const DrawArgs& args, DrawParams& params);
   bool PrepareScores(const DrawArgs& args, DrawParams& params);
   bool ReservePinned(size_t bytes, Place& place);

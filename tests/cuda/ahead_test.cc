@@ -1,65 +1,26 @@
 // A plan's ops are enqueued before the plan ahead of it is waited for, tokens that the device is
-// yet to draw included; where the host has to score they are not; and each step's errors are its
-// own. The emulation runs nothing before it is waited for, so what is written over too early shows.
+// yet to draw included; where the host has to keep logits they are not; and each step's errors are
+// its own. The emulation runs nothing before it is waited for, so what is written over too early
+// shows.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/clock.h"
-#include "common/rank_part.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "tests/cuda/watched_runtime.h"
+#include "tests/cuda/ahead_rank.h"
 #include "tests/support/cuda_emulation/emulation.h"
-#include "tests/support/model_builder.h"
-#include "tests/support/worker/generate.h"
 #include "worker/comm/local_comm.h"
-#include "worker/executor.h"
 
 namespace echelon {
 namespace {
 
-using cuda::WatchedRuntime;
 using testing::Decode;
 using ::testing::HasSubstr;
-
-constexpr int kPageTokens = 8;
+using testing::Prompt;
 
 class CudaAhead : public ::testing::Test {
  protected:
-  CudaAhead() {
-    auto runtime = std::make_unique<WatchedRuntime>(cuda::MakeRuntime());
-    watched_ = runtime.get();
-    backend_ =
-        std::make_unique<cuda::CudaBackend>(cuda::Device::Open(std::move(runtime), 0).value(), 1);
-    const ModelConfig& model = checkpoint_->config();
-    ExecutorOptions options;
-    options.page_tokens = kPageTokens;
-    options.context_max = 96;
-    options.kv_memory_bytes = 4 << 20;
-    Weights weights = LoadWeights(*checkpoint_, model, PartOf(model, options.layout, 0),
-                                  uint64_t{1} << 30, *backend_)
-                          .value();
-    executor_ =
-        Executor::Create(model, options, std::move(weights), *backend_, *world_[0], clock_).value();
-  }
-
-  static SequenceStep Prompt(SequenceId id, std::vector<int32_t> tokens,
-                             const SamplingParams& params = testing::Greedy()) {
-    SequenceStep step;
-    step.id = id;
-    step.first = step.sample = true;
-    step.params = params;
-    step.prompt_tokens = static_cast<int32_t>(tokens.size());
-    step.tokens = std::move(tokens);
-    step.new_pages = {static_cast<int32_t>(2 * id), static_cast<int32_t>(2 * id + 1)};
-    return step;
-  }
   StepPlan Plan(std::vector<SequenceStep> steps, std::vector<SequenceId> released = {}) {
-    StepPlan plan;
-    plan.step_id = ++steps_;
-    plan.sequences = std::move(steps);
-    plan.released = std::move(released);
-    return plan;
+    return testing::Plan(++steps_, std::move(steps), std::move(released));
   }
   // Ends the oldest step; the token of its sequence `which`.
   int32_t End(size_t which = 0) {
@@ -85,9 +46,9 @@ class CudaAhead : public ::testing::Test {
   std::unique_ptr<Checkpoint> checkpoint_ = TinyDummy({}, folder_.path());
   const SystemClock clock_;
   std::vector<std::unique_ptr<Communicator>> world_ = MakeLocalCommunicators(1);
-  WatchedRuntime* watched_ = nullptr;
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Executor> executor_;
+  testing::AheadRank rank_ = testing::MakeAheadRank(*checkpoint_, *world_[0], {}, clock_);
+  cuda::WatchedRuntime* const watched_ = rank_.watched;
+  Executor* const executor_ = rank_.executor.get();
   uint64_t steps_ = 0;
 };
 
@@ -171,19 +132,41 @@ TEST_F(CudaAhead, PenaltiesCountTheTokenThatIsStillToCome) {
   EXPECT_EQ(End(), want[7]);
 }
 
-TEST_F(CudaAhead, WhatTheHostScoresWaits) {
+// A prompt that comes whole is scored by the device; of a chunk the host keeps the last row until
+// it knows what follows.
+TEST_F(CudaAhead, WhatTheHostKeepsWaits) {
   SamplingParams scored = testing::Greedy();
   scored.prompt_logprobs = 2;
-  executor_->Begin(Plan({Prompt(1, kPrompt)}));
-  const size_t kernels = emulation::KernelsEnqueued();
-  executor_->Begin(Plan({Decode(1, 5), Prompt(2, kOther, scored)}));
-  EXPECT_EQ(emulation::KernelsEnqueued(), kernels);
+  const auto begin_behind = [&](const SequenceStep& prompt) {
+    executor_->Begin(Plan({Prompt(1, kPrompt)}, {}));
+    const size_t kernels = emulation::KernelsEnqueued();
+    executor_->Begin(Plan({Decode(1, 5), prompt}));
+    return emulation::KernelsEnqueued() - kernels;
+  };
+  EXPECT_GT(begin_behind(Prompt(2, kOther, scored)), 0u);
   const int32_t first = End();
+  const auto whole = executor_->End();
+  const std::vector<int32_t> tokens = {first, (*whole)->sequences[0].sampled[0].token};
+  EXPECT_EQ((*whole)->sequences[1].prompt_top.size(), kOther.size() - 1);
+  executor_->Begin(Plan({}, {1, 2}));
+  EXPECT_TRUE(executor_->End().ok());
+
+  SequenceStep chunk = Prompt(2, {kOther.begin(), kOther.begin() + 4}, scored);
+  chunk.prompt_tokens = static_cast<int32_t>(kOther.size());
+  chunk.sample = false;
+  EXPECT_EQ(begin_behind(chunk), 0u);
+  EXPECT_EQ(End(), first);
   EXPECT_TRUE(executor_->Done());
-  const auto result = executor_->End();
-  EXPECT_EQ((*result)->sequences[1].prompt_top.size(), kOther.size() - 1);
-  EXPECT_EQ(OneByOne(kPrompt, 2),
-            (std::vector<int32_t>{first, (*result)->sequences[0].sampled[0].token}));
+  const auto part = executor_->End();
+  EXPECT_EQ((*part)->sequences[0].sampled[0].token, tokens[1]);
+  SequenceStep rest = Decode(2, 4);
+  rest.tokens.assign(kOther.begin() + 4, kOther.end());
+  executor_->Begin(Plan({rest}));
+  auto both = (*part)->sequences[1].prompt_top;
+  const auto end = executor_->End();
+  for (const auto& top : (*end)->sequences[0].prompt_top) both.push_back(top);
+  EXPECT_EQ(both, (*whole)->sequences[1].prompt_top);
+  EXPECT_EQ(OneByOne(kPrompt, 2), tokens);
 }
 
 TEST_F(CudaAhead, AStepsErrorIsItsOwn) {
@@ -206,7 +189,7 @@ TEST_F(CudaAhead, AnErrorOnTheDeviceIsTheStepsThatRan) {
   EXPECT_GE(End(), 0);
   watched_->event_awaited = {cuda::Failure::kOther, 700, "cudaErrorIllegalAddress"};
   EXPECT_THAT(executor_->End().error().message, HasSubstr("cudaErrorIllegalAddress"));
-  EXPECT_FALSE(backend_->Health().ok());
+  EXPECT_FALSE(rank_.backend->Health().ok());
 }
 
 }  // namespace

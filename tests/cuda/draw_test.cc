@@ -4,20 +4,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <limits>
-#include <map>
-#include <random>
-
-#include "common/strings.h"
-#include "tests/unit/kernels/ops_kit.h"
-#include "worker/comm/local_comm.h"
-#include "worker/sampler.h"
+#include "tests/cuda/draw_check.h"
 
 namespace echelon {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 class CudaDraw : public ::testing::Test {
  protected:
@@ -26,127 +16,32 @@ class CudaDraw : public ::testing::Test {
     if (!made.ok()) GTEST_SKIP() << made.error().message;
     backend_ = std::move(made).value();
   }
-  // Both ways of drawing from the rows, each by parameters of its own; and once more, when the
-  // token drawn counts, whose number the device alone is told.
-  void Compare(const std::vector<float>& logits, int64_t vocab,
-               const std::vector<SamplingParams>& params) {
-    const auto comms = MakeLocalCommunicators(1);
-    Sampler sampler({0, vocab}, *comms[0]), hosts({0, vocab}, *comms[0]);
-    const auto count = static_cast<int64_t>(params.size());
-    for (int64_t r = 0; r < count; ++r) {
-      for (Sampler* each : {&sampler, &hosts}) {
-        each->Start(static_cast<SequenceId>(r), params[r], kPromptTokens);
-        for (int32_t at = 0; at < 2 * kPromptTokens; ++at) {
-          const auto token = static_cast<int32_t>((r + 1) * (at % 5) * 977 % vocab);
-          each->StateOf(static_cast<SequenceId>(r)).Observe(at, token);
-        }
-      }
-    }
-    for (int32_t round = 0; round < 3; ++round) {
-      test::FloatBuffer device(*backend_, count, vocab, logits, vocab + 1, 1);
-      DrawBatch draws;
-      std::vector<SampleRow> rows;
-      for (int64_t r = 0; r < count; ++r) {
-        const auto id = static_cast<SequenceId>(r);
-        const auto position = static_cast<int32_t>(3 * r + 5) + round;
-        ASSERT_TRUE(sampler.AddDraw(id, position, static_cast<int32_t>(r), draws));
-        rows.push_back({id, {logits.data() + r * vocab, static_cast<size_t>(vocab)}, position});
-      }
-      backend_->DrawTokens(draws.Ask(device.tensor()));
-      backend_->Synchronize();
-      const auto want = hosts.Run(rows);
-      for (size_t r = 0; r < want.size(); ++r) {
-        const std::string where = StrCat("row ", r, " of ", vocab, ", round ", round);
-        ExpectSame(draws.AnswerOf(r), want[r], where);
-        if (round > 0) sampler.SetDrawn(r, told_[r]);
-        sampler.StateOf(r).Observe(2 * kPromptTokens, DrawnId(static_cast<int32_t>(r)));
-        hosts.StateOf(r).Observe(2 * kPromptTokens, want[r].token);
-        told_[r] = want[r].token;
-      }
-    }
-  }
-  static void ExpectSame(const SampledToken& got, const SampledToken& want,
-                         const std::string& where) {
-    EXPECT_EQ(got.token, want.token) << where;
-    EXPECT_TRUE(test::SameBits({&got.logit, 1}, {&want.logit, 1})) << where;
-    ASSERT_EQ(got.top.size(), want.top.size()) << where;
-    for (size_t k = 0; k < want.top.size(); ++k) {
-      EXPECT_EQ(got.top[k].id, want.top[k].id) << where << ", best " << k;
-      EXPECT_TRUE(test::SameBits({&got.top[k].logprob, 1}, {&want.top[k].logprob, 1}))
-          << where << ", best " << k;
-    }
-  }
 
-  static constexpr int32_t kPromptTokens = 4;
-  std::map<size_t, int32_t> told_;  // of each row the token that the last round drew
   std::unique_ptr<Backend> backend_;
 };
 
-constexpr int kKinds = 16;
-std::vector<SamplingParams> Kinds(int64_t vocab) {
-  const auto last = static_cast<int32_t>(vocab - 1);
-  std::vector<SamplingParams> kinds(kKinds);
-  kinds[0].temperature = 0.0f;
-  kinds[1].temperature = 0.7f;
-  kinds[2].temperature = 5.0f;
-  kinds[3].min_p = 0.05f;
-  kinds[4].temperature = 0.05f;
-  kinds[5].top_k = 1;
-  kinds[6].top_k = 40;
-  kinds[6].temperature = 2.0f;
-  kinds[7].top_p = 0.9f;
-  kinds[7].temperature = 1.5f;
-  kinds[8].top_k = 100;
-  kinds[8].top_p = 0.5f;
-  kinds[8].min_p = 0.01f;
-  kinds[9].top_k = 1 << 20;  // more than there are
-  kinds[9].top_p = 1e-6f;
-  kinds[10].temperature = 0.0f;  // draws what it drew before until it costs too much
-  kinds[10].frequency_penalty = 1.5f;
-  kinds[10].presence_penalty = 0.3f;
-  kinds[10].logprobs = 0;
-  kinds[11].repetition_penalty = 1.3f;
-  kinds[11].top_k = 3;
-  kinds[12].repetition_penalty = 0.7f;
-  kinds[12].frequency_penalty = -0.11f;
-  kinds[12].logit_bias = {{0, 3.3f}, {last, 5.0f}};
-  kinds[12].top_p = 0.8f;
-  kinds[12].logprobs = 3;
-  kinds[13].logit_bias = {{last, 100.0f}};
-  kinds[13].logprobs = kDrawnBestMax;
-  kinds[14].temperature = 0.0f;
-  kinds[14].presence_penalty = 0.7f;
-  kinds[14].logit_bias = {{last, 20.0f}};
-  kinds[15].logprobs = 5;
-  for (size_t i = 0; i < kinds.size(); ++i) kinds[i].seed = 17 * i + 3;
-  return kinds;
-}
-
 TEST_F(CudaDraw, IsTheHosts) {
   for (const int64_t vocab : {1, 3, 255, 4096, 4097, 13000}) {
-    std::mt19937 random(static_cast<uint32_t>(vocab));
-    std::normal_distribution<float> normal(0.0f, 3.0f);
-    std::vector<float> logits(static_cast<size_t>(kKinds * vocab));
-    for (float& logit : logits) logit = std::nearbyint(normal(random) * 4) / 4;  // with ties
-    Compare(logits, vocab, Kinds(vocab));
+    testing::CompareDraws(*backend_, {0, vocab}, nullptr, testing::DrawLogits(vocab), vocab);
+  }
+}
+
+TEST_F(CudaDraw, ScoresKnownTokensAsTheHostDoes) {
+  for (const int64_t vocab : {1, 255, 9000}) {
+    testing::CompareScores(*backend_, {0, vocab}, nullptr, testing::DrawLogits(vocab), vocab);
   }
 }
 
 TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
-  const int64_t vocab = 5000;
-  const float fills[] = {kInf, -kInf, std::nanf(""), 1.0f};
-  for (const float fill : fills) {
-    for (const float one : fills) {
-      std::vector<float> logits(static_cast<size_t>(kKinds * vocab), fill);
-      for (int64_t r = 0; r < kKinds; ++r) logits[r * vocab + 4500] = one;
-      Compare(logits, vocab, Kinds(vocab));
-    }
+  for (const auto& logits : testing::NoNumbers()) {
+    testing::CompareDraws(*backend_, {0, testing::kNoNumbersVocab}, nullptr, logits,
+                          testing::kNoNumbersVocab);
   }
 }
 
 TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
-  const auto one = MakeLocalCommunicators(1), two = MakeLocalCommunicators(2);
-  Sampler alone({0, 10}, *one[0]), shared({0, 5}, *two[0]);
+  const auto one = MakeLocalCommunicators(1);
+  Sampler alone({0, 10}, *one[0]);
   const auto asks = [](Sampler& sampler, const SamplingParams& params, int32_t tokens) {
     sampler.Start(1, params, 1);
     for (int32_t t = 0; t < tokens; ++t) sampler.StateOf(1).Observe(t, t);
@@ -156,7 +51,6 @@ TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {
   SamplingParams params;
   const auto many = static_cast<int32_t>(DrawBatch::kChangesMax);
   EXPECT_TRUE(asks(alone, params, many + 1));
-  EXPECT_FALSE(asks(shared, params, 1));
   params.logprobs = kDrawnBestMax;
   EXPECT_TRUE(asks(alone, params, 1));
   params.presence_penalty = 0.5f;

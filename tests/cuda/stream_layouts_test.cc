@@ -1,38 +1,24 @@
 // Layouts whose messages take their places in the devices' streams: NCCL played among threads, each
-// with an emulated device, and mailboxes in the devices' memory. Nobody waits between ops, and tp alone repeats as graphs.
+// with an emulated device, and mailboxes in the devices' memory. Nobody waits between ops, and tp
+// alone repeats as graphs.
 
 #include <gtest/gtest.h>
 
 #include <string>
 
 #include "tests/cuda/layout_check.h"
-#include "tests/support/cuda_emulation/emulation.h"
-#include "tests/support/worker/played_nccl.h"
+#include "tests/cuda/stream_ranks.h"
 
 namespace echelon {
 namespace {
 
 using testing::LayoutCase;
 
-class CudaStreamLayouts : public ::testing::TestWithParam<LayoutCase> {
- protected:
-  // Streams that run by themselves, as a device's: one that waits for another rank's must not need
-  // that rank's host.
-  void SetUp() override { emulation::SetEager(true); }
-  void TearDown() override { emulation::SetEager(false); }
-};
+using testing::OverNccl;
 
-StepCommOptions OverNccl(testing::PlayedFabric& fabric) {
-  StepCommOptions comm;
-  comm.kind = "nccl";
-  comm.load_nccl = [&]() -> Result<std::unique_ptr<NcclLibrary>> {
-    testing::PlayedDevice device;
-    device.enqueue = emulation::EnqueueOn;
-    device.copy = emulation::CopyDevice;
-    return fabric.Library(device);
-  };
-  return comm;
-}
+class CudaStreamLayouts : public ::testing::TestWithParam<LayoutCase> {
+  const testing::EagerStreams eager_;
+};
 
 TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoes) {
   testing::PlayedFabric fabric;
@@ -50,6 +36,54 @@ TEST_P(CudaStreamLayouts, AnswerAsTheReferenceDoesThroughPeerMemory) {
 
 INSTANTIATE_TEST_SUITE_P(cuda, CudaStreamLayouts, ::testing::ValuesIn(testing::DeviceLayouts()),
                          testing::NameOfLayout);
+
+// A stream of every kind of draw, and a prompt that is scored.
+std::vector<testing::Wish> DrawWishes() {
+  std::vector<testing::Wish> wishes(4);
+  for (size_t w = 0; w < wishes.size(); ++w) {
+    for (size_t i = 0; i < 6 + 9 * w; ++i) {
+      wishes[w].prompt.push_back(static_cast<int32_t>((i * 37 + w * 11) % 250 + 1));
+    }
+    wishes[w].max_tokens = 6;
+    wishes[w].begin_step = static_cast<int>(w);
+    wishes[w].params.seed = w;
+  }
+  wishes[0].params = testing::Greedy();
+  wishes[0].params.presence_penalty = 0.8f;
+  wishes[0].params.repetition_penalty = 1.1f;
+  wishes[1].params.top_k = 20;
+  wishes[1].params.top_p = 0.9f;
+  wishes[1].params.temperature = 1.5f;
+  wishes[1].params.logprobs = 3;
+  wishes[2].params.frequency_penalty = 0.4f;
+  wishes[2].params.logit_bias = {{7, 2.0f}, {200, 3.0f}};
+  wishes[2].params.min_p = 0.01f;
+  wishes[3].params.prompt_logprobs = 2;
+  return wishes;
+}
+
+// The hosts draw for ranks whose tensors are staged, the devices for ranks in whose streams they
+// travel: the same bits, with plans ahead and without, in any chunks.
+TEST_P(CudaStreamLayouts, DevicesDrawWhatTheHostsDo) {
+  testing::PlayedFabric fabric;
+  const testing::LayoutInput input(GetParam());
+  LocalGroupOptions options = testing::OptionsFor(GetParam(), "cuda");
+  const auto start = [&](const StepCommOptions& comm) {
+    options.executor.comm = comm;
+    return LocalGroup::Start(input.checkpoint(), input.model(), options).value();
+  };
+  const int page_tokens = options.executor.page_tokens;
+  const auto want = Generate(*start({.kind = "staged"}), DrawWishes(), page_tokens);
+  const std::vector<testing::Pace> paces = {
+      {}, {.plans_ahead = 1}, {.chunk = 5, .plans_ahead = 2, .page_seed = 3}};
+  for (const StepCommOptions& comm : {OverNccl(fabric), StepCommOptions{.kind = "peer"}}) {
+    const auto group = start(comm);
+    for (const testing::Pace& pace : paces) {
+      EXPECT_EQ(Generate(*group, DrawWishes(), page_tokens, pace), want)
+          << comm.kind << ", " << pace.plans_ahead << " ahead";
+    }
+  }
+}
 
 using CudaMixedLayouts = CudaStreamLayouts;
 

@@ -14,8 +14,10 @@ class WatchedRuntime : public Runtime {
   explicit WatchedRuntime(std::unique_ptr<Runtime> inner) : inner_(std::move(inner)) {}
 
   int events_recorded = 0, events_awaited = 0, streams_awaited = 0, mapped = 0, graphs = 0;
+  int events_queried = 0, graphs_launched = 0;
   bool stuck = false;                               // no event happens
-  Outcome last_error, event_awaited, peer_enabled;  // what these come to from now on
+  // What these come to from now on.
+  Outcome last_error, event_awaited, event_queried, peer_enabled;
 
   int DriverVersion() override { return inner_->DriverVersion(); }
   int ToolkitVersion() override { return inner_->ToolkitVersion(); }
@@ -71,6 +73,7 @@ class WatchedRuntime : public Runtime {
     return ended;
   }
   Outcome LaunchGraph(Graph graph, Stream stream) override {
+    ++graphs_launched;
     return inner_->LaunchGraph(graph, stream);
   }
   void FreeGraph(Graph graph) override {
@@ -89,7 +92,9 @@ class WatchedRuntime : public Runtime {
     return event_awaited.ok() ? inner_->WaitEvent(event) : event_awaited;
   }
   Outcome Query(Event event, bool* happened) override {
+    ++events_queried;
     *happened = false;
+    if (!event_queried.ok()) return event_queried;
     return stuck ? Outcome() : inner_->Query(event, happened);
   }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {

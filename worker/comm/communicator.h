@@ -62,7 +62,8 @@ class Communicator {
   // As AllReduceSum of data (rows, cols) that the caller may add up in a pass of its own: it takes
   // the terms by NextRows; or waits, and the sum lies in data.
   virtual CommHandle AllReduceRows(float* data, int64_t rows, int64_t cols) = 0;
-  // recv (size * bytes): the ranks' contributions in rank order.
+  // recv (size * bytes): the ranks' contributions in rank order. On a stream `send` may be this
+  // rank's place in it.
   virtual CommHandle AllGather(const void* send, void* recv, size_t bytes) = 0;
   virtual CommHandle Broadcast(void* data, size_t bytes, int root) = 0;
   // Messages between two ranks arrive in the order they were sent. Sizes must agree, as those of

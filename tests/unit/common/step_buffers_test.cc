@@ -47,6 +47,19 @@ TEST(RankRowsMax, IsTheMostThatAnyStepGivesOneRank) {
   EXPECT_EQ(RankRowsMax({8192, 1, 16, 1}), 8192);
 }
 
+// 16 MiB hold 47 rows of 87,424 logits and 48 of 87,360: ranks that make their parts' rows together
+// must not each go by its own.
+TEST(LogitRows, AreTheSameOnAllRanksOfAStage) {
+  ModelConfig model = *NamedModel("llama-3.1-70b");
+  model.vocab_size = 262'144;
+  const ParallelLayout layout{.tp = 3};
+  const RankPart first = PartOf(model, layout, 0), last = PartOf(model, layout, 2);
+  EXPECT_NE(first.vocab(), last.vocab());
+  for (int rank = 0; rank < layout.tp; ++rank) {
+    EXPECT_EQ(LogitRows(PartOf(model, layout, rank)), 47);
+  }
+}
+
 // A step of a million rows over 128 ranks of an H100 each: what is held grows with the rank's share
 // and with the step, not with their product times the ranks.
 TEST(SharingBuffers, OfAMillionRowsFitADevice) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -39,6 +41,29 @@ TEST(PlanChannel, HandsEveryPlanToEveryRankInOrder) {
     ASSERT_EQ(got[rank].size(), std::size(sizes));
     for (size_t i = 0; i < std::size(sizes); ++i) EXPECT_EQ(got[rank][i], PlanOf(sizes[i]));
   }
+}
+
+// A rank that has something else to do meanwhile.
+TEST(PlanChannel, SaysWhenAPlanHasCome) {
+  auto ranks = MakeLocalCommunicators(2);
+  std::atomic<bool> looked = false;
+  std::thread follower([&] {
+    PlanChannel channel(*ranks[1]);
+    EXPECT_FALSE(channel.Ready());
+    looked = true;
+    while (!channel.Ready()) std::this_thread::yield();
+    EXPECT_TRUE(channel.Ready());
+    EXPECT_EQ(channel.Next(), PlanOf(3000));
+    EXPECT_EQ(channel.Next(), PlanOf(4));  // without being asked before
+    while (!channel.Ready()) std::this_thread::yield();
+    EXPECT_EQ(channel.Next(), std::nullopt);
+  });
+  PlanChannel lead(*ranks[0]);
+  while (!looked) std::this_thread::yield();
+  lead.Publish(PlanOf(3000));
+  lead.Publish(PlanOf(4));
+  lead.PublishEnd();
+  follower.join();
 }
 
 }  // namespace
