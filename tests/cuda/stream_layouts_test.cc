@@ -62,9 +62,11 @@ std::vector<testing::Wish> DrawWishes() {
   return wishes;
 }
 
+using CudaLayoutDraws = CudaStreamLayouts;
+
 // The hosts draw for ranks whose tensors are staged, the devices for ranks in whose streams they
 // travel: the same bits, with plans ahead and without, in any chunks.
-TEST_P(CudaStreamLayouts, DevicesDrawWhatTheHostsDo) {
+TEST_P(CudaLayoutDraws, DevicesDrawWhatTheHostsDo) {
   testing::PlayedFabric fabric;
   const testing::LayoutInput input(GetParam());
   LocalGroupOptions options = testing::OptionsFor(GetParam(), "cuda");
@@ -84,6 +86,14 @@ TEST_P(CudaStreamLayouts, DevicesDrawWhatTheHostsDo) {
     }
   }
 }
+
+// Those that differ in who has which part of the vocabulary, and in what is enqueued ahead.
+INSTANTIATE_TEST_SUITE_P(cuda, CudaLayoutDraws,
+                         ::testing::Values(LayoutCase{"tp3", 3, 1, 1},
+                                           LayoutCase{"pipeline", 1, 2, 1},
+                                           LayoutCase{"ring", 1, 1, 2},
+                                           LayoutCase{"everything", 2, 2, 2}),
+                         testing::NameOfLayout);
 
 using CudaMixedLayouts = CudaStreamLayouts;
 
