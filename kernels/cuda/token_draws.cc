@@ -18,8 +18,9 @@ int64_t SlicesOf(const DrawParams& params) {
 }  // namespace
 
 TokenDraws::~TokenDraws() {
-  for (const Place& place : places_) {
-    if (place.pinned != nullptr) device_.runtime().FreePinned(place.pinned);
+  for (const Place& place : places_) outgrown_.push_back(place.pinned);
+  for (char* const pinned : outgrown_) {
+    if (pinned != nullptr) device_.runtime().FreePinned(pinned);
   }
 }
 
@@ -133,13 +134,13 @@ void TokenDraws::Collect(int place, bool good) {
   of.scores = {};
 }
 
+// What is outgrown is kept, as the device's memory is (Device::Reserve).
 bool TokenDraws::ReservePinned(size_t bytes, Place& place) {
   if (bytes <= place.bytes) return true;
-  device_.Wait();  // copies to the old memory
-  if (place.pinned != nullptr) device_.runtime().FreePinned(place.pinned);
+  const size_t wanted = std::max({bytes, kTokenBytesMin, place.bytes + place.bytes / 2});
+  outgrown_.push_back(place.pinned);
   place = {};
   void* pinned = nullptr;
-  const size_t wanted = std::max(bytes, kTokenBytesMin);
   if (!device_.AllocatePinned(wanted, &pinned)) return false;
   place.pinned = static_cast<char*>(pinned);
   place.bytes = wanted;

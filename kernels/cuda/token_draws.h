@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
@@ -49,6 +50,7 @@ class TokenDraws {
   Staging& staging_;
   DeviceMemory tokens_, scores_, scratch_, raw_, best_;
   std::array<Place, kMarksMax> places_;
+  std::vector<char*> outgrown_;  // page-locked; null where there was none
 };
 
 }  // namespace echelon::cuda

@@ -42,7 +42,8 @@ class Stages:
     def build(self, *programs):
         folder = ROOT / "build-gpu"
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-        configure = ["cmake", "-S", ROOT, "-B", folder, "-DECHELON_CUDA=ON", "-DECHELON_CUDA_ARCHITECTURES=native",
+        architecture = gpus()[0].rsplit(",", 1)[1].strip().replace(".", "") if gpus() else "90"
+        configure = ["cmake", "-S", ROOT, "-B", folder, "-DECHELON_CUDA=ON", f"-DECHELON_CUDA_ARCHITECTURES={architecture}",
                      "-DCMAKE_BUILD_TYPE=Release", "-DECHELON_PARTS=GPU", *generator]
         if self.options.libraries:
             configure[1:1] = ["-C", pathlib.Path(self.options.libraries).resolve() / "libraries.cmake"]
