@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/strings.h"
+#include "worker/comm/first_problem.h"
 #include "worker/comm/packed_text.h"
 
 namespace echelon {
@@ -15,7 +16,6 @@ struct PackedPart {
   char machine[64] = {};
   char host[64] = {};
   char device[64] = {};
-  char problem[384] = {};  // why this rank cannot take part, or empty
   PeerHandle handle;
 };
 
@@ -25,22 +25,6 @@ std::string MachineIdentity() {
   std::string identity;
   std::getline(file, identity);
   return identity;
-}
-
-std::vector<PackedPart> GatherParts(Communicator& host, const PackedPart& mine) {
-  std::vector<PackedPart> parts(static_cast<size_t>(host.size()));
-  host.Wait(host.AllGather(&mine, parts.data(), sizeof(mine)));
-  return parts;
-}
-
-// The first problem that a rank has; the same on all of them.
-Status ProblemOf(const std::vector<PackedPart>& parts) {
-  for (size_t rank = 0; rank < parts.size(); ++rank) {
-    if (parts[rank].problem[0] == '\0') continue;
-    return Unsupported(StrCat("rank ", rank, " of the group on host ", parts[rank].host, ": ",
-                              parts[rank].problem));
-  }
-  return {};
 }
 
 Status OnOneHost(const std::vector<PackedPart>& parts) {
@@ -74,13 +58,10 @@ Result<std::unique_ptr<DeviceWire>> PeerWire::Make(Communicator& host, DeviceLin
   PutText(mine.host, options.host);
   PutText(mine.device, link.card().name);
   Result<std::unique_ptr<Mailboxes>> mail = NewMailboxes(host, link, options);
-  if (mail.ok()) {
-    mine.handle = (*mail)->handle();
-  } else {
-    PutText(mine.problem, mail.error().message);
-  }
-  std::vector<PackedPart> parts = GatherParts(host, mine);
-  RETURN_IF_ERROR(ProblemOf(parts));
+  RETURN_IF_ERROR(FirstProblem(host, options.host, mail.ok() ? "" : mail.error().message));
+  mine.handle = (*mail)->handle();
+  std::vector<PackedPart> parts(static_cast<size_t>(host.size()));
+  host.Wait(host.AllGather(&mine, parts.data(), sizeof(mine)));
   RETURN_IF_ERROR(OnOneHost(parts));
 
   std::vector<PeerHandle> handles;
@@ -89,12 +70,10 @@ Result<std::unique_ptr<DeviceWire>> PeerWire::Make(Communicator& host, DeviceLin
     handles.push_back(part.handle);
     devices.push_back(StrCat("host ", part.host, ", ", part.device));
   }
-  if (const Status connected = (*mail)->Connect(handles); !connected.ok()) {
-    PutText(mine.problem, connected.error().message);
-  }
+  const Status connected = (*mail)->Connect(handles);
   // Nobody gives its memory back while others may still map it.
-  parts = GatherParts(host, mine);
-  RETURN_IF_ERROR(ProblemOf(parts));
+  RETURN_IF_ERROR(
+      FirstProblem(host, options.host, connected.ok() ? "" : connected.error().message));
   return std::unique_ptr<DeviceWire>(
       new PeerWire(host.rank(), options, *std::move(mail), std::move(devices)));
 }

@@ -7,36 +7,13 @@
 
 #include "common/strings.h"
 #include "worker/comm/device_comm.h"
-#include "worker/comm/packed_text.h"
+#include "worker/comm/first_problem.h"
 #include "worker/comm/peer_wire.h"
 #include "worker/comm/staged_comm.h"
 
 namespace echelon {
 
 namespace {
-
-// What ranks tell each other; longer texts are cut off.
-struct PackedPart {
-  bool on_device = false;
-  char host[64] = {};
-  char problem[384] = {};  // why this rank cannot take part, or empty
-};
-
-std::vector<PackedPart> GatherParts(Communicator& host, const PackedPart& mine) {
-  std::vector<PackedPart> parts(static_cast<size_t>(host.size()));
-  host.Wait(host.AllGather(&mine, parts.data(), sizeof(mine)));
-  return parts;
-}
-
-// The first problem that a rank has; the same on all of them.
-Status ProblemOf(const std::vector<PackedPart>& parts) {
-  for (size_t rank = 0; rank < parts.size(); ++rank) {
-    if (parts[rank].problem[0] == '\0') continue;
-    return Unsupported(StrCat("rank ", rank, " of the group on host ", parts[rank].host, ": ",
-                              parts[rank].problem));
-  }
-  return {};
-}
 
 Result<NcclWireOptions> PrepareNccl(const DeviceCard& card, const StepCommOptions& options) {
   NcclWireOptions wire;
@@ -76,11 +53,8 @@ Result<Connected> ConnectPeers(Communicator& host, DeviceLink& link,
 // `can` is an error, the same on all ranks, where NCCL cannot join them.
 Result<Connected> ConnectNccl(Communicator& host, DeviceLink& link, const StepCommOptions& options,
                               Status& can) {
-  PackedPart mine;
-  PutText(mine.host, options.host);
   const Result<NcclWireOptions> wire = PrepareNccl(link.card(), options);
-  if (!wire.ok()) PutText(mine.problem, wire.error().message);
-  can = ProblemOf(GatherParts(host, mine));
+  can = FirstProblem(host, options.host, wire.ok() ? "" : wire.error().message);
   RETURN_IF_ERROR(can);
   const Result<std::vector<std::string>> hosts = NcclWire::Compare(host, *wire);
   if (!hosts.ok()) can = hosts.error();
@@ -130,24 +104,19 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
                                                            Backend& backend,
                                                            const StepCommOptions& options) {
   if (host->size() == 1) return host;
-  Result<std::unique_ptr<DeviceLink>> link = Unsupported("not asked for");
-  PackedPart mine;
-  mine.on_device = !backend.host_memory();
-  PutText(mine.host, options.host);
-  if (mine.on_device && options.kind != "staged") {
-    link = backend.NewLink();
-    if (!link.ok()) PutText(mine.problem, link.error().message);
-  }
-  const std::vector<PackedPart> parts = GatherParts(*host, mine);
-  if (!mine.on_device) return host;
-  const bool all_on_devices = std::all_of(parts.begin(), parts.end(),
-                                          [](const PackedPart& rank) { return rank.on_device; });
+  const char on_device = backend.host_memory() ? 0 : 1;
+  std::vector<char> all(static_cast<size_t>(host->size()));
+  host->Wait(host->AllGather(&on_device, all.data(), sizeof(on_device)));
+  if (on_device == 0) return host;
+  const bool all_on_devices = std::count(all.begin(), all.end(), 1) == host->size();
   if (!all_on_devices || options.kind == "staged") return Staged(std::move(host), backend);
 
   DeviceLine line;
   std::optional<Connected> made;
   std::vector<std::string> problems;
-  if (const Status can = ProblemOf(parts); can.ok()) {
+  Result<std::unique_ptr<DeviceLink>> link = backend.NewLink();
+  if (const Status can = FirstProblem(*host, options.host, link.ok() ? "" : link.error().message);
+      can.ok()) {
     line.link = *std::move(link);
     ASSIGN_OR_RETURN(made, Connect(*host, *line.link, options, problems));
   } else {

@@ -1,0 +1,28 @@
+#include "worker/comm/first_problem.h"
+
+#include <vector>
+
+#include "common/strings.h"
+#include "worker/comm/packed_text.h"
+
+namespace echelon {
+
+Status FirstProblem(Communicator& group, const std::string& host, const std::string& problem) {
+  struct Packed {
+    char host[64] = {};
+    char problem[384] = {};
+  };
+  Packed mine;
+  PutText(mine.host, host);
+  PutText(mine.problem, problem);
+  std::vector<Packed> ranks(static_cast<size_t>(group.size()));
+  group.Wait(group.AllGather(&mine, ranks.data(), sizeof(mine)));
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    if (ranks[rank].problem[0] == '\0') continue;
+    return Unsupported(StrCat("rank ", rank, " of the group on host ", ranks[rank].host, ": ",
+                              ranks[rank].problem));
+  }
+  return {};
+}
+
+}  // namespace echelon
