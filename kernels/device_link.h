@@ -63,6 +63,9 @@ class Mailboxes {
   // For the other ranks, once they all know each other's: connects to theirs.
   virtual const PeerHandle& handle() const = 0;
   virtual Status Connect(std::span<const PeerHandle> of_ranks) = 0;
+  // When all ranks have connected: a first message from each to each, compared. A driver may say
+  // that devices reach each other where an IOMMU between them takes their writes elsewhere.
+  virtual Status Try() = 0;
   // For DeviceLink::Enqueue, with its stream. Sent and received together, in any order among pairs
   // of ranks. Send may be this rank's part of recv (ranks * bytes).
   virtual Status Pass(std::span<const OutgoingMessage> sends,

@@ -93,7 +93,7 @@ double CudaBackend::MeasureReadBandwidth(size_t bytes) {
   device_->Clear(memory->data(), rounded + sizeof(float));
   Event events[kPasses + 1] = {};
   for (Event& event : events) {
-    if (!device_->runtime().NewEvent(&event).ok()) return 0.0;
+    if (!device_->runtime().NewEvent(true, &event).ok()) return 0.0;
   }
   auto* sink = reinterpret_cast<float*>(memory->data() + rounded);
   for (int pass = 0; pass <= kPasses; ++pass) {

@@ -44,7 +44,8 @@ Result<std::unique_ptr<DeviceLink>> CudaLink::Create(Device& device, Recorder& r
                                                      std::vector<CudaLink*>& links, bool timed,
                                                      std::function<void()> joined) {
   std::unique_ptr<CudaLink> link(new CudaLink(device, recorder, links, timed, std::move(joined)));
-  device.Note(device.runtime().NewStream(&link->stream_));
+  // Messages hold up other ranks; this one's ops have more blocks than find a place at once.
+  device.Note(device.runtime().NewStream(true, &link->stream_));
   link->fork_ = device.NewEvent();
   for (Event& event : link->places_) event = device.NewEvent();
   if (device.failure()) return *device.failure();
@@ -185,7 +186,7 @@ void CudaLink::SumSpans() {
 }
 
 Event CudaLink::TakeEvent() {
-  if (free_events_.empty()) return device_.NewEvent();
+  if (free_events_.empty()) return device_.NewEvent(true);
   const Event event = free_events_.back();
   free_events_.pop_back();
   return event;

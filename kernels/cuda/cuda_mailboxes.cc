@@ -2,14 +2,21 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <numeric>
+#include <utility>
+#include <vector>
 
 #include "common/check.h"
+#include "common/strings.h"
 
 namespace echelon::cuda {
 
 namespace {
 
 constexpr uint64_t kFarewellNs = 1'000'000'000;
+// All ranks come to Try together, behind a message between their hosts.
+constexpr uint64_t kTryNs = 5'000'000'000;
 
 // For Share, which asks for an owner's buffer.
 class View : public DeviceBuffer {
@@ -132,6 +139,36 @@ Status CudaMailboxes::AllGather(const void* send, void* recv, size_t bytes, void
   }
   LaunchMail(stream, params);
   return {};
+}
+
+Status CudaMailboxes::Try() {
+  CHECK(!mapped_.empty() && params_.ranks > 1);
+  constexpr size_t kWords = kMailPieceBytes / sizeof(uint32_t);
+  const auto ranks = static_cast<size_t>(params_.ranks), own = static_cast<size_t>(params_.rank);
+  std::vector<uint32_t> want(ranks * kWords), got(want.size());
+  std::iota(want.begin(), want.end(), 1);
+  Device& device = link_.device();
+  ASSIGN_OR_RETURN(tried_, device.Allocate(ranks * kMailPieceBytes, "a first message"));
+  auto* const all = reinterpret_cast<uint32_t*>(tried_.data());
+  device.Clear(all, ranks * kMailPieceBytes);
+  device.CopyIn(all + own * kWords, want.data() + own * kWords, kMailPieceBytes);
+  const uint64_t wait_ns = std::exchange(params_.wait_ns, std::min(params_.wait_ns, kTryNs));
+  const auto gather = [&](Stream stream) {
+    return AllGather(all + own * kWords, all, kMailPieceBytes, stream);
+  };
+  link_.Join(link_.Enqueue({}, gather));
+  params_.wait_ns = wait_ns;
+  device.CopyOut(got.data(), all, ranks * kMailPieceBytes);
+  device.Wait();
+  if (device.failure()) return *device.failure();
+  const auto unlike = std::mismatch(want.begin(), want.end(), got.begin()).first - want.begin();
+  const auto missing = unanswered();
+  if (!missing && unlike == std::ssize(want)) return {};
+  const int rank = missing ? missing->rank : static_cast<int>(static_cast<size_t>(unlike) / kWords);
+  return Unsupported(StrCat(
+      link_.card().name, ": the driver says that it and the device of rank ", rank,
+      " of the group reach each other's memory, but a message between them does not arrive: see "
+      "the IOMMU's settings, or let ranks of this host exchange by another way"));
 }
 
 std::optional<Mailboxes::Unanswered> CudaMailboxes::unanswered() const {

@@ -18,6 +18,7 @@ class CudaMailboxes final : public Mailboxes {
 
   const PeerHandle& handle() const override { return handle_; }
   Status Connect(std::span<const PeerHandle> of_ranks) override;
+  Status Try() override;
   Status Pass(std::span<const OutgoingMessage> sends, std::span<const IncomingMessage> recvs,
               void* stream) override;
   Status AllGather(const void* send, void* recv, size_t bytes, void* stream) override;
@@ -28,6 +29,7 @@ class CudaMailboxes final : public Mailboxes {
 
   CudaLink& link_;
   DeviceMemory memory_;
+  DeviceMemory tried_;  // what Try gathered; to free it would wait for other ranks' kernels
   PeerHandle handle_;
   MailParams params_ = {};  // no messages
   std::vector<std::unique_ptr<DeviceBuffer>> mapped_;

@@ -13,7 +13,7 @@ namespace echelon::cuda {
 Result<std::unique_ptr<Device>> Device::Open(std::unique_ptr<Runtime> runtime, int number) {
   ASSIGN_OR_RETURN(const DeviceInfo info, OpenDevice(*runtime, number));
   std::unique_ptr<Device> device(new Device(std::move(runtime), number, info));
-  if (const Outcome made = device->runtime_->NewStream(&device->stream_); !made.ok()) {
+  if (const Outcome made = device->runtime_->NewStream(false, &device->stream_); !made.ok()) {
     return StepError(number, info, made);
   }
   device->waited_ = device->NewEvent();
@@ -115,9 +115,9 @@ Status Device::WatchEvent(Event event) {
   }
 }
 
-Event Device::NewEvent() {
+Event Device::NewEvent(bool timed) {
   Event event = nullptr;
-  Note(runtime_->NewEvent(&event));
+  Note(runtime_->NewEvent(timed, &event));
   return event;
 }
 

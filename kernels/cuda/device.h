@@ -39,7 +39,7 @@ class Device {
   void WaitWatched() {
     if (watch_) Wait();
   }
-  Event NewEvent();
+  Event NewEvent(bool timed = false);
   void Record(Event event);
   bool Happened(Event event);
   // Waits for the event whatever has failed since it was recorded; what happened until then.

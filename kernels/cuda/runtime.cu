@@ -118,9 +118,14 @@ class CudaRuntime : public Runtime {
     return {};
   }
 
-  Outcome NewStream(Stream* stream) override {
+  Outcome NewStream(bool urgent, Stream* stream) override {
+    int least = 0, greatest = 0;
+    cudaError_t error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
     cudaStream_t made = nullptr;
-    const cudaError_t error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+    if (error == cudaSuccess) {
+      const int priority = urgent ? greatest : least;
+      error = cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, priority);
+    }
     *stream = made;
     return OutcomeOf(error);
   }
@@ -161,9 +166,10 @@ class CudaRuntime : public Runtime {
     cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
   }
 
-  Outcome NewEvent(Event* event) override {
+  Outcome NewEvent(bool timed, Event* event) override {
     cudaEvent_t made = nullptr;
-    const cudaError_t error = cudaEventCreate(&made);
+    const cudaError_t error =
+        cudaEventCreateWithFlags(&made, timed ? cudaEventDefault : cudaEventDisableTiming);
     *event = made;
     return OutcomeOf(error);
   }

@@ -69,7 +69,8 @@ class Runtime {
   // This thread's device may use memory of `device` from now on; done before is fine.
   virtual Outcome EnablePeer(int device) = 0;
 
-  virtual Outcome NewStream(Stream* stream) = 0;
+  // Blocks of an urgent stream's kernels go before those of other streams that wait for a place.
+  virtual Outcome NewStream(bool urgent, Stream* stream) = 0;
   virtual void FreeStream(Stream stream) = 0;
   virtual Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual Outcome CopyToHost(void* to, const void* from, size_t bytes, Stream stream) = 0;
@@ -85,7 +86,8 @@ class Runtime {
   virtual Outcome LaunchGraph(Graph graph, Stream stream) = 0;
   virtual void FreeGraph(Graph graph) = 0;
 
-  virtual Outcome NewEvent(Event* event) = 0;
+  // Milliseconds asks for timed ones; those that only order cost less.
+  virtual Outcome NewEvent(bool timed, Event* event) = 0;
   virtual void FreeEvent(Event event) = 0;
   virtual Outcome Record(Event event, Stream stream) = 0;
   // What is enqueued next runs behind what the event stands for; in a capture, too.

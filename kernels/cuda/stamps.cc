@@ -20,7 +20,7 @@ Stamps::~Stamps() {
 }
 
 Event Stamps::TakeEvent() {
-  if (free_.empty()) return device_.NewEvent();
+  if (free_.empty()) return device_.NewEvent(true);
   const Event event = free_.back();
   free_.pop_back();
   return event;

@@ -16,13 +16,13 @@ class CudaEmulation : public ::testing::Test {
   ~CudaEmulation() override { emulation::SetEager(false); }
   Stream NewStream() {
     Stream stream = nullptr;
-    EXPECT_TRUE(runtime_->NewStream(&stream).ok());
+    EXPECT_TRUE(runtime_->NewStream(false, &stream).ok());
     return stream;
   }
   // `later` goes on behind what `first` was given.
   void Chain(Stream first, Stream later) {
     Event event = nullptr;
-    runtime_->NewEvent(&event);
+    runtime_->NewEvent(true, &event);
     runtime_->Record(event, first);
     runtime_->WaitFor(later, event);
     runtime_->FreeEvent(event);

@@ -285,6 +285,38 @@ TEST_F(CudaPeerWire, WhoTakesNothingIsNamed) {
       [](Rank& rank) { rank.wire.wait_ms = 300; });
 }
 
+// The handle of other memory stands for an IOMMU that takes writes elsewhere.
+TEST_F(CudaPeerWire, WhatDoesNotArriveIsSeenAtTheFirstMessage) {
+  auto hosts = MakeLocalCommunicators(2);
+  std::vector<std::thread> threads;
+  for (auto& host : hosts) {
+    threads.emplace_back([&] {
+      Rank rank(host->rank());
+      const auto link = rank.device->NewLink().value();
+      const auto mail = link->NewMailboxes({rank.number, 2, 300}).value();
+      const auto elsewhere = link->NewMailboxes({rank.number, 2, 300}).value();
+      std::vector<PeerHandle> handles(2);
+      const PeerHandle& told = rank.number == 1 ? elsewhere->handle() : mail->handle();
+      host->Wait(host->AllGather(&told, handles.data(), sizeof(told)));
+      ASSERT_TRUE(mail->Connect(handles).ok());
+      const Status tried = mail->Try();
+      // Rank 0 gets what rank 1 sent, but no word that its own was taken where it went.
+      const std::string name = StrCat("CUDA device ", rank.number, " (emulated on the host)");
+      if (rank.number == 1) {
+        ASSERT_FALSE(tried.ok());
+        EXPECT_EQ(tried.error().message,
+                  StrCat(name, ": the driver says that it and the device of rank 0 of the group "
+                               "reach each other's memory, but a message between them does not "
+                               "arrive: see the IOMMU's settings, or let ranks of this host "
+                               "exchange by another way"));
+      }
+      int64_t done = 0, all[2];
+      host->Wait(host->AllGather(&done, all, sizeof(done)));  // all memory outlives the last message
+    });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
 struct Choice {
   std::string kind, told, error;  // staged, or on the stream
 };

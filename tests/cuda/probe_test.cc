@@ -54,7 +54,7 @@ class FakeRuntime : public Runtime {
   Outcome MapMemory(const MemoryHandle&, void**) override { return {}; }
   void UnmapMemory(void*) override {}
   Outcome EnablePeer(int) override { return {}; }
-  Outcome NewStream(Stream*) override { return {}; }
+  Outcome NewStream(bool, Stream*) override { return {}; }
   void FreeStream(Stream) override {}
   Outcome CopyToDevice(void*, const void*, size_t, Stream) override { return {}; }
   Outcome CopyOnDevice(void*, const void*, size_t, Stream) override { return {}; }
@@ -66,7 +66,7 @@ class FakeRuntime : public Runtime {
   Outcome EndCapture(Stream, Graph*) override { return captured; }
   Outcome LaunchGraph(Graph, Stream) override { return {}; }
   void FreeGraph(Graph) override {}
-  Outcome NewEvent(Event*) override { return {}; }
+  Outcome NewEvent(bool, Event*) override { return {}; }
   void FreeEvent(Event) override {}
   Outcome Record(Event, Stream) override { return {}; }
   Outcome WaitFor(Stream, Event) override { return {}; }

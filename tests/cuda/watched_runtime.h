@@ -47,7 +47,9 @@ class WatchedRuntime : public Runtime {
   Outcome EnablePeer(int device) override {
     return peer_enabled.ok() ? inner_->EnablePeer(device) : peer_enabled;
   }
-  Outcome NewStream(Stream* stream) override { return inner_->NewStream(stream); }
+  Outcome NewStream(bool urgent, Stream* stream) override {
+    return inner_->NewStream(urgent, stream);
+  }
   void FreeStream(Stream stream) override { inner_->FreeStream(stream); }
   Outcome CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) override {
     return inner_->CopyToDevice(to, from, bytes, stream);
@@ -80,7 +82,7 @@ class WatchedRuntime : public Runtime {
     --graphs;
     inner_->FreeGraph(graph);
   }
-  Outcome NewEvent(Event* event) override { return inner_->NewEvent(event); }
+  Outcome NewEvent(bool timed, Event* event) override { return inner_->NewEvent(timed, event); }
   void FreeEvent(Event event) override { inner_->FreeEvent(event); }
   Outcome Record(Event event, Stream stream) override {
     ++events_recorded;

@@ -74,6 +74,8 @@ Result<std::unique_ptr<DeviceWire>> PeerWire::Make(Communicator& host, DeviceLin
   // Nobody gives its memory back while others may still map it.
   RETURN_IF_ERROR(
       FirstProblem(host, options.host, connected.ok() ? "" : connected.error().message));
+  const Status tried = host.size() > 1 ? (*mail)->Try() : Status();
+  RETURN_IF_ERROR(FirstProblem(host, options.host, tried.ok() ? "" : tried.error().message));
   return std::unique_ptr<DeviceWire>(
       new PeerWire(host.rank(), options, *std::move(mail), std::move(devices)));
 }

@@ -38,6 +38,7 @@ StreamQueue& Of(Stream stream) { return *static_cast<StreamQueue*>(stream); }
 
 using Time = std::chrono::steady_clock::time_point;
 struct PlayedEvent {
+  const bool timed;
   emulation::Place place;
   // When it has happened. Apart: an event may be freed before that.
   std::shared_ptr<Time> time = std::make_shared<Time>();
@@ -110,7 +111,7 @@ class EmulatedRuntime : public Runtime {
   }
   void UnmapMemory(void*) override {}
   Outcome EnablePeer(int) override { return {}; }
-  Outcome NewStream(Stream* stream) override {
+  Outcome NewStream(bool, Stream* stream) override {
     auto* made = new StreamQueue();
     streams_.insert(made);
     *stream = made;
@@ -159,8 +160,8 @@ class EmulatedRuntime : public Runtime {
     return {};
   }
   void FreeGraph(Graph graph) override { delete static_cast<emulation::Launches*>(graph); }
-  Outcome NewEvent(Event* event) override {
-    *event = new PlayedEvent();
+  Outcome NewEvent(bool timed, Event* event) override {
+    *event = new PlayedEvent{timed};
     return {};
   }
   void FreeEvent(Event event) override { delete &OfEvent(event); }
@@ -184,6 +185,9 @@ class EmulatedRuntime : public Runtime {
   }
   Outcome Milliseconds(Event from, Event to, float* elapsed) override {
     CHECK(OfEvent(from).happened() && OfEvent(to).happened());
+    if (!OfEvent(from).timed || !OfEvent(to).timed) {
+      return {Failure::kOther, 400, "cudaErrorInvalidResourceHandle: an event without timing"};
+    }
     const std::chrono::duration<float, std::milli> took = *OfEvent(to).time - *OfEvent(from).time;
     *elapsed = took.count();
     return {};
