@@ -80,7 +80,7 @@ struct GroupSettings {
   int64_t join_deadline_ms = 60'000;
   int64_t load_deadline_ms = 600'000;
   int64_t lease_ms = 5'000;    // a worker without the coordinator's heartbeat ends itself
-  int64_t relaunches_max = 5;  // within relaunch_window_ms, then the service gives up
+  int64_t relaunches_max = 5;  // within relaunch_window_ms or in vain, then the service gives up
   int64_t relaunch_window_ms = 60'000;
 };
 

@@ -284,7 +284,7 @@ void AddGroup(std::vector<ConfigRow>& rows) {
   add.Int("relaunches_max", &S::relaunches_max, "launches", 0, 1 << 20,
           "Relaunches within the window below before the service gives up and exits.");
   add.Int("relaunch_window_ms", &S::relaunch_window_ms, "ms", 1 * kSecond, kDay,
-          "The window in which relaunches are counted.");
+          "The window in which relaunches count; those since a group last worked always do.");
 }
 
 std::vector<ConfigRow> MakeTable() {

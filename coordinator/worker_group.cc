@@ -233,20 +233,25 @@ void ManagedGroup::Distrust(const Error& error) {
 void ManagedGroup::EndEpoch(Loss loss) {
   logger_.Error(StrCat("epoch ", epoch_, " is lost: ", loss.error.message));
   lost_.push_back({epoch_, loss.error});
+  // An attempt may last longer than the window (a rank that does not join, a first step that
+  // hangs): only a group that has worked lets older relaunches be forgotten.
+  const bool worked = state_ == GroupState::kReady && (!first_step_ || in_flight_.empty());
   in_flight_.clear();
   results_.clear();
   const int64_t now_us = clock_.NowUs();
-  while (!relaunched_us_.empty() &&
+  while (worked && !relaunched_us_.empty() &&
          now_us - relaunched_us_.front() > settings_.relaunch_window_ms * 1000) {
     relaunched_us_.pop_front();
   }
   if (loss.final) {
     GiveUp(std::move(loss.error));
   } else if (static_cast<int64_t>(relaunched_us_.size()) >= settings_.relaunches_max) {
-    loss.error.message = StrCat("the worker group was lost ", relaunched_us_.size() + 1,
-                                " times within ", settings_.relaunch_window_ms,
-                                " ms (group.relaunches_max = ", settings_.relaunches_max,
-                                "); the last time: ", loss.error.message);
+    loss.error.message =
+        StrCat("the worker group was lost ", relaunched_us_.size() + 1, " times",
+               worked ? StrCat(" within ", settings_.relaunch_window_ms, " ms")
+                      : std::string(", the last time before it had computed a step"),
+               " (group.relaunches_max = ", settings_.relaunches_max,
+               "); the last time: ", loss.error.message);
     GiveUp(std::move(loss.error));
   } else {
     state_ = GroupState::kRelaunching;

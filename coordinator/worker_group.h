@@ -99,7 +99,7 @@ class ManagedGroup final : public WorkerGroup {
   bool ever_ready_ = false;
   std::optional<Loss> loss_;
   std::optional<Error> failure_;
-  std::deque<int64_t> relaunched_us_;  // within the window
+  std::deque<int64_t> relaunched_us_;  // those that count
   int64_t relaunch_at_us_ = 0;
   int64_t state_since_us_ = 0;
   int64_t last_tick_us_ = 0;

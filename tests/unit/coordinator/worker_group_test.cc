@@ -297,45 +297,6 @@ TEST_F(WorkerGroupTest, AHeartbeatOfARankThatWaitsNoMoreSaysSo) {
   ASSERT_TRUE(Until([&] { return group_->counters().malformed_frames == 1; }));
 }
 
-TEST_F(WorkerGroupTest, GivesUpAtOnceOnWhatNoRelaunchCures) {
-  Make();
-  MakeRanks();
-  for (auto& rank : ranks_) rank->Join();
-  ASSERT_TRUE(UntilState(GroupState::kLoading));
-  ranks_[1]->Send(ControlType::kFailure, Encode(FailureMessage{NotFound("no file m.gguf")}));
-  ASSERT_TRUE(UntilState(GroupState::kFailed));
-  EXPECT_EQ(group_->failure()->message, "rank 1 on host h: no file m.gguf");
-  EXPECT_EQ(group_->counters().relaunches, 0u);
-}
-
-TEST_F(WorkerGroupTest, GivesUpWhenTheLauncherNeverBroughtUpARank) {
-  Make();
-  script_.exit = "mpirun ended with status 1";
-  while (group_->Tick()) {
-  }
-  clock_.AdvanceUs(100'000);
-  ASSERT_TRUE(UntilState(GroupState::kFailed));
-  EXPECT_THAT(group_->failure()->message, HasSubstr("mpirun ended with status 1"));
-}
-
-TEST_F(WorkerGroupTest, GivesUpAfterTheBudgetOfRelaunches) {
-  options_.settings.relaunches_max = 2;
-  Make();
-  for (int loss = 0; loss < 3; ++loss) {
-    ASSERT_EQ(group_->state(), loss == 0 ? GroupState::kStarting : group_->state());
-    BringUp();
-    script_.dead_ranks = {0};
-    Pass(1000, {0, 1});
-    ranks_.clear();
-    Pass(7000);
-  }
-  EXPECT_EQ(group_->state(), GroupState::kFailed);
-  EXPECT_EQ(group_->counters().relaunches, 2u);
-  EXPECT_EQ(group_->TakeLost().size(), 3u);
-  EXPECT_THAT(group_->failure()->message, HasSubstr("lost 3 times within 60000 ms"));
-  EXPECT_THAT(group_->failure()->message, HasSubstr("process 1000 died"));
-}
-
 TEST_F(WorkerGroupTest, KillsWhatSurvivesTermAndLaunchesOnlyThen) {
   script_.dies_of = SIGKILL;
   Make();
