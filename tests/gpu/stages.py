@@ -55,11 +55,11 @@ class Stages:
         self.stages.append({"stage": name, "result": result, "seconds": round(seconds, 1), "detail": detail})
         print(f"== {name}: {result} ({seconds:.0f} s) {detail}", flush=True)
 
-    def run(self, name, command, read=None, cwd=None, env=None):
-        """A stage: the exit status decides, `read(output)` gives the detail."""
+    def run(self, name, command, read=None, env=None, may_be_empty=False):
+        """A stage: the exit status decides, and whether anything ran at all: `read(output)` gives the detail and how much did."""
         print(f"== {name}: {' '.join(map(str, command))}", flush=True)
         begin = time.monotonic()
-        process = subprocess.Popen(command, env={**self.env, **(env or {})}, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        process = subprocess.Popen(command, env={**self.env, **(env or {})}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)
         try:
             output, status = process.communicate(timeout=STAGE_SECONDS)[0], process.returncode
@@ -73,8 +73,10 @@ class Stages:
             result, detail = "skipped", output.strip()
         else:
             result, detail = ("passed" if status == 0 else "failed"), ""
-        if read:
-            detail = read(output) or detail
+        if read and result != "skipped" and status is not None:
+            detail, ran = read(output)
+            if result == "passed" and not ran:
+                result, detail = ("skipped" if may_be_empty else "failed"), f"nothing of it ran: {detail}"
         if result == "failed":
             print(output[-6000:], flush=True)
         self.note(name, result, seconds, detail)
