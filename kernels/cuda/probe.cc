@@ -78,6 +78,12 @@ Result<DeviceInfo> OpenDevice(Runtime& runtime, int device) {
                                     "begin: end another one that uses it (nvidia-smi names them)",
                                     kOrCpu));
   }
+  if (opened.failure == Failure::kNoKernelImage) {
+    return Unsupported(StrCat(DeviceName(device, info), " has compute capability ", info.major, ".",
+                              info.minor, ", and this build has no code for it (", opened.text,
+                              "): build with -DECHELON_CUDA_ARCHITECTURES=", info.major, info.minor,
+                              kOrCpu));
+  }
   return DriverError(runtime, opened);
 }
 

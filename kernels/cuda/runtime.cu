@@ -29,7 +29,10 @@ Failure KindOf(cudaError_t error) {
     case cudaErrorMemoryAllocation:
       return Failure::kOutOfMemory;
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorInvalidPtx:
     case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
       return Failure::kNoKernelImage;
     default:
       return Failure::kOther;
@@ -53,6 +56,9 @@ Outcome OutcomeOf(cudaError_t error) {
 cudaStream_t Of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t OfEvent(Event event) { return static_cast<cudaEvent_t>(event); }
 
+// Compiled for the same architectures as all kernels: whether there is code for a device.
+__global__ void AnyKernel() {}
+
 class CudaRuntime : public Runtime {
  public:
   int DriverVersion() override {
@@ -73,8 +79,11 @@ class CudaRuntime : public Runtime {
     return {};
   }
   Outcome Open(int device) override {
-    const cudaError_t error = cudaSetDevice(device);
-    return OutcomeOf(error == cudaSuccess ? cudaFree(nullptr) : error);
+    cudaError_t error = cudaSetDevice(device);
+    if (error == cudaSuccess) error = cudaFree(nullptr);
+    cudaFuncAttributes attributes;
+    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, AnyKernel);
+    return OutcomeOf(error);
   }
   Outcome FreeMemory(uint64_t* free_bytes, uint64_t* total_bytes) override {
     size_t free = 0, total = 0;

@@ -53,7 +53,8 @@ class Runtime {
   virtual int ToolkitVersion() = 0;
   virtual Outcome DeviceCount(int* count) = 0;
   virtual Outcome Describe(int device, DeviceInfo* info) = 0;
-  // Makes the device the calling thread's; takes it into use.
+  // Makes the device the calling thread's; takes it into use. Fails where no kernel of this build
+  // could run there.
   virtual Outcome Open(int device) = 0;
   virtual Outcome FreeMemory(uint64_t* free_bytes, uint64_t* total_bytes) = 0;
 

@@ -128,6 +128,17 @@ TEST(CudaProbe, TooOldADevice) {
               HasSubstr("CUDA device 0 (Tesla T4) has compute capability 7.5"));
 }
 
+TEST(CudaProbe, ABuildWithoutCodeForTheDevice) {
+  FakeRuntime runtime;
+  runtime.device = {"NVIDIA A100", 8, 0, 108, 80'000'000'000, 40'000'000};
+  runtime.opened = {Failure::kNoKernelImage, 209, "cudaErrorNoKernelImageForDevice"};
+  EXPECT_EQ(ErrorOf(runtime).code, ErrorCode::kUnsupported);
+  EXPECT_EQ(ErrorOf(runtime).message,
+            "CUDA device 0 (NVIDIA A100) has compute capability 8.0, and this build has no code "
+            "for it (cudaErrorNoKernelImageForDevice): build with "
+            "-DECHELON_CUDA_ARCHITECTURES=80, or use backend \"cpu\"");
+}
+
 TEST(CudaProbe, DeviceTaken) {
   FakeRuntime runtime;
   runtime.opened = {Failure::kDeviceBusy, 46, "cudaErrorDevicesUnavailable"};
