@@ -201,7 +201,7 @@ Entry AddRun(CLI::App& root) {
   auto options = std::make_shared<RunOptions>();
   auto words = std::make_shared<std::vector<std::string>>();
   CLI::App* app = root.add_subcommand("run", "ask one question: echelon run MODEL \"question\"");
-  app->add_option("MODEL PROMPT", *words, "the model's path (not with --connect), the question")
+  app->add_option("WORDS", *words, "the model's path (not with --connect), the question")
       ->required()
       ->expected(1, 2);
   AddServiceOptions(app, &options->service, false);
