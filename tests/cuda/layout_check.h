@@ -20,9 +20,10 @@ inline void CheckLayout(const LayoutCase& of, const StepCommOptions& comm) {
   const LayoutInput input(of);
   LocalGroupOptions options = OptionsFor(of, of.backends);
   options.executor.comm = comm;
-  const auto group = LocalGroup::Start(input.checkpoint(), input.model(), options).value();
+  const auto group = LocalGroup::Start(input.checkpoint(), input.model(), options);
+  ASSERT_TRUE(group.ok()) << group.error().message;
   const std::vector<Answer> want = ReferenceAnswers(of, input);
-  LocalGroupRunner runner(*group);
+  LocalGroupRunner runner(**group);
   for (const std::string& wrong : CheckAnswers(runner, &want)) ADD_FAILURE() << wrong;
 }
 

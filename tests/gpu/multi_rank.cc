@@ -7,6 +7,7 @@
 // Cases:
 //   contract        the contract of communicators: the host's, and that of the step's tensors
 //   layout:NAME     a layout of tests/support/worker/device_layouts.h against the reference
+//   times           how long all-reduces take, in JSON: a line for each size
 //   sums            all-reduces of tensors without end; steps:NAME: steps. For who ends them.
 //   memory:NAME     rank 1 has a quarter of the others' memory for keys and values
 //   nccl-versions   rank 1 says that it has another NCCL, cuda-versions: another CUDA runtime
@@ -20,6 +21,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -106,6 +108,7 @@ class MultiRank {
     const std::map<std::string, std::vector<std::string> (MultiRank::*)()> works = {
         {"contract", &MultiRank::Contract},
         {"layout", &MultiRank::Layout},
+        {"times", &MultiRank::Times},
         {"sums", &MultiRank::Sums},
         {"steps", &MultiRank::Steps},
         {"memory", &MultiRank::Memory},
@@ -178,6 +181,35 @@ class MultiRank {
   std::vector<std::string> Memory() {
     constexpr uint64_t kOthers = 1 << 20;
     return CheckLayout(rank() == 1 ? kOthers / 4 : kOthers);
+  }
+
+  // One after the other, as a decode step has them; the host waits at the end alone.
+  std::vector<std::string> Times() {
+    constexpr int64_t kSmallest = 4 << 10, kLargest = 16 << 20;
+    constexpr int kWarm = 3, kRounds = 20;
+    const auto comm = StepCommunicator();
+    Held<float> data(backend_->host_memory() ? nullptr : backend_.get(),
+                     std::vector<float>(kLargest / sizeof(float)));
+    for (int64_t bytes = kSmallest; bytes <= kLargest; bytes *= 4) {
+      group_.Begin(StrCat("all-reduces of ", bytes, " bytes"));
+      std::chrono::steady_clock::time_point begin;
+      for (int round = -kWarm; round < kRounds; ++round) {
+        if (round == 0) {
+          backend_->Synchronize();
+          begin = std::chrono::steady_clock::now();
+        }
+        comm->Wait(comm->AllReduceSum(data.data(), bytes / static_cast<int64_t>(sizeof(float))));
+      }
+      backend_->Synchronize();
+      const std::chrono::duration<double, std::micro> took =
+          std::chrono::steady_clock::now() - begin;
+      const Status health = backend_->Health();
+      if (!health.ok()) group_.Fail(health.error().message);
+      Say(StrCat("{\"name\": \"all-reduce of ", bytes >> 10, " KiB over ", comm->size(),
+                 " ranks, ", options_.exchange, "\", \"value\": ", took.count() / kRounds,
+                 ", \"unit\": \"us\"}"));
+    }
+    return {};
   }
 
   std::vector<std::string> Sums() {

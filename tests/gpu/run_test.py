@@ -27,8 +27,8 @@ NO_TORCH = "import sys\nsys.exit('SKIPPED: this Python has no torch')\n"
 
 
 class Run(unittest.TestCase):
-    def report(self, gpu_test=PASSES, gpu_bench=FIGURE):
-        """The exit status, and of every stage of the report its result and detail."""
+    def report(self, *more, gpu_test=PASSES, gpu_bench=FIGURE, before=None):
+        """The exit status, and of every stage of the report its result and detail. `before`: the report that is there."""
         with tempfile.TemporaryDirectory() as made:
             folder = pathlib.Path(made)
             programs = {"nvidia-smi": SMI, "compute-sanitizer": "#!/bin/sh\nshift 4\nexec \"$@\"\n", "gpu_test": gpu_test,
@@ -36,11 +36,15 @@ class Run(unittest.TestCase):
             for name, text in programs.items():
                 (folder / name).write_text(text, encoding="utf-8")
                 (folder / name).chmod(0o755)
+            if before:
+                (folder / "report.json").write_text(json.dumps(before), encoding="utf-8")
             ran = subprocess.run([sys.executable, "-B", HERE / "run", "--carried", folder, "--report", folder / "report.json",
-                                  "--traces", folder / "traces"],
+                                  "--traces", folder / "traces", *more],
                                  env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, capture_output=True, text=True, check=False)
+            self.assertTrue((folder / "report.json").exists(), ran.stdout + ran.stderr)
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         self.assertEqual(report["gpu"], "NVIDIA H200, 580.65, 143771 MiB, 9.0", ran.stdout + ran.stderr)
+        self.figures = [figure["name"] for figure in report["figures"]]
         return ran.returncode, {stage["stage"]: (stage["result"], stage["detail"]) for stage in report["stages"]}
 
     def test_all_that_passes(self):
@@ -72,6 +76,29 @@ class Run(unittest.TestCase):
         status, stages = self.report(gpu_bench=CRASHES)
         self.assertEqual(status, 1)
         self.assertEqual(stages["gpu_bench"], ("failed", "0 figures"))
+
+    def test_figures_of_a_benchmark_that_ends_in_the_middle_of_a_line(self):
+        status, stages = self.report("--only", "gpu_bench", gpu_bench=FIGURE + "printf '{\"name\": \"cut'\nexit 1\n")
+        self.assertEqual((status, stages), (1, {"gpu_bench": ("failed", "1 figures")}))
+        self.assertEqual(self.figures, ["memory read"])
+
+    def test_a_part_adds_to_the_report(self):
+        before = {"multi": {}, "figures": [{"name": "memory read"}, {"name": "other"}],
+                  "stages": [{"stage": "oracle", "result": "passed", "detail": "as before"}, {"stage": "ops", "result": "failed", "detail": ""}]}
+        status, stages = self.report("--only", "op", before=before)
+        self.assertEqual(status, 0)
+        self.assertEqual(stages, {"oracle": ("passed", "as before"), "ops": ("passed", "3 passed")})
+        self.assertEqual(self.figures, ["memory read", "other"])
+
+    def test_a_stage_without_time(self):
+        status, stages = self.report("--budget", "0.5")
+        self.assertEqual(status, 0)
+        self.assertEqual(set(stages.values()), {("skipped", "the time of --budget is over")})
+
+    def test_a_program_that_is_missing(self):
+        status, stages = self.report("--carried", "/nonexistent", "--only", "ops")
+        self.assertEqual(status, 1)
+        self.assertEqual(stages["ops"][0], "failed")
 
 
 if __name__ == "__main__":
