@@ -56,18 +56,19 @@ Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine) {
   return all_same ? of_stages[0] : Join(of_stages, " then ");
 }
 
-int RanksOnMemory(Communicator& world, const Backend& backend, int ranks_on_host) {
+MemoryShare ShareMemory(Communicator& world, const Backend& backend, int ranks_on_host) {
   struct PackedId {
     char text[64] = {};
   };
   PackedId mine;
   PutText(mine.text, backend.MemoryId());
+  const uint64_t free = backend.FreeMemoryBytes();  // nobody loads before all have met
   std::vector<PackedId> ids(static_cast<size_t>(world.size()));
   world.Wait(world.AllGather(&mine, ids.data(), sizeof(mine)));
-  if (mine.text[0] == '\0') return ranks_on_host;
-  return static_cast<int>(std::count_if(ids.begin(), ids.end(), [&](const PackedId& id) {
-    return std::strcmp(id.text, mine.text) == 0;
-  }));
+  const auto same = std::ranges::count_if(
+      ids, [&](const PackedId& id) { return std::strcmp(id.text, mine.text) == 0; });
+  const int ranks = mine.text[0] == '\0' ? ranks_on_host : static_cast<int>(same);
+  return {ranks, free / static_cast<uint64_t>(ranks)};
 }
 
 }  // namespace echelon

@@ -24,8 +24,12 @@ struct RankCard {
 // after the other.
 Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine);
 
-// How many ranks take their memory from where `backend` does: those of a device as their backends
-// say, those of this host's memory as many as the host has. Collective.
-int RanksOnMemory(Communicator& world, const Backend& backend, int ranks_on_host);
+// Of the memory that a rank's backend takes from.
+struct MemoryShare {
+  int ranks = 1;            // that take from it: a device's as their backends say, else the host's
+  uint64_t free_bytes = 0;  // this rank's part of what was free before any of them took some
+};
+// Collective; before the ranks load.
+MemoryShare ShareMemory(Communicator& world, const Backend& backend, int ranks_on_host);
 
 }  // namespace echelon

@@ -103,13 +103,13 @@ Result<std::unique_ptr<Executor>> LocalGroup::StartRank(const Checkpoint& checkp
     return {};
   };
   RETURN_IF_ERROR(Agree(make_backend(), world));
-  executor.ranks_on_memory = RanksOnMemory(world, *backend, world.size());
+  const MemoryShare share = ShareMemory(world, *backend, world.size());
+  executor.ranks_on_memory = share.ranks;
   const auto load = [&]() -> Result<Weights> {
     const std::lock_guard lock(loading_);
     const RankPart part = PartOf(model, options.layout, world.rank());
-    const uint64_t memory = options.weight_memory_bytes > 0
-                                ? options.weight_memory_bytes
-                                : backend->FreeMemoryBytes() / executor.ranks_on_memory;
+    const uint64_t memory =
+        options.weight_memory_bytes > 0 ? options.weight_memory_bytes : share.free_bytes;
     return LoadWeights(checkpoint, model, part, memory, *backend);
   };
   Result<Weights> weights = load();

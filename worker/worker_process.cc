@@ -111,8 +111,8 @@ class WorkerProcess {
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
   std::string weights_fingerprint_, numerics_fingerprint_;  // of the group
-  int ranks_on_memory_ = 1;  // that take theirs from where the backend does
-  Weights weights_;          // until the executor has them
+  MemoryShare memory_;
+  Weights weights_;  // until the executor has them
   uint64_t weight_bytes_ = 0, token_bytes_ = 0;
   double read_bytes_per_s_ = 0.0;
   std::unique_ptr<Executor> executor_;
@@ -187,7 +187,7 @@ Status WorkerProcess::Agree() {
       numerics_fingerprint_,
       CheckAgreement(*world_, {HostName(), weights_fingerprint_, backend_->NumericsFingerprint(),
                                stages_differ ? layout_.PositionOf(identity_.rank).pp : 0}));
-  ranks_on_memory_ = RanksOnMemory(*world_, *backend_, mpi_->ranks_on_this_host());
+  memory_ = ShareMemory(*world_, *backend_, mpi_->ranks_on_this_host());
   return {};
 }
 
@@ -199,10 +199,9 @@ Status WorkerProcess::LoadModel() {
     last_us = now_us;
     link_.SendProgress({done, total});
   };
-  const uint64_t memory = backend_->FreeMemoryBytes() / static_cast<uint64_t>(ranks_on_memory_);
-  ASSIGN_OR_RETURN(
-      weights_, LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank), memory,
-                            *backend_, progress));
+  ASSIGN_OR_RETURN(weights_,
+                   LoadWeights(*checkpoint_, model_, PartOf(model_, layout_, identity_.rank),
+                               memory_.free_bytes, *backend_, progress));
   weight_bytes_ = weights_.bytes;
   token_bytes_ = TokenBytes(weights_);
   if (trace_) {
@@ -222,7 +221,7 @@ Status WorkerProcess::MakeExecutor() {
   options.page_tokens = static_cast<int>(config_.worker.page_tokens);
   options.kv_type = KvTypeOf(config_.worker.kv_type, *backend_);
   options.kv_memory_bytes = static_cast<uint64_t>(config_.worker.kv_memory_bytes);
-  options.ranks_on_memory = ranks_on_memory_;
+  options.ranks_on_memory = memory_.ranks;
   options.comm.kind = config_.worker.device_exchange;
   options.comm.host = HostName();
   options.comm.nccl_host_id = TextFromEnvironment("NCCL_HOSTID");

@@ -219,22 +219,32 @@ TEST(CudaProbe, RanksOfAHostTakeItsDevicesInTurn) {
   EXPECT_EQ(MakeBackend({.name = "reference"}).value()->MemoryId(), "");
 }
 
-TEST(CudaProbe, RanksThatShareADevicesMemoryAreCounted) {
+TEST(CudaProbe, RanksThatShareADevicesMemoryGetEqualPartsOfWhatWasFree) {
   // Devices 0, 1, 0 again, and the host's memory, which two ranks of this host have.
   const int on_host[] = {0, 1, 8, -1};
   auto ranks = MakeLocalCommunicators(4);
-  std::vector<int> counts(4);
+  std::vector<MemoryShare> shares(4);
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const int number : on_host) {
+    backends.push_back(number < 0 ? MakeBackend({.name = "reference"}).value()
+                                  : MakeBackend({.name = "cuda", .rank_on_host = number}).value());
+  }
+  std::vector<std::unique_ptr<DeviceBuffer>> taken(4);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < 4; ++rank) {
     threads.emplace_back([&, rank] {
-      const auto backend = on_host[rank] < 0
-                               ? MakeBackend({.name = "reference"})
-                               : MakeBackend({.name = "cuda", .rank_on_host = on_host[rank]});
-      counts[rank] = RanksOnMemory(*ranks[rank], **backend, 2);
+      if (rank == 2) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      shares[rank] = ShareMemory(*ranks[rank], *backends[rank], 2);
+      // Who knows its part may take some at once: the late one's is no less for it.
+      if (on_host[rank] >= 0) taken[rank] = backends[rank]->Allocate(size_t{1} << 20).value();
     });
   }
   for (std::thread& thread : threads) thread.join();
+  std::vector<int> counts;
+  for (const MemoryShare& share : shares) counts.push_back(share.ranks);
   EXPECT_THAT(counts, ::testing::ElementsAre(2, 1, 2, 2));
+  EXPECT_GT(shares[0].free_bytes, 0u);
+  EXPECT_EQ(shares[0].free_bytes, shares[2].free_bytes);
 }
 
 TEST(CudaProbe, AutoTakesCudaWhereItWorks) {

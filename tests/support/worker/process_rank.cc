@@ -15,12 +15,12 @@ ProcessRank::ProcessRank(ProcessGroup& group, Backend& backend, const Checkpoint
   ExecutorOptions executor = options.executor;
   executor.layout = options.layout;
   executor.rank = world.rank();
-  executor.ranks_on_memory = RanksOnMemory(world, backend, world.size());
+  const MemoryShare share = ShareMemory(world, backend, world.size());
+  executor.ranks_on_memory = share.ranks;
   executor.comm.host = group.host();
   group.Begin("loading its part of the model");
   Weights weights = OrFail(LoadWeights(
-      checkpoint, model, PartOf(model, options.layout, world.rank()),
-      backend.FreeMemoryBytes() / static_cast<uint64_t>(executor.ranks_on_memory), backend));
+      checkpoint, model, PartOf(model, options.layout, world.rank()), share.free_bytes, backend));
   group.Begin("joining the other ranks");
   executor_ = OrFail(Executor::Create(model, executor, std::move(weights), backend, world, clock_));
   group.Begin("");
