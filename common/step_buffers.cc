@@ -8,13 +8,6 @@
 
 namespace echelon {
 
-namespace {
-// Rows that pass through the MLP together. Their 2 F columns are the widest activations of a model:
-// 128 rows of 3072 floats, 1.5 MiB, stay in a second-level cache between the two products; the
-// 10 MiB of a whole step of 512 do not.
-constexpr int64_t kMlpRowsMax = 128;
-}  // namespace
-
 int64_t RankRowsMax(const StepBounds& b) {
   const int64_t fresh = b.sequences_max * b.page_tokens;  // a page of every sequence
   if (b.sp == 1 || b.step_tokens_max <= fresh) return b.step_tokens_max;
@@ -24,15 +17,16 @@ int64_t RankRowsMax(const StepBounds& b) {
   return std::min(b.step_tokens_max, fresh + rest / round * b.page_tokens + last + 1);
 }
 
-int64_t LogitRows(const RankPart& part) {
-  // 64 rows of a vocabulary of 65,536, 16 of one of 262,144. Fewer than 8 and the head would be
-  // read from memory more often than the multiply-adds of a row take.
-  constexpr int64_t kBytesMax = int64_t{16} << 20, kRowsMin = 8, kRowsMax = 64;
+int64_t LogitRows(const RankPart& part, const RowTiles& tiles) {
+  // On hosts 64 rows of a vocabulary of 65,536, 16 of one of 262,144. Fewer than 8 and the head
+  // would be read from memory more often than the multiply-adds of a row take.
+  constexpr int64_t kRowsMin = 8, kRowsMax = 64;
   const int64_t row_bytes = std::max(1, part.vocab_max) * int64_t{sizeof(float)};
-  return std::clamp(kBytesMax / row_bytes, kRowsMin, kRowsMax);
+  return std::clamp(tiles.logit_bytes_max / row_bytes, kRowsMin, kRowsMax);
 }
 
-DecoderBuffers DecoderBuffersOf(const ModelConfig& model, const RankPart& part, int64_t rows_max) {
+DecoderBuffers DecoderBuffersOf(const ModelConfig& model, const RankPart& part, int64_t rows_max,
+                                const RowTiles& tiles) {
   const StageSchedule schedule = StageScheduleOf(model, part.layers.begin, part.layers.end);
   int in_flight_max = static_cast<int>(schedule.entering.size());
   for (const SubBlockStep& step : schedule.steps) {
@@ -45,10 +39,10 @@ DecoderBuffers DecoderBuffersOf(const ModelConfig& model, const RankPart& part, 
   b.stream = {rows_max, d};
   b.qkv = {rows_max, (part.heads() + 2 * part.kv_heads()) * head_dim};
   b.context = {rows_max, part.heads() * head_dim};
-  b.gate_up = {std::min(rows_max, kMlpRowsMax), int64_t{2} * part.ff()};
+  b.gate_up = {std::min(rows_max, tiles.mlp_rows_max), int64_t{2} * part.ff()};
   if (!part.last_stage) return b;
-  b.head_stream = {LogitRows(part), d};
-  b.logits = {LogitRows(part), part.vocab()};
+  b.head_stream = {LogitRows(part, tiles), d};
+  b.logits = {LogitRows(part, tiles), part.vocab()};
   return b;
 }
 
@@ -68,7 +62,7 @@ SharingBuffers SharingBuffersOf(const ModelConfig& model, const RankPart& part,
   b.foreign_partials = {all, partial};
   b.copied_partials = {kCopiedRowsMax, partial};
   b.partials = {bounds.sp * own + kCopiedRowsMax, partial};
-  if (part.last_stage) b.collected = {LogitRows(part), model.d_model};
+  if (part.last_stage) b.collected = {LogitRows(part, bounds.tiles), model.d_model};
   return b;
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "common/check.h"
-#include "common/step_buffers.h"
 #include "worker/comm/step_comm.h"
 
 namespace echelon {
@@ -33,7 +32,7 @@ Result<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& model, const
 }
 
 Status Decoder::Allocate(int64_t rows_max) {
-  const DecoderBuffers sizes = DecoderBuffersOf(model_, part_, rows_max);
+  const DecoderBuffers sizes = DecoderBuffersOf(model_, part_, rows_max, TilesFor(backend_));
   streams_.resize(sizes.streams);
   for (Stream& stream : streams_) {
     ASSIGN_OR_RETURN(stream.residual, tensors_.New(sizes.stream));

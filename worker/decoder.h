@@ -22,6 +22,7 @@
 #include "common/model_config.h"
 #include "common/rank_part.h"
 #include "common/result.h"
+#include "common/step_buffers.h"
 #include "kernels/backend.h"
 #include "worker/attention.h"
 #include "worker/batch_layout.h"
@@ -31,6 +32,10 @@
 #include "worker/weights.h"
 
 namespace echelon {
+
+inline const RowTiles& TilesFor(const Backend& backend) {
+  return backend.host_memory() ? kHostTiles : kDeviceTiles;
+}
 
 class Decoder {
  public:

@@ -103,7 +103,8 @@ class Executor::Impl {
     ASSIGN_OR_RETURN(const KvShape shape,
                      AgreeOnPages(SizeKvCache(model_, part_, kv), world, unequal_pages_));
     ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
-    const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens, kv.sp};
+    const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens, kv.sp,
+                            TilesFor(backend_)};
     if (kv.sp > 1) {
       sharing.rank = part_.at.sp;
       sharing.pages_per_rank = shape.pages;

@@ -46,7 +46,7 @@ class SequenceParallel {
   // args as for one rank, of this rank's rows of a part: reads q, heads, scale, window, layer;
   // writes out.
   void Attend(const AttentionArgs& args, int part);
-  // Last stage, at most LogitRows(part) rows: out (rows.size(), d_model), on all ranks: x (own
+  // Last stage, at most LogitRows rows: out (rows.size(), d_model), on all ranks: x (own
   // rows, d_model) of the step's rows `rows`.
   void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out);
   uint64_t buffer_bytes() const { return tensors_.bytes(); }

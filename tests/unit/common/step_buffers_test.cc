@@ -56,8 +56,19 @@ TEST(LogitRows, AreTheSameOnAllRanksOfAStage) {
   const RankPart first = PartOf(model, layout, 0), last = PartOf(model, layout, 2);
   EXPECT_NE(first.vocab(), last.vocab());
   for (int rank = 0; rank < layout.tp; ++rank) {
-    EXPECT_EQ(LogitRows(PartOf(model, layout, rank)), 47);
+    EXPECT_EQ(LogitRows(PartOf(model, layout, rank), kHostTiles), 47);
   }
+}
+
+// A decode step of 64 streams draws from one call of the head, whatever the vocabulary; a default
+// step's rows pass the MLP at once.
+TEST(RowTiles, OfADeviceHoldADefaultStep) {
+  const ModelConfig model = *NamedModel("llama-3.1-70b");  // 128,256 tokens
+  const RankPart part = PartOf(model, {}, 0);
+  EXPECT_EQ(LogitRows(part, kHostTiles), 32);
+  EXPECT_EQ(LogitRows(part, kDeviceTiles), 64);
+  EXPECT_EQ(DecoderBuffersOf(model, part, 512, kHostTiles).gate_up.rows, 128);
+  EXPECT_EQ(DecoderBuffersOf(model, part, 512, kDeviceTiles).gate_up.rows, 512);
 }
 
 // A step of a million rows over 128 ranks of an H100 each: what is held grows with the rank's share
