@@ -89,9 +89,10 @@ void AddSplits(AttentionPlan& plan, int32_t begin, int32_t end, int64_t partial_
 
 }  // namespace
 
-void AttentionPass::FillUp(int64_t rows) {
+void AttentionPass::FillUp(int64_t rows, int64_t partial_rows_max) {
   units.resize(std::bit_ceil(std::max<size_t>(units.size(), 16)), {-1, 0, 0, 0});
-  partial_rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(partial_rows)));
+  const auto filled = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(partial_rows)));
+  partial_rows = std::max(partial_rows, std::min(filled, partial_rows_max));
   merge_begin.resize(static_cast<size_t>(rows + 1), merge_begin.back());
   row_of.resize(static_cast<size_t>(rows), -1);
   continued.resize(static_cast<size_t>(rows), 0);

@@ -30,9 +30,9 @@ struct AttentionPass {
   std::vector<int32_t> row_of;       // (rows) of q
   std::vector<int32_t> continued;    // (rows) 1: behind what is stored
   int64_t partial_rows = 0;
-  // Rounds its sizes up, for steps that repeat: units and partial rows to powers of two, rows to
-  // `rows`; what is added does nothing.
-  void FillUp(int64_t rows);
+  // Rounds its sizes up, for steps that repeat: units and partial rows to powers of two, the latter
+  // to partial_rows_max at most, rows to `rows`; what is added does nothing.
+  void FillUp(int64_t rows, int64_t partial_rows_max);
 };
 
 struct AttentionPlan {

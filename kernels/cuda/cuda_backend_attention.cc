@@ -176,7 +176,7 @@ const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& 
   placed.whole = put(plan.whole);
   placed.whole_count = static_cast<int64_t>(plan.whole.size());
   for (AttentionPass& pass : plan.passes) {
-    if (recorder_.recording()) pass.FillUp(args.q.rows);
+    if (recorder_.recording()) pass.FillUp(args.q.rows, limits.partial_rows_max);
     placed.passes.push_back({static_cast<int64_t>(pass.units.size()), pass.partial_rows,
                              static_cast<int64_t>(pass.row_of.size()), put(pass.units),
                              put(pass.merge_begin), put(pass.row_of),

@@ -212,6 +212,22 @@ TEST(CudaAttentionPlan, ARowIsNeverCutBetweenPasses) {
   }
 }
 
+TEST(CudaAttentionPlan, WhatIsFilledUpStaysWithinTheScratchMemory) {
+  for (const auto& [room, filled] : {std::pair<int64_t, int64_t>{1000, 16}, {12, 12}}) {
+    AttentionPlan plan = PlanAttention(Positions({0, 255, 256, 1000, 300}).Args(), Room(room));
+    ASSERT_EQ(plan.passes.size(), 1u);
+    ASSERT_EQ(plan.passes[0].partial_rows, 10);
+    plan.passes[0].FillUp(8, room);
+    EXPECT_EQ(plan.passes[0].partial_rows, filled);
+    EXPECT_EQ(plan.passes[0].units.size(), 16u);
+    EXPECT_EQ(plan.passes[0].merge_begin.size(), 9u);
+  }
+  // A row of more than fits has what it needs.
+  AttentionPlan plan = PlanAttention(Positions({5000}).Args(), Room(6));
+  plan.passes[0].FillUp(1, 6);
+  EXPECT_EQ(plan.passes[0].partial_rows, 20);
+}
+
 TEST(CudaAttentionPlan, RowsThatSeeNothingAreLeftOutAndOthersContinue) {
   const Positions batch({0, 0, 0});
   AttentionArgs args = batch.Args();
