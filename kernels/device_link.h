@@ -31,6 +31,7 @@ struct DeviceCard {
 // How another rank of this host reaches device memory: by address in the same process, by the
 // driver's handle in another.
 struct PeerHandle {
+  bool for_processes = false;  // the driver has given a handle
   std::array<std::byte, 64> ipc = {};
   int64_t process = 0;
   int32_t device = 0;
@@ -66,6 +67,8 @@ class Mailboxes {
   // When all ranks have connected: a first message from each to each, compared. A driver may say
   // that devices reach each other where an IOMMU between them takes their writes elsewhere.
   virtual Status Try() = 0;
+  // Gives back the others' memory, before these give back theirs; nothing is sent any more.
+  virtual void Disconnect() = 0;
   // For DeviceLink::Enqueue, with its stream. Sent and received together, in any order among pairs
   // of ranks. Send may be this rank's part of recv (ranks * bytes).
   virtual Status Pass(std::span<const OutgoingMessage> sends,
@@ -106,7 +109,7 @@ class DeviceLink {
   // Memory of this backend for other ranks of the host, and theirs for this one; an error where the
   // devices cannot reach each other. A mapped buffer is given back with its object, which the
   // owner's outlives.
-  virtual Result<PeerHandle> Share(DeviceBuffer& memory) = 0;
+  virtual PeerHandle Share(DeviceBuffer& memory) = 0;
   virtual Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) = 0;
 
   // At most kMailRanksMax ranks of a host.

@@ -82,7 +82,7 @@ class TimedLink : public DeviceLink {
     times_.Time({.op = "wait", .place = OpPlace::kDeviceWait, .link = Number()},
                 [&] { inner_->Join(place); });
   }
-  Result<PeerHandle> Share(DeviceBuffer& memory) override { return inner_->Share(memory); }
+  PeerHandle Share(DeviceBuffer& memory) override { return inner_->Share(memory); }
   Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) override {
     return inner_->Map(handle);
   }

@@ -256,6 +256,7 @@ void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionA
     const Tensor back = partials_.Rows(from, from + mine);
     exchanged_ = exchange_.Recv(back.data, BytesOf(back), rank);
   }
+  exchange_.Poll();
 }
 
 // Puts this rank's pages of the pass side by side and starts the first hop.

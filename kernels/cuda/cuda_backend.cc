@@ -155,8 +155,9 @@ uint64_t CudaBackend::Mark() {
 }
 
 bool CudaBackend::Reached(uint64_t mark) {
+  // What another rank's fault keeps from happening ends here, too: WaitFor has the error.
   return mark < waited_ || marks_[PlaceOf(mark)].failure ||
-         device_->Happened(marks_[PlaceOf(mark)].event);
+         device_->Happened(marks_[PlaceOf(mark)].event) || !device_->WatchedWell();
 }
 
 // What failed behind the mark is not this step's.

@@ -119,13 +119,9 @@ void CudaLink::Join(uint64_t place) {
         [&] { device_.Note(device_.runtime().WaitFor(device_.stream(), event)); });
 }
 
-Result<PeerHandle> CudaLink::Share(DeviceBuffer& memory) {
+PeerHandle CudaLink::Share(DeviceBuffer& memory) {
   PeerHandle handle;
-  if (const Outcome shared = device_.runtime().ShareMemory(memory.data(), &handle.ipc);
-      !shared.ok()) {
-    return Unsupported(StrCat(card_.name, ": the driver does not share its memory (", shared.text,
-                              "): let ranks of this host exchange by another way"));
-  }
+  handle.for_processes = device_.runtime().ShareMemory(memory.data(), &handle.ipc).ok();
   handle.process = ProcessIdentity();
   handle.device = device_.number();
   handle.address = reinterpret_cast<uintptr_t>(memory.data());
@@ -138,7 +134,9 @@ Result<std::unique_ptr<DeviceBuffer>> CudaLink::Map(const PeerHandle& handle) {
   void* data = reinterpret_cast<void*>(static_cast<uintptr_t>(handle.address));
   Outcome reached;
   const bool foreign = handle.process != ProcessIdentity();
-  if (foreign) {
+  if (foreign && !handle.for_processes) {
+    reached = {Failure::kOther, 0, "its driver shares no memory between processes"};
+  } else if (foreign) {
     reached = runtime.MapMemory(handle.ipc, &data);
   } else if (handle.device != device_.number()) {
     reached = runtime.EnablePeer(handle.device);

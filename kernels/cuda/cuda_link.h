@@ -31,7 +31,7 @@ class CudaLink : public DeviceLink {
   uint64_t Sum(std::span<const float* const> terms, int64_t count, float* out) override;
   void Join(uint64_t place) override;
   void JoinAll() { Join(placed_); }
-  Result<PeerHandle> Share(DeviceBuffer& memory) override;
+  PeerHandle Share(DeviceBuffer& memory) override;
   Result<std::unique_ptr<DeviceBuffer>> Map(const PeerHandle& handle) override;
   Result<std::unique_ptr<Mailboxes>> NewMailboxes(const MailboxOptions& options) override;
   LinkTimes TakeTimes() override;

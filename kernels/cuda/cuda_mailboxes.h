@@ -19,6 +19,7 @@ class CudaMailboxes final : public Mailboxes {
   const PeerHandle& handle() const override { return handle_; }
   Status Connect(std::span<const PeerHandle> of_ranks) override;
   Status Try() override;
+  void Disconnect() override { mapped_.clear(); }
   Status Pass(std::span<const OutgoingMessage> sends, std::span<const IncomingMessage> recvs,
               void* stream) override;
   Status AllGather(const void* send, void* recv, size_t bytes, void* stream) override;

@@ -10,6 +10,10 @@
 
 namespace echelon::cuda {
 
+namespace {
+constexpr auto kWatchEvery = std::chrono::milliseconds(1);
+}  // namespace
+
 Result<std::unique_ptr<Device>> Device::Open(std::unique_ptr<Runtime> runtime, int number) {
   ASSIGN_OR_RETURN(const DeviceInfo info, OpenDevice(*runtime, number));
   std::unique_ptr<Device> device(new Device(std::move(runtime), number, info));
@@ -98,8 +102,7 @@ void Device::Wait() {
 
 Status Device::WatchEvent(Event event) {
   using Clock = std::chrono::steady_clock;
-  constexpr auto kEvery = std::chrono::milliseconds(1);
-  for (auto next = Clock::now() + kEvery;; std::this_thread::yield()) {
+  for (auto next = Clock::now() + kWatchEvery;; std::this_thread::yield()) {
     bool happened = false;
     const Outcome outcome = runtime_->Query(event, &happened);
     Note(outcome);
@@ -111,8 +114,17 @@ Status Device::WatchEvent(Event event) {
       return watched;
     }
     if (happened) return {};
-    next = Clock::now() + kEvery;
+    next = Clock::now() + kWatchEvery;
   }
+}
+
+bool Device::WatchedWell() {
+  const auto now = std::chrono::steady_clock::now();
+  if (!watch_ || now < watch_next_) return true;
+  watch_next_ = now + kWatchEvery;
+  const Status watched = watch_();
+  if (!watched.ok()) Fail(watched.error());
+  return watched.ok();
 }
 
 Event Device::NewEvent(bool timed) {

@@ -3,6 +3,7 @@
 // any of them met. After an error everything enqueued is dropped, so that the host comes to the
 // place where it asks (failure()). One thread. Outlives all memory taken from it.
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -47,6 +48,9 @@ class Device {
   // Called about every millisecond while the host waits in Wait or WaitEvent, and at the end; its
   // error ends that and is kept. None: the host sleeps in the driver.
   void SetWatch(std::function<Status()> watch) { watch_ = std::move(watch); }
+  // For who asks Happened in turn: calls the watch, at most every millisecond, and keeps its error.
+  // Whether there is none.
+  bool WatchedWell();
   // What `ops` enqueues, as a graph; false, none and a failure where that cannot be.
   bool Capture(const std::function<void()>& ops, Graph* graph);
   void LaunchGraph(Graph graph);
@@ -78,6 +82,7 @@ class Device {
   Stream stream_ = nullptr;
   Event waited_ = nullptr;  // what Wait waits for under a watch
   std::function<Status()> watch_;
+  std::chrono::steady_clock::time_point watch_next_;
   std::optional<Error> failure_;
   std::vector<DeviceMemory> outgrown_;
 };

@@ -188,7 +188,7 @@ TEST_F(CudaLinks, AnErrorInALaunchIsTheDevices) {
 
 TEST_F(CudaLinks, MemoryIsSharedByAddressOrMapped) {
   const auto memory = backend_->Allocate(1000).value();
-  PeerHandle handle = link_->Share(*memory).value();
+  PeerHandle handle = link_->Share(*memory);
   EXPECT_EQ(link_->card().name, "CUDA device 0 (emulated on the host)");
   const auto same = link_->Map(handle).value();
   EXPECT_EQ(same->data(), memory->data());
@@ -200,7 +200,12 @@ TEST_F(CudaLinks, MemoryIsSharedByAddressOrMapped) {
   EXPECT_EQ(watched_->mapped, 1);
   foreign.reset();
   EXPECT_EQ(watched_->mapped, 0);
+  handle.for_processes = false;
+  EXPECT_THAT(link_->Map(handle).error().message,
+              HasSubstr("another process's device 0 (its driver shares no memory between "
+                        "processes)"));
   --handle.process;
+  EXPECT_TRUE(link_->Map(handle).ok());
   handle.device = 1;
   EXPECT_TRUE(link_->Map(handle).ok());
   watched_->peer_enabled = {cuda::Failure::kOther, 217, "cudaErrorPeerAccessUnsupported"};
@@ -251,6 +256,16 @@ TEST_F(CudaLinks, AWatchEndsAWaitForWhatWillNotCome) {
   EXPECT_EQ(backend_->WaitFor(mark).error().message, "rank 1 is gone");
   EXPECT_EQ(calls, 3);
   EXPECT_EQ(backend_->Health().error().message, "rank 1 is gone");
+
+  // Nor does who only looks whether it has happened.
+  Open(false);
+  calls = 0;
+  backend_->SetWatch(watch);
+  const uint64_t looked_at = backend_->Mark();
+  watched_->stuck = true;
+  while (!backend_->Reached(looked_at)) std::this_thread::yield();
+  EXPECT_EQ(calls, 3);
+  EXPECT_EQ(backend_->WaitFor(looked_at).error().message, "rank 1 is gone");
 
   Open(false);
   calls = 0;

@@ -153,6 +153,40 @@ TEST_F(CudaPeerWire, CarriesFromAndToAnyPlace) {
   });
 }
 
+// Two of four ranks have something to send, more than the mailboxes hold, and all expect something
+// of all who have: no rank may begin with a part of its messages.
+TEST_F(CudaPeerWire, MessagesOfAnExchangeAreBegunTogether) {
+  OnRanks(
+      4,
+      [](Rank& rank, Communicator& comm) {
+        constexpr size_t kBytes = size_t{2} << 20;
+        Held sent(rank.device.get(),
+                  std::vector<uint8_t>(kBytes, static_cast<uint8_t>(1 + rank.number)));
+        std::vector<Held<uint8_t>> got;
+        for (int from = 0; from < 4; ++from) {
+          got.emplace_back(rank.device.get(), std::vector<uint8_t>(kBytes));
+        }
+        const bool expects = rank.number % 2 == 0;
+        CommHandle last;
+        for (const int to : {0, 2}) {
+          if (to != rank.number) last = comm.Send(sent.data(), kBytes, to);
+        }
+        for (int step = 1; step < 4 && expects; ++step) {
+          const int from = (rank.number + step) % 4;
+          last = comm.Recv(got[static_cast<size_t>(from)].data(), kBytes, from);
+        }
+        comm.Wait(last);
+        rank.device->Synchronize();
+        EXPECT_TRUE(rank.device->Health().ok()) << rank.device->Health().error().message;
+        for (int from = 0; from < 4 && expects; ++from) {
+          if (from == rank.number) continue;
+          EXPECT_EQ(got[static_cast<size_t>(from)].Read(),
+                    std::vector<uint8_t>(kBytes, static_cast<uint8_t>(1 + from)));
+        }
+      },
+      [](Rank& rank) { rank.wire.wait_ms = 5'000; });
+}
+
 // More messages than one kernel has places for.
 TEST_F(CudaPeerWire, CarriesManyMessagesAtOnce) {
   OnRanks(2, [](Rank& rank, Communicator& comm) {
@@ -305,13 +339,15 @@ TEST_F(CudaPeerWire, WhatDoesNotArriveIsSeenAtTheFirstMessage) {
       if (rank.number == 1) {
         ASSERT_FALSE(tried.ok());
         EXPECT_EQ(tried.error().message,
-                  StrCat(name, ": the driver says that it and the device of rank 0 of the group "
-                               "reach each other's memory, but a message between them does not "
-                               "arrive: see the IOMMU's settings, or let ranks of this host "
-                               "exchange by another way"));
+                  StrCat(name,
+                         ": the driver says that it and the device of rank 0 of the group "
+                         "reach each other's memory, but a message between them does not "
+                         "arrive: see the IOMMU's settings, or let ranks of this host "
+                         "exchange by another way"));
       }
       int64_t done = 0, all[2];
-      host->Wait(host->AllGather(&done, all, sizeof(done)));  // all memory outlives the last message
+      host->Wait(
+          host->AllGather(&done, all, sizeof(done)));  // all memory outlives the last message
     });
   }
   for (auto& thread : threads) thread.join();
@@ -367,6 +403,14 @@ TEST_F(CudaPeerWire, IsTakenWhereAllReachAll) {
       EXPECT_EQ(one.told, "devices exchange through peer memory");
     }
   }
+}
+
+TEST_F(CudaPeerWire, ThreadsNeedNoHandlesBetweenProcesses) {
+  testing::PlayedFabric fabric;
+  const auto prepare = [](Rank& rank, StepCommOptions&) {
+    rank.watched->shared = {cuda::Failure::kOther, 801, "cudaErrorNotSupported"};
+  };
+  for (const Choice& one : Chosen("peer", fabric, prepare)) EXPECT_EQ(one.error, "");
 }
 
 constexpr const char* kNotReached =

@@ -15,9 +15,9 @@ class WatchedRuntime : public Runtime {
 
   int events_recorded = 0, events_awaited = 0, streams_awaited = 0, mapped = 0, graphs = 0;
   int events_queried = 0, graphs_launched = 0;
-  bool stuck = false;                               // no event happens
+  bool stuck = false;  // no event happens
   // What these come to from now on.
-  Outcome last_error, event_awaited, event_queried, peer_enabled;
+  Outcome last_error, event_awaited, event_queried, peer_enabled, shared;
 
   int DriverVersion() override { return inner_->DriverVersion(); }
   int ToolkitVersion() override { return inner_->ToolkitVersion(); }
@@ -34,7 +34,7 @@ class WatchedRuntime : public Runtime {
   }
   void FreePinned(void* memory) override { inner_->FreePinned(memory); }
   Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
-    return inner_->ShareMemory(memory, handle);
+    return shared.ok() ? inner_->ShareMemory(memory, handle) : shared;
   }
   Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
     ++mapped;

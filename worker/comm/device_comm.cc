@@ -199,23 +199,17 @@ CommHandle DeviceCommunicator::Broadcast(void* data, size_t bytes, int root) {
   return Issued(Pass(std::move(sends), {}));
 }
 
+// A message has no place yet; BeginMessages gives it one.
 CommHandle DeviceCommunicator::Send(const void* data, size_t bytes, int to) {
   CHECK(0 <= to && to < size() && to != rank());
   if (bytes > 0) sends_.push_back({data, bytes, to});
-  return Post(bytes);
+  return Issued(0);
 }
 
 CommHandle DeviceCommunicator::Recv(void* data, size_t bytes, int from) {
   CHECK(0 <= from && from < size() && from != rank());
   if (bytes > 0) recvs_.push_back({data, bytes, from});
-  return Post(bytes);
-}
-
-// A message has no place yet; BeginMessages gives it one.
-CommHandle DeviceCommunicator::Post(size_t bytes) {
-  const CommHandle handle = Issued(0);
-  if (bytes > 0 && sends_.size() == recvs_.size()) BeginMessages();
-  return handle;
+  return Issued(0);
 }
 
 void DeviceCommunicator::BeginMessages() {

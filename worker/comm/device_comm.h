@@ -8,9 +8,8 @@
 //
 // Messages wait to be begun with others, because a wire begins a send and a receive that wait for
 // each other only together: a ring whose ranks all send first would stand still. They go out
-// together when as many receives as sends have come, at any other operation, wait, Poll() or
-// MoveOn(). So who sends and waits for nothing afterwards calls Poll(), and between messages that
-// the other rank awaits together nobody does.
+// together at any other operation, wait, Poll() or MoveOn(). So who waits for nothing afterwards
+// calls Poll(), and between messages that the other rank awaits together nobody does.
 //
 // Memory: 16 MiB, and 4 MiB a rank for rows handed out; nothing is allocated later. One thread, the
 // backend's. Backend and buffers outlive it. The host communicator makes it, splits it and moves
@@ -106,7 +105,6 @@ class DeviceCommunicator final : public Communicator {
       : options_(options), host_(std::move(host)), line_(std::move(line)) {}
   Status Allocate();
   CommHandle Issued(uint64_t place);
-  CommHandle Post(size_t bytes);
   void BeginMessages();
   bool GoesWhole(int64_t count) const;
   bool AddsAtOnce() const { return static_cast<size_t>(size()) <= kTermsMax; }

@@ -70,12 +70,18 @@ Result<std::unique_ptr<DeviceWire>> PeerWire::Make(Communicator& host, DeviceLin
     handles.push_back(part.handle);
     devices.push_back(StrCat("host ", part.host, ", ", part.device));
   }
-  const Status connected = (*mail)->Connect(handles);
-  // Nobody gives its memory back while others may still map it.
-  RETURN_IF_ERROR(
-      FirstProblem(host, options.host, connected.ok() ? "" : connected.error().message));
-  const Status tried = host.size() > 1 ? (*mail)->Try() : Status();
-  RETURN_IF_ERROR(FirstProblem(host, options.host, tried.ok() ? "" : tried.error().message));
+  Status usable = (*mail)->Connect(handles);
+  usable = FirstProblem(host, options.host, usable.ok() ? "" : usable.error().message);
+  if (usable.ok() && host.size() > 1) {
+    usable = (*mail)->Try();
+    usable = FirstProblem(host, options.host, usable.ok() ? "" : usable.error().message);
+  }
+  if (!usable.ok()) {
+    // Nobody gives memory back that others still map.
+    (*mail)->Disconnect();
+    static_cast<void>(FirstProblem(host, options.host, ""));
+    return usable.error();
+  }
   return std::unique_ptr<DeviceWire>(
       new PeerWire(host.rank(), options, *std::move(mail), std::move(devices)));
 }
