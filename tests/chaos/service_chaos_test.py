@@ -31,7 +31,7 @@ def rank_pids(running):
 
 
 def mpirun_pid(running):
-    pids = [pid for pid, command in running.ranks_and_launchers().items() if command.split(" ")[0].endswith("mpirun")]
+    pids = [pid for pid, command in running.ranks_and_launchers().items() if command.split(" ")[0].endswith(("mpirun", "prterun"))]  # Open MPI 5
     assert len(pids) == 1, pids
     return pids[0]
 
