@@ -33,7 +33,8 @@ struct WorkerSettings {
   std::string device_exchange = "auto";  // auto | peer | nccl | staged
   int64_t threads = 0;           // per rank; 0 = the host's cores shared out among its ranks
   std::string isa = "auto";      // auto | avx2 | avxvnni | avx512
-  int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of the free memory, shared out
+  int64_t kv_memory_bytes = 0;   // per rank; 0 = a quarter of a host's free memory, or
+                                 // nine tenths of a device's, shared out
   std::string kv_type = "auto";  // auto | f32 | f16 | q8_0
   int64_t page_tokens = 16;
   std::string shared_memory = "auto";  // auto | off

@@ -167,7 +167,8 @@ void AddWorker(std::vector<ConfigRow>& rows) {
       "isa", &S::isa, {"auto", "avx2", "avxvnni", "avx512"},
       "Instruction set of the CPU backend, the same bits with each; auto: the best a host has.");
   add.Int("kv_memory_bytes", &S::kv_memory_bytes, "bytes", 0, 64 * kTiB,
-          "Memory of each rank for keys and values; 0: a quarter of what is free, shared out.");
+          "Memory of each rank for keys and values; 0: of what the weights leave free, shared out "
+          "among the ranks that have it together, a quarter on a host, nine tenths on a device.");
   add.Choice("kv_type", &S::kv_type, {"auto", "f32", "f16", "q8_0"},
              "Format of cached keys and values: q8_0 takes 53 % of f16's memory, at some loss of "
              "accuracy. auto: f16, but f32 on the reference backend.");

@@ -71,6 +71,11 @@ int64_t SharingBuffers::bytes() const {
          copied_partials.bytes() + partials.bytes() + collected.bytes();
 }
 
+int64_t StepBufferBytes(const ModelConfig& model, const RankPart& part, const StepBounds& bounds) {
+  const int64_t bytes = DecoderBuffersOf(model, part, RankRowsMax(bounds), bounds.tiles).bytes();
+  return bounds.sp > 1 ? bytes + SharingBuffersOf(model, part, bounds).bytes() : bytes;
+}
+
 int RingPages(int sp, int page_tokens, int tokens, int64_t context_max) {
   const int64_t split = std::lcm(kRingSplit, page_tokens) / page_tokens;
   const auto whole = [&](int64_t pages) { return (pages + split - 1) / split * split; };

@@ -78,6 +78,9 @@ struct SharingBuffers {
 SharingBuffers SharingBuffersOf(const ModelConfig& model, const RankPart& part,
                                 const StepBounds& bounds);
 
+// Both: all float buffers of a rank.
+int64_t StepBufferBytes(const ModelConfig& model, const RankPart& part, const StepBounds& bounds);
+
 // Messages round the ring hold whole splits of so many places (kAttentionSplit of the kernels), so
 // that a row's partial can be continued.
 inline constexpr int kRingSplit = 256;

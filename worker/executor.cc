@@ -84,13 +84,10 @@ class Executor::Impl {
     KvSettings kv;
     kv.page_tokens = options.page_tokens;
     kv.type = options.kv_type;
-    kv.memory_bytes = options.kv_memory_bytes;
-    if (kv.memory_bytes == 0) {
-      // Other programs need a host's memory too. A device is ours: what is left over is for partial
-      // results and what a step uploads.
-      const uint64_t free = backend_.FreeMemoryBytes() / std::max(options.ranks_on_memory, 1);
-      kv.memory_bytes = backend_.host_memory() ? free / 4 : free / 10 * 9;
-    }
+    const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens,
+                            options.layout.sp, TilesFor(backend_)};
+    kv.memory_bytes = options.kv_memory_bytes > 0 ? options.kv_memory_bytes
+                                                  : KvMemory(options.ranks_on_memory, bounds);
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
     kv.sp = options.layout.sp;
@@ -103,8 +100,6 @@ class Executor::Impl {
     ASSIGN_OR_RETURN(const KvShape shape,
                      AgreeOnPages(SizeKvCache(model_, part_, kv), world, unequal_pages_));
     ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
-    const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens, kv.sp,
-                            TilesFor(backend_)};
     if (kv.sp > 1) {
       sharing.rank = part_.at.sp;
       sharing.pages_per_rank = shape.pages;
@@ -168,6 +163,15 @@ class Executor::Impl {
     std::optional<OutputStage::Draws> draws;  // all of it has been enqueued, up to `mark`
     uint64_t mark = 0;
   };
+
+  // For keys and values where no limit is given, of what the weights left free.
+  uint64_t KvMemory(int ranks_on_memory, const StepBounds& bounds) const {
+    const uint64_t free = backend_.FreeMemoryBytes() / std::max(ranks_on_memory, 1);
+    if (backend_.host_memory()) return free / 4;  // other programs need a host's memory too
+    // A device is ours: what is left over is for partial results and what a step uploads.
+    const auto buffers = static_cast<uint64_t>(StepBufferBytes(model_, part_, bounds));
+    return (free - std::min(buffers, free)) / 10 * 9;
+  }
 
   // In the plans' order: one that has to wait holds up those behind it. Which those are, and what
   // is enqueued, depends on the plans alone, not on what this rank has ended by now: all ranks

@@ -32,8 +32,9 @@ struct ExecutorOptions {
   int context_max = 0;        // positions of one sequence; 0 = the model's own
   int page_tokens = 16;
   KvType kv_type = KvType::kF16;
-  // Of this rank; 0 = a quarter of what is free on its host, or nine tenths of what is free on its
-  // device, divided by the ranks that have this memory together and have loaded their weights.
+  // Of this rank; 0 = a quarter of what is free on its host, or nine tenths of what its steps'
+  // buffers leave free on its device; free memory is divided by the ranks that have it together and
+  // have loaded their weights.
   uint64_t kv_memory_bytes = 0;
   int ranks_on_memory = 1;
   StepCommOptions comm;  // how the ranks' tensors travel

@@ -30,9 +30,7 @@ uint64_t BufferBytes(const ModelConfig& model, const ParallelLayout& layout, con
                      const Workload& w) {
   const StepBounds bounds{w.step_tokens_max, std::max(w.sequences_max, w.streams), w.page_tokens,
                           layout.sp};
-  int64_t bytes = DecoderBuffersOf(model, part, RankRowsMax(bounds), bounds.tiles).bytes();
-  if (layout.sp > 1) bytes += SharingBuffersOf(model, part, bounds).bytes();
-  return static_cast<uint64_t>(bytes);
+  return static_cast<uint64_t>(StepBufferBytes(model, part, bounds));
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <thread>
 
+#include "common/rank_part.h"
+#include "common/step_buffers.h"
 #include "common/strings.h"
 #include "kernels/reference/reference_backend.h"
 #include "tests/support/model_builder.h"
@@ -196,6 +198,40 @@ TEST_F(LocalGroupTest, PagesAreThoseOfTheRankWithTheLeast) {
   options_.executor.kv_memory_bytes = 1 << 14;
   // tp = 2 of 2 KV heads: a page is 2 x 2 layers x 4 tokens x 1 head x 16 x 2 bytes = 512.
   EXPECT_EQ(Start().value()->pages(), 32);
+}
+
+// Says how much memory is free, and whether it is a host's.
+class RoomyBackend : public reference::ReferenceBackend {
+ public:
+  RoomyBackend(uint64_t free, bool host) : ReferenceBackend(1), free_(free), host_(host) {}
+  uint64_t FreeMemoryBytes() const override { return free_; }
+  bool host_memory() const override { return host_; }
+
+ private:
+  const uint64_t free_;
+  const bool host_;
+};
+
+// Of 4 MiB free, which two ranks have together, a device's rank leaves the buffers of its steps.
+TEST_F(LocalGroupTest, KeysAndValuesTakeAPartOfWhatIsFree) {
+  constexpr uint64_t kFree = 4 << 20;
+  options_.layout.pp = 1;
+  options_.executor.sequences_max = 1000;  // who could fill more
+  options_.executor.step_tokens_max = 200;
+  const auto pages = [&](bool host) {
+    options_.make_backend = [=](int, const BackendOptions&) {
+      return Result<std::unique_ptr<Backend>>(std::make_unique<RoomyBackend>(kFree, host));
+    };
+    return static_cast<uint64_t>(Start().value()->pages());
+  };
+  constexpr uint64_t kPageBytes = 512;  // as above
+  EXPECT_EQ(pages(true), kFree / 2 / 4 / kPageBytes);
+  const StepBounds bounds{200, 1000, kPageTokens, 1, kDeviceTiles};
+  const ModelConfig& model = checkpoint_->config();
+  const auto buffers =
+      static_cast<uint64_t>(StepBufferBytes(model, PartOf(model, options_.layout, 0), bounds));
+  EXPECT_GT(buffers, kFree / 16);
+  EXPECT_EQ(pages(false), (kFree / 2 - buffers) / 10 * 9 / kPageBytes);
 }
 
 }  // namespace
