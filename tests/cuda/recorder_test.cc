@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/recorder.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -18,6 +19,9 @@
 
 namespace echelon {
 namespace {
+
+using ::testing::FloatNear;
+using ::testing::Pointwise;
 
 TEST(CudaRecorder, BucketsOfRows) {
   const std::pair<int64_t, int64_t> cases[] = {{1, 1},   {2, 2},   {3, 4},    {5, 8},
@@ -104,7 +108,10 @@ TEST(CudaCapture, LeavesNoGraphWhereAnOpFailed) {
   EXPECT_EQ(watched->graphs, 0);
 }
 
-// Whole steps: while tokens are decoded a graph serves until a size doubles. All four schedules.
+constexpr double kTolerance = 2e-3;  // of a logit: a key may round to the neighbouring float16
+
+// Whole steps: while tokens are decoded a graph serves until a size doubles, and what it gives is
+// what the reference does. All four schedules.
 TEST(CudaSteps, DecodeRepeatsItsGraphs) {
   ScratchFolder folder;
   const auto checkpoint = TinyDummy({}, folder.path());
@@ -115,11 +122,14 @@ TEST(CudaSteps, DecodeRepeatsItsGraphs) {
     config.desync_pattern.assign(2 * config.layers.size(), '0');
     for (LayerConfig& layer : config.layers) layer.ladder = schedule == ScheduleKind::kLadder;
     LocalGroupOptions options;
-    options.backend.name = "cuda";
     options.executor.page_tokens = 16;
     options.executor.context_max = 96;
     options.executor.kv_memory_bytes = 16 << 20;
-    const auto group = LocalGroup::Start(*checkpoint, config, options).value();
+    const auto start = [&](const char* backend) {
+      options.backend.name = backend;
+      return LocalGroup::Start(*checkpoint, config, options).value();
+    };
+    const auto group = start("cuda");
     std::vector<testing::Wish> wishes(3);
     for (size_t w = 0; w < wishes.size(); ++w) {
       wishes[w].prompt.assign(70, static_cast<int32_t>(w + 3));  // more than is recorded
@@ -129,11 +139,17 @@ TEST(CudaSteps, DecodeRepeatsItsGraphs) {
     const size_t before = emulation::GraphsCaptured();
     testing::Pace pace;
     pace.chunk = 70;
-    testing::Generate(*group, wishes, 16, pace);
+    const auto got = testing::Generate(*group, wishes, 16, pace);
     // Three streams, padded to four, for 19 steps: one graph of the layers, one of the head (and
     // one of the head behind the prefill's last rows).
     EXPECT_LE(emulation::GraphsCaptured() - before, 4u) << ScheduleName(schedule);
     EXPECT_GE(emulation::GraphsCaptured() - before, 2u) << ScheduleName(schedule);
+    const auto want = testing::Generate(*start("reference"), wishes, 16, pace);
+    for (size_t w = 0; w < want.size(); ++w) {
+      ASSERT_EQ(got[w].tokens, want[w].tokens) << ScheduleName(schedule) << ", " << w;
+      EXPECT_THAT(got[w].logits, Pointwise(FloatNear(kTolerance), want[w].logits))
+          << ScheduleName(schedule) << ", " << w;
+    }
   }
 }
 
