@@ -154,6 +154,13 @@ void Lower(double& value, double other) {
 
 }  // namespace
 
+Calibrator::Calibrator(const Checkpoint& checkpoint, const BackendOptions& backend)
+    : checkpoint_(checkpoint), backend_(backend) {
+  if (backend_.name != "auto") return;
+  backend_.name = "cpu";
+  if (!MakeBackend(backend_).ok()) backend_.name = "reference";
+}
+
 void Calibrator::Times::KeepLeast(const Times& other) {
   for (const auto& [rows, seconds] : other.whole) Lower(whole[rows], seconds);
   for (const auto& [rows, seconds] : other.part) Lower(part[rows], seconds);
@@ -282,6 +289,15 @@ Status Calibrator::Measure() {
         "head cannot have: measure a model with two or more");
   }
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  backend_.threads = cores;
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(backend_));
+  if (!backend->host_memory()) {
+    return Unsupported(StrCat("backend \"", backend->name(),
+                              "\": calibration measures a host's cores and memory, no devices: "
+                              "measure with --backend cpu, or write a device's rates into the "
+                              "hosts file (docs/parallelism.md)"));
+  }
+  described_ = backend->Describe();
   ASSIGN_OR_RETURN(const Times all, MeasureRank(cores));
   all_.KeepLeast(all);
   if (cores > 1) {
@@ -296,13 +312,13 @@ Status Calibrator::Measure() {
     one_.KeepLeast(all);
   }
   link_.KeepLeast(MeasureLink());
-  ASSIGN_OR_RETURN(const auto backend, MakeBackend(backend_));
   free_bytes_ = backend->FreeMemoryBytes();
   return {};
 }
 
 Calibration Calibrator::Rates() const {
   Calibration out;
+  out.backend = described_;
   out.host.name = HostName();
   out.host.cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   out.host.memory_bytes = free_bytes_;

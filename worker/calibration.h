@@ -5,6 +5,7 @@
 // apart from what does not. All cores must be free. One thread drives it.
 
 #include <map>
+#include <string>
 
 #include "common/model/checkpoint.h"
 #include "common/planner/machine.h"
@@ -14,19 +15,22 @@
 namespace echelon {
 
 struct Calibration {
-  HostSpec host;  // slots: 1
-  Link inside;    // between threads of this process
+  std::string backend;  // Backend::Describe of the rank of all cores
+  HostSpec host;        // slots: 1
+  Link inside;          // between threads of this process
 };
 
 class Calibrator {
  public:
   // `backend.threads` is ignored: ranks of one thread (two at once, where there are two cores) and
-  // a rank of all cores are measured. The checkpoint outlives the calibrator.
-  Calibrator(const Checkpoint& checkpoint, const BackendOptions& backend)
-      : checkpoint_(checkpoint), backend_(backend) {}
+  // a rank of all cores are measured. "auto" is the first of cpu and reference that works here. The
+  // checkpoint outlives the calibrator.
+  Calibrator(const Checkpoint& checkpoint, const BackendOptions& backend);
 
   // One round; of several, the least time of each step counts: what disturbs a machine only adds.
-  // kInvalidArgument for a model with too short a context, or with a single attention head.
+  // kInvalidArgument for a model with too short a context, or with a single attention head;
+  // kUnsupported for a device: its rates are no core's, and its messages do not go through the
+  // host's memory.
   Status Measure();
   // At least one round was measured.
   Calibration Rates() const;
@@ -49,7 +53,8 @@ class Calibrator {
   LinkTimes MeasureLink() const;
 
   const Checkpoint& checkpoint_;
-  const BackendOptions backend_;
+  BackendOptions backend_;
+  std::string described_;
   Times one_, all_;
   LinkTimes link_;
   uint64_t free_bytes_ = 0;

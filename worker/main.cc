@@ -17,12 +17,12 @@
 
 namespace {
 
-int PrintCalibration(const std::string& model) {
+int PrintCalibration(const std::string& model, const std::string& backend) {
   using namespace echelon;
   const auto checkpoint = OpenCheckpoint(model);
   Status status = checkpoint.ok() ? Status() : Status(checkpoint.error());
   std::optional<Calibrator> calibrator;
-  if (status.ok()) calibrator.emplace(**checkpoint, BackendOptions{});
+  if (status.ok()) calibrator.emplace(**checkpoint, BackendOptions{.name = backend});
   constexpr int kRounds = 2;
   for (int round = 0; status.ok() && round < kRounds; ++round) status = calibrator->Measure();
   if (!status.ok()) {
@@ -32,6 +32,8 @@ int PrintCalibration(const std::string& model) {
   const Calibration measured = calibrator->Rates();
   Cluster cluster{{measured.host}, measured.inside, measured.inside};
   cluster.hosts[0].slots = measured.host.cores;
+  std::printf("# Measured: %s. GPUs are not: their rates are written by hand.\n",
+              measured.backend.c_str());
   std::fputs(PrintHosts(cluster).c_str(), stdout);
   return kExitClean;
 }
@@ -48,14 +50,18 @@ int main(int argc, char** argv) {
   prctl(PR_SET_TIMERSLACK, 1'000);
 
   echelon::WorkerFlags flags;
-  std::string calibrate;
+  std::string calibrate, backend = "auto";
   CLI::App app("One rank of an Echelon worker group; mpirun or srun starts it");
   app.set_version_flag("--version", echelon::BuildId());
   app.add_option("--coordinator", flags.coordinator, "the coordinator's socket for workers")
       ->type_name("ENDPOINT");
-  app.add_option("--calibrate", calibrate,
-                 "measure this machine with a model and print a hosts file for echelon plan")
-      ->type_name("MODEL");
+  auto* const calibrates =
+      app.add_option("--calibrate", calibrate,
+                     "measure this machine with a model and print a hosts file for echelon plan")
+          ->type_name("MODEL");
+  app.add_option("--backend", backend, "what is measured; auto: the CPU")
+      ->check(CLI::IsMember({"auto", "cpu", "reference"}))
+      ->needs(calibrates);
   app.add_option("--epoch", flags.epoch, "of the group; 0 = ask the coordinator");
   app.add_option("--join-timeout-ms", flags.join_timeout_ms,
                  "how long to wait for the coordinator and the other ranks")
@@ -65,7 +71,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? echelon::kExitClean : echelon::kExitUsage;
   }
-  if (!calibrate.empty()) return PrintCalibration(calibrate);
+  if (!calibrate.empty()) return PrintCalibration(calibrate, backend);
   if (flags.coordinator.empty()) {
     std::fprintf(stderr, "echelon-worker: --coordinator or --calibrate is required\n");
     return echelon::kExitUsage;

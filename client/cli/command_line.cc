@@ -67,6 +67,18 @@ void AddSettings(CLI::App* app, ConfigOverrides* settings) {
       ->allow_extra_args(false);
 }
 
+// --backend of what starts a service.
+CLI::Option* AddBackend(CLI::App* app, std::string* backend) {
+  return app
+      ->add_option("--backend", *backend,
+                   "what computes, or what does in each pipeline stage (cpu,cuda)")
+      ->check([known = CLI::IsMember({"auto", "cpu", "reference", "cuda"})](std::string text) {
+        std::string problem;
+        for (std::string stage : Split(text, ',')) problem += known(stage);
+        return problem;
+      });
+}
+
 // The options of every command that needs a service.
 void AddServiceOptions(CLI::App* app, ServiceOptions* options, bool model_is_option) {
   app->add_option("--connect", options->connect,
@@ -92,14 +104,7 @@ void AddServiceOptions(CLI::App* app, ServiceOptions* options, bool model_is_opt
                   "per rank; 0: the host's cores shared out among its ranks")
       ->check(kCounts)
       ->capture_default_str();
-  app->add_option("--backend", options->backend,
-                  "what computes, or what does in each pipeline stage (cpu,cuda)")
-      ->check([known = CLI::IsMember({"auto", "cpu", "reference", "cuda"})](std::string text) {
-        std::string problem;
-        for (std::string stage : Split(text, ',')) problem += known(stage);
-        return problem;
-      })
-      ->capture_default_str();
+  AddBackend(app, &options->backend)->capture_default_str();
   app->add_option(
          "--schedule", options->schedule,
          "block schedule, against the checkpoint's own: CHANGES THE MODEL, for experiments")
@@ -333,8 +338,15 @@ Entry AddServe(CLI::App& root) {
   auto options = std::make_shared<ServeOptions>();
   CLI::App* app = root.add_subcommand("serve", "a service in the foreground");
   app->add_option("CONFIG", options->config, "service.yaml (see deploy/echelon.yaml)")->required();
+  auto backend = std::make_shared<std::string>();
+  AddBackend(app, backend.get());
   AddSettings(app, &options->settings);
-  return {app, [options] { return Finish(*options, ""); }};
+  return {app, [options, backend] {
+            // Over the file's, under --set's.
+            const std::pair<std::string, std::string> asked = {"worker.backend", *backend};
+            if (!backend->empty()) options->settings.insert(options->settings.begin(), asked);
+            return Finish(*options, "");
+          }};
 }
 
 Entry AddCheckConfig(CLI::App& root) {
@@ -390,10 +402,16 @@ Entry AddPlan(CLI::App& root) {
       ->capture_default_str();
   app->add_flag("--calibrate", options->calibrate,
                 "measure this machine with the model, some seconds, and print a hosts file");
+  const CLI::Option* backend =
+      app->add_option("--backend", options->backend,
+                      "what --calibrate measures; auto: the CPU (no GPU's rates are measured)")
+          ->check(CLI::IsMember({"auto", "cpu", "reference"}));
   app->add_flag("--json", options->json, "one JSON object on stdout's last line");
-  return {app, [options] {
+  return {app, [options, backend] {
             const bool missing = options->hosts.empty() && !options->calibrate;
-            return Finish(*options, missing ? "give --hosts FILE, or --calibrate to make one" : "");
+            std::string problem = missing ? "give --hosts FILE, or --calibrate to make one" : "";
+            if (*backend && !options->calibrate) problem = "--backend goes with --calibrate";
+            return Finish(*options, std::move(problem));
           }};
 }
 

@@ -127,6 +127,7 @@ struct PlanOptions {
   std::string kv_type = "f16";  // worker.kv_type
   int64_t rows = 5;             // of runners-up, and of what does not fit
   bool calibrate = false;
+  std::string backend = "auto";  // that is calibrated
   bool json = false;
 };
 

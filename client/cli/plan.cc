@@ -25,7 +25,8 @@ Status Calibrate(const PlanOptions& options) {
   const pid_t child = fork();
   if (child < 0) return InternalError("fork failed");
   if (child == 0) {
-    execl(program.c_str(), program.c_str(), "--calibrate", options.model.c_str(), nullptr);
+    execl(program.c_str(), program.c_str(), "--calibrate", options.model.c_str(), "--backend",
+          options.backend.c_str(), nullptr);
     _exit(127);
   }
   int status = 0;

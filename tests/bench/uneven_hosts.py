@@ -57,7 +57,7 @@ def calibrate(held=None):
                           preexec_fn=(lambda: held.hold(os.getpid())) if held else None)
     assert done.returncode == 0, done.stderr
     host, links = done.stdout.split("links:\n")
-    keys = re.sub(r"(slots|cores): \d+", r"\1: 1", host.split("\n", 1)[1])
+    keys = re.sub(r"(slots|cores): \d+", r"\1: 1", host.split("\n", 2)[2])  # behind the comment and the name
     return keys, "links:\n" + links
 
 

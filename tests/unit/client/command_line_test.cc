@@ -149,6 +149,27 @@ TEST(CommandLine, RunTakesModelAndPrompt) {
   EXPECT_THAT(ErrorOf({"run", "m.gguf"}), HasSubstr("usage"));
 }
 
+// Over the file's, under --set's, wherever it stands.
+TEST(CommandLine, ServeTakesABackend) {
+  const auto options = ParseAs<ServeOptions>(
+      {"serve", "service.yaml", "--set", "layout.pp=2", "--backend", "cpu,cuda"});
+  EXPECT_EQ(options.settings,
+            (ConfigOverrides{{"worker.backend", "cpu,cuda"}, {"layout.pp", "2"}}));
+  EXPECT_TRUE(ParseAs<ServeOptions>({"serve", "service.yaml"}).settings.empty());
+  EXPECT_THAT(ErrorOf({"serve", "service.yaml", "--backend", "cpu,tpu"}), HasSubstr("tpu not in"));
+}
+
+TEST(CommandLine, PlanCalibratesABackend) {
+  const auto options = ParseAs<PlanOptions>({"plan", "--model", "m", "--calibrate"});
+  EXPECT_EQ(options.backend, "auto");
+  EXPECT_EQ(ParseAs<PlanOptions>({"plan", "--model", "m", "--calibrate", "--backend", "reference"})
+                .backend,
+            "reference");
+  const std::vector<std::string> hosts = {"plan",   "--model",   "m",  "--hosts",
+                                          "h.yaml", "--backend", "cpu"};
+  EXPECT_THAT(ErrorOf(hosts), HasSubstr("--backend goes with --calibrate"));
+}
+
 TEST(CommandLine, HelpIsNoError) {
   for (const std::vector<std::string>& arguments :
        {std::vector<std::string>{"--help"}, {"generate", "--help"}, {"--version"}}) {
