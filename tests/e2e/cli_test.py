@@ -3,10 +3,12 @@
 usage: cli_test.py [CASE...]        needs the SmolLM2 checkpoint
 """
 import collections
+import ctypes
 import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -269,6 +271,33 @@ def test_exit_statuses(_):
     assert "UTF-8" in echelon("generate", "--model", MODEL, "--prompt", b"a\xff", status=2).stderr
     done = echelon("generate", "--model", MODEL, "--prompt-ids", "49152", status=1)
     assert "prompt" in done.stderr.strip().split("\n")[-1] and "49151" in done.stderr.strip().split("\n")[-1]
+
+
+NO_GPU = re.compile(
+    r'echelon: error: the worker group failed: rank [01] on host \S+: backend "cuda"(: this host has no NVIDIA driver \(libcuda\.so\.1\): install one '
+    r'for CUDA [\d.]+ or later| is not in this build: configure with -DECHELON_CUDA=ON where the CUDA toolkit is), or use backend "cpu"')
+
+
+def test_no_driver_is_one_clear_error(_):
+    """Which rank on which host, what is missing there and what to do, also where another stage could compute; nothing is left."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        return  # a machine with a driver: tests/gpu
+    except OSError:
+        pass
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder, "service.yaml")
+        config.write_text(f"model:\n  path: {MODEL}\nfrontend:\n  endpoint: tcp://127.0.0.1:0\nmetrics:\n  address: 127.0.0.1:0\n")
+        trace = ["--out", pathlib.Path(folder, "trace.json")]
+        for words in (["generate", "--model", MODEL, "--tp", 2, "--prompt", "x", "--backend", "cuda"],
+                      ["generate", "--model", MODEL, "--pp", 2, "--prompt", "x", "--backend", "cpu,cuda"],
+                      ["run", MODEL, "x", "--backend", "cuda"], ["trace", "--model", MODEL, "--backend", "cuda", *trace],
+                      ["serve", config, "--backend", "cuda"]):
+            done = echelon(*words, status=1)
+            lines = done.stderr.strip().split("\n")
+            own = [line for line in lines if line.startswith("echelon: ")]  # serve shows the others' lines, too
+            assert NO_GPU.fullmatch(lines[-1]) and own == lines[-1:] and done.stdout == "", (words, done)
+        assert os.listdir(folder) == ["service.yaml"], os.listdir(folder)
 
 
 def test_another_schedule_is_a_loud_warning(_):

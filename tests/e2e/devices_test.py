@@ -1,13 +1,16 @@
 """The whole service on GPU workers whose CUDA devices are emulated (tests/chaos/emulated_worker.cc): coordinator, clients, mpirun and real
 processes. In several layouts, exchanging through the hosts' memory and over an NCCL that is played between the processes, answers are those of
-the reference backend in the same layout; and a rank that is killed amid them changes none.
+the reference backend in the same layout; and a rank that is killed amid them changes none. `echelon trace` shows what each rank's device did.
 
 usage: devices_test.py [WORD ...]     layouts whose names have one of the words
 """
+import collections
 import json
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -66,6 +69,35 @@ def check(name, layout, folder):
     print(f"ok   {name}: {', '.join(exchanges)} ({time.monotonic() - began:.1f} s)", flush=True)
 
 
+def trace(name, layout, folder):
+    """Every rank's device has tracks of its own: ops of every layer, each step's, and what the link carried of every layer."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as programs:  # the CLI starts what lies beside it
+        for program in ("echelon", "echelon-coordinator"):
+            shutil.copy(pathlib.Path(service.BIN, program), programs)
+        shutil.copy(EMULATED_WORKER, pathlib.Path(programs, "echelon-worker"))
+        out = pathlib.Path(programs, "trace.json")
+        settings = {**COMMON, **layout, "worker.device_exchange": "nccl"}
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        done = subprocess.run([pathlib.Path(programs, "echelon"), "trace", "--model", folder, "--backend", "cuda", *words, "--prompt", "12",
+                               "--gen", "3", "--out", out], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        events = json.loads(out.read_text())
+    layers = range(MODEL["num_hidden_layers"])
+    for rank in range(layout.get("layout.tp", 1)):
+        mine = [event for event in events if event["pid"] == rank]
+        tracks = {event["args"]["name"]: event["tid"] for event in mine if event["name"] == "thread_name"}
+        steps = sum(event["name"] == "step" for event in mine)
+        ops, carried = ([event for event in mine if event["tid"] == tracks[track] and event["ph"] == "X"]
+                        for track in ("device compute (op by op, no graphs)", "device communication"))
+        attention = collections.Counter(event["args"]["layer"] for event in ops if event["name"] == "attention")
+        assert steps > 2 and attention == {layer: steps for layer in layers}, (rank, steps, attention)
+        assert {event["args"]["layer"] for event in carried if event["name"] == "transfer"} == {-1, *layers}, (rank, carried)
+        assert all(event["dur"] >= 0 for event in ops + carried)
+        assert not [event for event in mine if event["tid"] == tracks["compute"] and event["ph"] == "X"], "what a device computes is not the host's"
+    print(f"ok   trace of {name} ({time.monotonic() - began:.1f} s)", flush=True)
+
+
 def main():
     if not EMULATED_WORKER.exists():
         service.skip(f"{EMULATED_WORKER} is not built")
@@ -74,6 +106,8 @@ def main():
         for name, layout in LAYOUTS.items():
             if len(sys.argv) < 2 or any(word in name for word in sys.argv[1:]):
                 check(name, layout, folder)
+        if len(sys.argv) < 2 or "trace" in sys.argv[1:]:
+            trace("tp2", LAYOUTS["tp2"], folder)
 
 
 if __name__ == "__main__":
