@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/cuda/layout_check.h"
+#include "tests/cuda/matrix_check.h"
 
 namespace echelon {
 namespace {
@@ -33,6 +34,22 @@ TEST_P(PeerLayouts, AnswerAsTheReferenceDoes) {
 
 INSTANTIATE_TEST_SUITE_P(cuda, PeerLayouts, ::testing::ValuesIn(testing::DeviceLayouts()),
                          testing::NameOfLayout);
+
+// Up to four ranks.
+class PeerLayoutsMatrix : public ::testing::TestWithParam<testing::MatrixRow> {
+ protected:
+  void SetUp() override {
+    const auto backend = MakeBackend({.name = "cuda"});
+    if (!backend.ok()) GTEST_SKIP() << backend.error().message;
+  }
+};
+
+TEST_P(PeerLayoutsMatrix, LayoutsThatDiffer) {
+  testing::CheckMatrixRow(GetParam(), {.kind = "peer", .wait_ms = kWaitMs});
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, PeerLayoutsMatrix, ::testing::ValuesIn(testing::MatrixRows()),
+                         testing::NameOfRow);
 
 }  // namespace
 }  // namespace echelon
