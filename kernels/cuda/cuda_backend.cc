@@ -259,7 +259,7 @@ void CudaBackend::GatedMatMul(Tensor x, const Weight& gate_up, const Weight& nex
   const auto& weight = static_cast<const CudaWeight&>(gate_up);
   const PartView& part = weight.parts()[0];
   if (x.rows == 0 || x.rows > kGatedMatMulRowsMax || weight.parts().size() > 1 || part.lead != 0 ||
-      out.cols % kGroup != 0) {
+      out.cols % kGroup != 0 || !HasGatedMatMul(part.packing)) {
     return Backend::GatedMatMul(x, gate_up, next, kind, scratch, out);
   }
   ExpectShape(x, x.rows, gate_up.cols());

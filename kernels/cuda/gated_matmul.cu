@@ -2,8 +2,8 @@
 // up of the same 32 outputs, a warp for each segment as in matmul.cu, and stores the outputs as the
 // next product wants them. The bits are those of the product followed by the activation.
 
-#include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/split_rows.cuh"
+#include "kernels/cuda/weight_ring.cuh"
 
 namespace echelon::cuda {
 
@@ -12,19 +12,21 @@ namespace {
 constexpr int kTiles = 2 * kGroup / kTileRows;  // of weight rows: of gate, then as many of up
 constexpr int kTilesOfGate = kTiles / 2;
 
-template <Packing kPacking, int kN>
+template <Packing kPacking, Scales kScales, int kN>
 __global__ void __launch_bounds__(kSegmentThreads) GatedMatMulKernel(GatedMatMulParams p) {
-  auto* shared = reinterpret_cast<float*>(DynamicShared());  // (8, kTiles, kN, 4, 32)
+  auto* shared = reinterpret_cast<float*>(DynamicShared());  // rings, then (8, kTiles, kN, 4, 32)
+  const PartView part = Known<kPacking, kScales>(p.gate_up);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int64_t group = blockIdx.x, token_tile = int64_t{blockIdx.y} * kN;
   int64_t rows[kTiles];
 #pragma unroll
   for (int m = 0; m < kTiles; ++m) {
     rows[m] =
-        group * kGroup + m % kTilesOfGate * kTileRows + (m < kTilesOfGate ? 0 : p.gate_up.rows / 2);
+        group * kGroup + m % kTilesOfGate * kTileRows + (m < kTilesOfGate ? 0 : part.rows / 2);
   }
   Sums<kTiles, kN> sums = {};
-  AddSegment<kPacking, kTiles, kN>(p.gate_up, p.x, rows, token_tile, warp, lane, sums);
+  AddSegment<kPacking, kScales>(part, p.x, rows, token_tile, warp, lane, DynamicShared(), sums);
+  __syncthreads();  // no ring is read any more
   StoreSegment(warp, lane, sums, shared);
   __syncthreads();
   // A warp for a token, a lane for an output: row lane % 16 of its tiles.
@@ -44,27 +46,25 @@ __global__ void __launch_bounds__(kSegmentThreads) GatedMatMulKernel(GatedMatMul
   }
 }
 
-template <Packing kPacking, int kN>
+template <Packing kPacking, Scales kScales, int kN>
 void LaunchRows(Stream stream, const GatedMatMulParams& p) {
   const Grid grid = {Blocks(p.gate_up.rows / 2, kGroup), Blocks(p.x.Tiles(), kN)};
-  const size_t shared = size_t{kSegments} * kTiles * kN * 4 * 32 * sizeof(float);  // 16 KiB * kN
-  Launch(stream, grid, kSegmentThreads, shared, GatedMatMulKernel<kPacking, kN>, p);
-}
-
-template <Packing kPacking>
-void LaunchPacking(Stream stream, const GatedMatMulParams& p) {
-  if (p.x.rows <= kTokenTile) {
-    LaunchRows<kPacking, 1>(stream, p);
-  } else {
-    LaunchRows<kPacking, 2>(stream, p);
-  }
+  Launch(stream, grid, kSegmentThreads, Ring<kPacking, kScales, kTiles, kN>::kSharedBytes,
+         GatedMatMulKernel<kPacking, kScales, kN>, p);
 }
 
 }  // namespace
 
 void LaunchGatedMatMul(Stream stream, const GatedMatMulParams& params) {
-  WithPacking(params.gate_up.packing,
-              [&]<Packing kPacking>() { LaunchPacking<kPacking>(stream, params); });
+  WithFormat(params.gate_up, [&]<Packing kPacking, Scales kScales>() {
+    if constexpr (HasGatedMatMul(kPacking)) {
+      if (params.x.rows <= kTokenTile) {
+        LaunchRows<kPacking, kScales, 1>(stream, params);
+      } else {
+        LaunchRows<kPacking, kScales, 2>(stream, params);
+      }
+    }
+  });
 }
 
 }  // namespace echelon::cuda

@@ -1,7 +1,8 @@
 // Products of packed weights with rows of floats (matmul.cuh): with few rows of x, a warp for each
-// segment, so that even a narrow weight has enough loads in flight. With many: matmul_many.cu.
+// segment, each with a ring of its own (weight_ring.cuh), so that even a narrow weight has enough
+// loads in flight. With many: matmul_many.cu.
 
-#include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/weight_ring.cuh"
 
 namespace echelon::cuda {
 
@@ -10,15 +11,17 @@ namespace {
 constexpr int kThreads = kSegmentThreads;
 
 // A warp for each segment; their sums meet in shared memory.
-template <Packing kPacking, int kM, int kN>
+template <Packing kPacking, Scales kScales, int kM, int kN>
 __global__ void __launch_bounds__(kThreads) FewRowsKernel(MatMulParams p) {
-  auto* shared = reinterpret_cast<float*>(DynamicShared());  // (8, kM, kN, 4, 32)
+  auto* shared = reinterpret_cast<float*>(DynamicShared());  // rings, then (8, kM, kN, 4, 32)
+  const PartView part = Known<kPacking, kScales>(p.part);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int64_t tile = int64_t{blockIdx.x} * kM, token_tile = int64_t{blockIdx.y} * kN;
   int64_t rows[kM];
-  TileRows<kM>(p.part, tile, rows);
+  TileRows<kM>(part, tile, rows);
   Sums<kM, kN> sums = {};
-  AddSegment<kPacking, kM, kN>(p.part, p.x, rows, token_tile, warp, lane, sums);
+  AddSegment<kPacking, kScales>(part, p.x, rows, token_tile, warp, lane, DynamicShared(), sums);
+  __syncthreads();  // no ring is read any more
   StoreSegment(warp, lane, sums, shared);
   __syncthreads();
   constexpr int kValues = kM * kN * 4;
@@ -30,21 +33,21 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(MatMulParams p) {
   }
 }
 
-template <Packing kPacking, int kM, int kN>
+template <Packing kPacking, Scales kScales, int kM, int kN>
 void LaunchFew(Stream stream, const MatMulParams& p) {
-  const size_t shared = size_t{kSegments} * kM * kN * 4 * 32 * sizeof(float);  // at most 32 KiB
-  Launch(stream, {Blocks(p.part.Tiles(), kM), Blocks(p.x.Tiles(), kN)}, kThreads, shared,
-         FewRowsKernel<kPacking, kM, kN>, p);
+  Launch(stream, {Blocks(p.part.Tiles(), kM), Blocks(p.x.Tiles(), kN)}, kThreads,
+         Ring<kPacking, kScales, kM, kN>::kSharedBytes, FewRowsKernel<kPacking, kScales, kM, kN>,
+         p);
 }
 
-template <Packing kPacking>
-void LaunchPacking(Stream stream, const MatMulParams& p) {
+template <Packing kPacking, Scales kScales>
+void LaunchFormat(Stream stream, const MatMulParams& p) {
   if (p.x.rows <= kTokenTile) {
-    LaunchFew<kPacking, 1, 1>(stream, p);
+    LaunchFew<kPacking, kScales, 1, 1>(stream, p);
   } else if (p.x.rows <= 2 * kTokenTile) {
-    LaunchFew<kPacking, 1, 2>(stream, p);
+    LaunchFew<kPacking, kScales, 1, 2>(stream, p);
   } else {
-    LaunchFew<kPacking, 2, 4>(stream, p);
+    LaunchFew<kPacking, kScales, 2, 4>(stream, p);
   }
 }
 
@@ -54,7 +57,9 @@ void LaunchMatMul(Stream stream, int multiprocessors, const PartView& part, cons
                   const float* bias, Rows out) {
   const MatMulParams p = {part, x, bias, out};
   if (LaunchManyRows(stream, multiprocessors, p)) return;
-  WithPacking(part.packing, [&]<Packing kPacking>() { LaunchPacking<kPacking>(stream, p); });
+  WithFormat(part, [&]<Packing kPacking, Scales kScales>() {
+    LaunchFormat<kPacking, kScales>(stream, p);
+  });
 }
 
 }  // namespace echelon::cuda

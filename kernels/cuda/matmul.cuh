@@ -53,37 +53,17 @@ void WithPacking(Packing packing, Body body) {
   }
 }
 
-// Where a warp's tiles of a group lie: of kM tiles of weight rows their codes and scales, of tiles
-// of x their pairs and totals. In the device's memory, through the first-level cache:
-template <int kM>
-struct TilesInMemory {
-  const PartView& part;
-  const SplitRows& x;
-  const int64_t (&rows)[kM];  // the tiles' first
-  int64_t token_tile, group;
+// From shared memory.
+template <typename Value>
+__device__ Value ReadAs(const char* p) {
+  return *reinterpret_cast<const Value*>(p);
+}
 
-  __device__ const char* Codes(int m) const { return part.Tile(rows[m], group); }
-  __device__ GroupScale Scale(int m, int row) const { return ScaleAt(part, rows[m] + row, group); }
-  __device__ bool HasRow(int n, int row) const {
-    return (token_tile + n) * kTokenTile + row < x.rows;
-  }
-  __device__ const char* Pairs(int n) const {
-    return x.pairs + ((token_tile + n) * x.groups + group) * kSplitTileBytes;
-  }
-  __device__ float Total(int n, int row) const {
-    const bool there = token_tile + n < x.Tiles();
-    return there ? x.totals[((token_tile + n) * x.groups + group) * kTokenTile + row] : 0.0f;
-  }
-  __device__ static Bytes16 Read16(const char* p) { return Load16(p); }
-  __device__ static Bytes8 Read8(const char* p) { return Load8(p); }
-  __device__ static uint32_t Read4(const char* p) { return Load4(p); }
-};
-
-// This lane's chunks of a tile: of rows lane / 4 and lane / 4 + 8.
-template <Packing kPacking, typename Tiles>
+// This lane's chunks of a tile, in shared memory: of rows lane / 4 and lane / 4 + 8.
+template <Packing kPacking>
 __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
   if constexpr (WordsOf(kPacking) <= 6) {
-    const Bytes8 words = Tiles::Read8(tile + lane * 8);
+    const auto words = ReadAs<Bytes8>(tile + lane * 8);
     chunks[0].word[0] = words.word[0];
     chunks[1].word[0] = words.word[1];
     if constexpr (kPacking == Packing::k5) {
@@ -92,7 +72,7 @@ __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
       chunks[1].high = high >> 8;
     }
     if constexpr (kPacking == Packing::k6) {
-      const uint32_t high = Tiles::Read4(tile + 256 + lane * 4);
+      const auto high = ReadAs<uint32_t>(tile + 256 + lane * 4);
       chunks[0].high = high & 0xffffu;
       chunks[1].high = high >> 16;
     }
@@ -101,7 +81,7 @@ __device__ void LoadTile(const char* tile, int lane, Chunk* chunks) {
     constexpr int kWords = WordsOf(kPacking) / 4;  // of a row's chunk
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const Bytes16 words = Tiles::Read16(tile + i * 512 + lane * 16);
+      const auto words = ReadAs<Bytes16>(tile + i * 512 + lane * 16);
 #pragma unroll
       for (int w = 0; w < 4; ++w)
         chunks[(4 * i + w) / kWords].word[(4 * i + w) % kWords] = words.word[w];
@@ -153,15 +133,6 @@ __device__ uint32_t WeightPair(const Chunk& chunk, int i, int offset, uint32_t n
 struct XChunk {
   Bytes16 part[2];
 };
-template <typename Tiles>
-__device__ XChunk LoadX(const Tiles& tiles, int n, int lane) {
-  XChunk chunk = {};
-  if (!tiles.HasRow(n, lane / 4)) return chunk;
-  const char* at = tiles.Pairs(n) + lane * 16;
-  chunk.part[0] = Tiles::Read16(at);
-  chunk.part[1] = Tiles::Read16(at + kSplitTileBytes / 2);
-  return chunk;
-}
 
 // A warp's sums: kM tiles of 16 weight rows by kN tiles of 8 rows of x. Of a tile the lane has rows
 // lane / 4 (values 0, 1) and lane / 4 + 8 (2, 3), columns lane % 4 * 2 and + 1.
@@ -197,6 +168,8 @@ __device__ void AddMinima(const Tiles& tiles, const GroupScale (&scale)[2], int 
   }
 }
 
+// Tiles say where a warp's tiles of a group lie: of kM tiles of weight rows their codes and scales,
+// of kN of x their chunks and totals.
 template <Packing kPacking, int kM, int kN, typename Tiles>
 __device__ void AddGroup(const Tiles& tiles, int lane, Sums<kM, kN>& sums) {
   constexpr bool kScaled = IsQuantised(kPacking);
@@ -204,11 +177,11 @@ __device__ void AddGroup(const Tiles& tiles, int lane, Sums<kM, kN>& sums) {
   const uint32_t negative = Bf16Pair(-128.0f - static_cast<float>(part.offset));
   XChunk chunk[kN];
 #pragma unroll
-  for (int n = 0; n < kN; ++n) chunk[n] = LoadX(tiles, n, lane);
+  for (int n = 0; n < kN; ++n) chunk[n] = tiles.X(n, lane);
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
     Chunk chunks[2] = {};
-    LoadTile<kPacking, Tiles>(tiles.Codes(m), lane, chunks);
+    LoadTile<kPacking>(tiles.Codes(m), lane, chunks);
     GroupScale scale[2] = {};
     if constexpr (kScaled) {
       scale[0] = tiles.Scale(m, lane / 4);
@@ -246,20 +219,6 @@ __device__ void AddGroup(const Tiles& tiles, int lane, Sums<kM, kN>& sums) {
 // Groups of a segment; the last ones have fewer, or none.
 ECHELON_HD inline int64_t SegmentGroups(const PartView& part) {
   return (part.groups + kSegments - 1) / kSegments;
-}
-
-template <Packing kPacking, int kM, int kN>
-__device__ void AddSegment(const PartView& part, const SplitRows& x, const int64_t (&rows)[kM],
-                           int64_t token_tile, int segment, int lane, Sums<kM, kN>& sums) {
-  const int64_t each = SegmentGroups(part), begin = segment * each;
-  const int64_t end = begin + each < part.groups ? begin + each : part.groups;
-  // Loads of four tiles in flight, whether of one row of tiles or of four.
-  [[maybe_unused]] constexpr int kUnroll = kM * kN == 1 ? 4 : kM > 2 ? 1 : 2;
-#pragma unroll kUnroll
-  for (int64_t group = begin; group < end; ++group) {
-    const TilesInMemory<kM> tiles = {part, x, rows, token_tile, group};
-    AddGroup<kPacking, kM, kN>(tiles, lane, sums);
-  }
 }
 
 struct MatMulParams {

@@ -35,7 +35,7 @@ struct Shape {
   static_assert(kStages >= 2);
 };
 
-// As TilesInMemory: a warp's, of which the first of the block's are `tile` and `x_tile`.
+// A warp's, of which the first of the block's are `tile` and `x_tile`.
 template <typename Shape, int kM>
 struct TilesInShared {
   const PartView& part;
@@ -48,25 +48,21 @@ struct TilesInShared {
   __device__ const char* Codes(int m) const { return stage + (tile + m) * Shape::kCodeBytes; }
   __device__ GroupScale Scale(int m, int row) const {
     const int64_t at = ((tile + m) * kTileRows + row) * part.ScaleBytes();
-    return ScaleOf(part, rows[m] + row, group, stage + Shape::kScales + at);
+    const char* super = part.super_scales ? part.SuperOf(rows[m] + row, group) : nullptr;
+    return ScaleOf(part, stage + Shape::kScales + at, super);
   }
   __device__ bool HasRow(int n, int row) const {
     return (token_tile + n) * kTokenTile + row < x.rows;
   }
-  __device__ const char* Pairs(int n) const {
-    return stage + Shape::kPairs + (x_tile + n) * kSplitTileBytes;
+  __device__ XChunk X(int n, int lane) const {
+    if (!HasRow(n, lane / 4)) return {};
+    const char* at = stage + Shape::kPairs + (x_tile + n) * kSplitTileBytes + lane * 16;
+    return {{ReadAs<Bytes16>(at), ReadAs<Bytes16>(at + kSplitTileBytes / 2)}};
   }
   __device__ float Total(int n, int row) const {
     const auto* totals = reinterpret_cast<const float*>(stage + Shape::kTotals);
     return HasRow(n, 0) ? totals[(x_tile + n) * kTokenTile + row] : 0.0f;
   }
-  template <typename Value>
-  __device__ static Value Read(const char* p) {
-    return *reinterpret_cast<const Value*>(p);
-  }
-  __device__ static Bytes16 Read16(const char* p) { return Read<Bytes16>(p); }
-  __device__ static Bytes8 Read8(const char* p) { return Read<Bytes8>(p); }
-  __device__ static uint32_t Read4(const char* p) { return Read<uint32_t>(p); }
 };
 
 // `tiles` runs of `pieces` times 16 bytes, one behind the other; from(tile): where one begins.

@@ -96,6 +96,8 @@ struct GatedMatMulParams {
   SplitRows split;  // of out; other memory than x
 };
 inline constexpr int64_t kGatedMatMulRowsMax = 2 * kTokenTile;  // more are quicker apart
+// Not of float32: two groups of a block's tiles would not fit into shared memory.
+constexpr bool HasGatedMatMul(Packing packing) { return packing != Packing::kF32; }
 void LaunchGatedMatMul(Stream stream, const GatedMatMulParams& params);
 
 // Where a batch's rows are, in device memory: BatchRows and the cache they are in.

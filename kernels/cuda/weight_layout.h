@@ -167,23 +167,18 @@ struct GroupScale {
 
 ECHELON_HD inline uint16_t ReadU16(const char* p) { return *reinterpret_cast<const uint16_t*>(p); }
 
-// Of a row's group whose entry in the plane of scales, or a copy of it, lies at `entry`. The
-// products are exact in float: 11 bits times 6 (or 8).
-ECHELON_HD inline GroupScale ScaleOf(const PartView& part, int64_t row, int64_t group,
-                                     const char* entry) {
+// Of a row's group whose entries in the planes of scales and supers, or copies of them, lie at
+// `entry` and `super`. The products are exact in float: 11 bits times 6 (or 8).
+ECHELON_HD inline GroupScale ScaleOf(const PartView& part, const char* entry, const char* super) {
   if (!part.super_scales) {
     const float scale = HalfToFloat(ReadU16(entry));
     return {{scale, scale}, part.has_min ? HalfToFloat(ReadU16(entry + 2)) : 0.0f};
   }
-  const char* super = part.SuperOf(row, group);
   const float scale = HalfToFloat(ReadU16(super));
   const auto first = static_cast<float>(static_cast<int8_t>(entry[0]));
   const auto second = static_cast<float>(static_cast<int8_t>(entry[1]));
   if (part.split_scales) return {{scale * first, scale * second}, 0.0f};
   return {{scale * first, scale * first}, HalfToFloat(ReadU16(super + 2)) * second};
-}
-ECHELON_HD inline GroupScale ScaleAt(const PartView& part, int64_t row, int64_t group) {
-  return ScaleOf(part, row, group, part.ScaleOf(row, group));
 }
 
 ECHELON_HD inline uint32_t ReadU32(const char* p) { return *reinterpret_cast<const uint32_t*>(p); }
@@ -229,7 +224,8 @@ ECHELON_HD inline float ValueAt(const PartView& part, int64_t row, int64_t col) 
       pair = CodePair<Packing::k8>(chunk, j / 2);
       break;
   }
-  const GroupScale scale = ScaleAt(part, row, group);
+  const char* super = part.super_scales ? part.SuperOf(row, group) : nullptr;
+  const GroupScale scale = ScaleOf(part, part.ScaleOf(row, group), super);
   const uint32_t code = (pair >> (j % 2 * 16)) & 0xffffu;
   return fmaf(scale.scale[e / 16], CodeToFloat(code, 8388608.0f + static_cast<float>(part.offset)),
               scale.min);
