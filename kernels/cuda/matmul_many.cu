@@ -49,7 +49,7 @@ struct TilesInShared {
   __device__ GroupScale Scale(int m, int row) const {
     const int64_t at = ((tile + m) * kTileRows + row) * part.ScaleBytes();
     const char* super = part.super_scales ? part.SuperOf(rows[m] + row, group) : nullptr;
-    return ScaleOf(part, stage + Shape::kScales + at, super);
+    return ScaleOf(part, stage + Shape::kScales + at, super, HalfBitsToFloat);
   }
   __device__ bool HasRow(int n, int row) const {
     return (token_tile + n) * kTokenTile + row < x.rows;

@@ -167,21 +167,28 @@ struct GroupScale {
 
 ECHELON_HD inline uint16_t ReadU16(const char* p) { return *reinterpret_cast<const uint16_t*>(p); }
 
-// Of a row's group whose entries in the planes of scales and supers, or copies of them, lie at
-// `entry` and `super`. The products are exact in float: 11 bits times 6 (or 8).
-ECHELON_HD inline GroupScale ScaleOf(const PartView& part, const char* entry, const char* super) {
-  if (!part.super_scales) {
-    const float scale = HalfToFloat(ReadU16(entry));
-    return {{scale, scale}, part.has_min ? HalfToFloat(ReadU16(entry + 2)) : 0.0f};
-  }
-  const float scale = HalfToFloat(ReadU16(super));
-  const auto first = static_cast<float>(static_cast<int8_t>(entry[0]));
-  const auto second = static_cast<float>(static_cast<int8_t>(entry[1]));
-  if (part.split_scales) return {{scale * first, scale * second}, 0.0f};
-  return {{scale * first, scale * first}, HalfToFloat(ReadU16(super + 2)) * second};
-}
-
 ECHELON_HD inline uint32_t ReadU32(const char* p) { return *reinterpret_cast<const uint32_t*>(p); }
+
+// Of a row's group whose entries in the planes of scales and supers, or copies of them, lie at
+// `entry` and `super`; half(bits): a float16 number. The products are exact in float: 11 bits times
+// 6 (or 8).
+template <typename Half>
+ECHELON_HD GroupScale ScaleOf(const PartView& part, const char* entry, const char* super,
+                              Half half) {
+  const auto first_half = [&](uint32_t both) { return half(static_cast<uint16_t>(both)); };
+  const auto second_half = [&](uint32_t both) { return half(static_cast<uint16_t>(both >> 16)); };
+  if (!part.super_scales) {
+    const uint32_t both = part.has_min ? ReadU32(entry) : ReadU16(entry);
+    const float scale = first_half(both);
+    return {{scale, scale}, part.has_min ? second_half(both) : 0.0f};
+  }
+  const uint32_t both = ReadU32(super), codes = ReadU16(entry);
+  const float scale = first_half(both);
+  const auto first = static_cast<float>(static_cast<int8_t>(codes));
+  const auto second = static_cast<float>(static_cast<int8_t>(codes >> 8));
+  if (part.split_scales) return {{scale * first, scale * second}, 0.0f};
+  return {{scale * first, scale * first}, second_half(both) * second};
+}
 
 // Reads a chunk word by word; kernels load whole tiles.
 ECHELON_HD inline Chunk ChunkAt(const PartView& part, int64_t row, int64_t group, int t) {
@@ -225,7 +232,7 @@ ECHELON_HD inline float ValueAt(const PartView& part, int64_t row, int64_t col) 
       break;
   }
   const char* super = part.super_scales ? part.SuperOf(row, group) : nullptr;
-  const GroupScale scale = ScaleOf(part, part.ScaleOf(row, group), super);
+  const GroupScale scale = ScaleOf(part, part.ScaleOf(row, group), super, HalfToFloat);
   const uint32_t code = (pair >> (j % 2 * 16)) & 0xffffu;
   return fmaf(scale.scale[e / 16], CodeToFloat(code, 8388608.0f + static_cast<float>(part.offset)),
               scale.min);

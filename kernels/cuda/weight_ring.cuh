@@ -167,7 +167,8 @@ struct TilesInRing {
   __device__ const char* Codes(int m) const { return stage + m * Ring::kTileBytes; }
   __device__ GroupScale Scale(int m, int row) const {
     const char* scales = Codes(m) + Ring::kCodeBytes;
-    return ScaleOf(part, scales + row * Ring::kEntryBytes, scales + Ring::kScaleBytes + row * 4);
+    return ScaleOf(part, scales + row * Ring::kEntryBytes, scales + Ring::kScaleBytes + row * 4,
+                   HalfBitsToFloat);
   }
   __device__ XChunk X(int n, int) const { return x[n]; }
   __device__ float Total(int n, int row) const {
