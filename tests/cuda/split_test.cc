@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
+#include "kernels/cuda/ops.h"
 #include "tests/support/cuda_emulation/emulation.h"
 #include "tests/unit/kernels/ops_kit.h"
 
@@ -91,6 +94,30 @@ TEST_F(CudaSplit, RowsThatChangedAreSplitAgain) {
   ExpectProduct(normed_, 2);
   backend_->RmsNorm(x_.tensor(), norm_.data(), 1e-5f, normed_.tensor());
   ExpectProduct(x_, 2);  // other rows than those just stored
+}
+
+// More rows than a grid has blocks in any direction but the first.
+TEST(CudaSplitRows, OfAPromptOfManyRows) {
+  constexpr int64_t kMany = 65537;
+  auto runtime = cuda::MakeRuntime();
+  cuda::Stream stream = nullptr;
+  ASSERT_TRUE(runtime->NewStream(&stream).ok());
+  std::vector<float> values(kMany, 1.0f);
+  values.back() = 3.0f;
+  const size_t bytes = kMany * sizeof(float);
+  auto* x = static_cast<float*>(emulation::AllocateDevice(bytes));
+  emulation::CopyDevice(x, values.data(), bytes);
+  cuda::SplitRows split = {nullptr, nullptr, kMany, 1};
+  split.pairs = static_cast<char*>(emulation::AllocateDevice(split.Bytes()));
+  split.totals = reinterpret_cast<float*>(split.pairs + split.PairBytes());
+  cuda::LaunchSplitRows(stream, Tensor(x, kMany, 1), 0, split);
+  runtime->Wait(stream);
+  emulation::CopyDevice(values.data(), split.totals, bytes);
+  EXPECT_EQ(values[0], 1.0f);
+  EXPECT_EQ(values.back(), 3.0f);
+  emulation::FreeDevice(split.pairs);
+  emulation::FreeDevice(x);
+  runtime->FreeStream(stream);
 }
 
 }  // namespace
