@@ -1,5 +1,7 @@
-// Norms and rotates queries and keys, stores keys and values in their pages: one block a row, one
-// warp a head, a lane every 32nd pair. Angles and rotation in double, as in the reference.
+// Norms and rotates queries and keys, stores keys and values in their pages: a warp a head of a
+// row, a lane every 32nd pair. Angles and rotation in double, as in the reference. A row has a
+// block for each 4 heads, which finds the angles for itself: a step of one row is a dozen blocks,
+// not one.
 
 #include "common/half.h"
 #include "kernels/cuda/cache_layout.h"
@@ -67,35 +69,35 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(RopeParams p) {
   auto* angles = reinterpret_cast<SinCos*>(DynamicShared());  // (head_dim / 2)
   const int64_t t = blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int dim = p.head_dim;
+  const int dim = p.head_dim, h = static_cast<int>(blockIdx.y) * kWarps + warp;
   const int32_t position = p.batch.positions[t], sequence = p.batch.sequences[t];
+  const int tokens = p.cache.page_tokens, slot = position % tokens;
+  const int32_t page = p.batch.pages[p.batch.page_begin[sequence] + position / tokens];
   for (int i = static_cast<int>(threadIdx.x); i < dim / 2; i += kThreads) {
     angles[i] = RealSinCos(position * p.inverse_frequency[i]);
   }
   __syncthreads();
-  float* row = p.qkv.data + t * p.qkv.stride;
-  const int tokens = p.cache.page_tokens, slot = position % tokens;
-  const int32_t page = p.batch.pages[p.batch.page_begin[sequence] + position / tokens];
-  for (int h = warp; h < p.heads + 2 * p.kv_heads; h += kWarps) {
-    float* head = row + int64_t{h} * dim;
-    if (h < p.heads + p.kv_heads) {
-      const float* norm = h < p.heads ? p.query_norm : p.key_norm;
-      if (norm != nullptr) NormHead(head, norm, p.norm_eps, dim, lane);
-      RotateHead(head, angles, dim, p.interleaved, lane);
-    }
-    if (h < p.heads || page < 0) continue;  // -1: another rank keeps the position
-    const bool key = h < p.heads + p.kv_heads;
-    const int kv_head = h - p.heads - (key ? 0 : p.kv_heads);
-    Store(p.cache, p.cache.Head(page, kv_head), !key, slot, head, lane);
+  if (h >= p.heads + 2 * p.kv_heads) return;  // the whole warp
+  float* head = p.qkv.data + t * p.qkv.stride + int64_t{h} * dim;
+  if (h < p.heads + p.kv_heads) {
+    const float* norm = h < p.heads ? p.query_norm : p.key_norm;
+    if (norm != nullptr) NormHead(head, norm, p.norm_eps, dim, lane);
+    RotateHead(head, angles, dim, p.interleaved, lane);
   }
+  if (h < p.heads || page < 0) return;  // -1: another rank keeps the position
+  const bool key = h < p.heads + p.kv_heads;
+  const int kv_head = h - p.heads - (key ? 0 : p.kv_heads);
+  Store(p.cache, p.cache.Head(page, kv_head), !key, slot, head, lane);
 }
 
 }  // namespace
 
 void LaunchRopeAppend(Stream stream, const RopeParams& params) {
   const size_t shared = static_cast<size_t>(params.head_dim / 2) * sizeof(SinCos);
-  Launch(stream, {static_cast<unsigned>(params.qkv.rows)}, kThreads, shared, RopeAppendKernel,
-         params);
+  const int heads = params.heads + 2 * params.kv_heads;
+  const Grid grid = {static_cast<unsigned>(params.qkv.rows),
+                     static_cast<unsigned>((heads + kWarps - 1) / kWarps)};
+  Launch(stream, grid, kThreads, shared, RopeAppendKernel, params);
 }
 
 }  // namespace echelon::cuda
