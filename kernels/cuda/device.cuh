@@ -96,11 +96,23 @@ __device__ inline uint64_t Nanoseconds() {  // of a clock that only goes forward
 }
 __device__ inline void Pause() { __nanosleep(50); }  // between two looks
 
-// Copies of 16 bytes from memory that no thread of the kernel writes into shared memory, while the
-// thread goes on. Those begun since the last EndCopies are a set; AwaitCopies waits for all of this
-// thread's sets but the last kLeft, and a barrier then shows them to the other threads.
+// Copies of 16, 8 or 4 bytes from memory that no thread of the kernel writes into shared memory,
+// while the thread goes on. Those begun since the last EndCopies are a set; AwaitCopies waits for
+// all of this thread's sets but the last kLeft, and a barrier then shows them to the other threads.
 __device__ inline void CopyAsync16(char* to_shared, const char* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
+               "l"(from)
+               : "memory");
+}
+__device__ inline void CopyAsync8(char* to_shared, const char* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
+               "l"(from)
+               : "memory");
+}
+__device__ inline void CopyAsync4(float* to_shared, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
                "l"(from)
                : "memory");

@@ -98,6 +98,14 @@ inline void CopyAsync16(char* to_shared, const char* from) {
   emulation::CheckAligned(from, 16);
   emulation::BeginCopy(to_shared, from, 16);
 }
+inline void CopyAsync8(char* to_shared, const char* from) {
+  emulation::CheckAligned(to_shared, 8);
+  emulation::CheckAligned(from, 8);
+  emulation::BeginCopy(to_shared, from, 8);
+}
+inline void CopyAsync4(float* to_shared, const float* from) {
+  emulation::BeginCopy(reinterpret_cast<char*>(to_shared), reinterpret_cast<const char*>(from), 4);
+}
 inline void EndCopies() { emulation::EndCopies(); }
 template <int kLeft>
 void AwaitCopies() {
