@@ -128,6 +128,7 @@ __device__ inline void AtomicAdd(uint64_t* to, uint64_t value) {
   static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
   atomicAdd(reinterpret_cast<unsigned long long*>(to), value);
 }
+__device__ inline void AtomicAdd(uint32_t* to, uint32_t value) { atomicAdd(to, value); }
 
 // float16 numbers by the conversion instruction: the same values as common/half.h.
 __device__ inline float HalfBitsToFloat(uint16_t bits) {

@@ -99,10 +99,31 @@ __global__ void __launch_bounds__(kDrawThreads) SliceMaxKernel(DrawParams p) {
   PutSlice(p, want, slice, p.maxima, best.value, best.id, column, &raw);
 }
 
+// A slice's sums by digit in words of 32 bits: shared memory adds to those at once, to wider ones
+// by trying until no other thread came between. Of a mass of at most 2^39 the low 20 bits and what
+// is above them are added apart: of 4,096 logits at most 2^12 * (2^20 - 1) < 2^32 and 2^12 * 2^19 =
+// 2^31. Put together at the end they are the sum, to the bit.
+struct SliceSums {
+  static constexpr int kLowBits = 20;
+  static_assert(kDrawSlice <= 1 << 12 && kMassBits - kLowBits <= 19);
+  uint32_t low[kDigits], high[kDigits];
+
+  __device__ void Add(uint32_t digit, uint64_t weight) {
+    const auto below = static_cast<uint32_t>(weight) & ((1u << kLowBits) - 1);
+    const auto above = static_cast<uint32_t>(weight >> kLowBits);
+    if (below > 0) AtomicAdd(&low[digit], below);
+    if (above > 0) AtomicAdd(&high[digit], above);
+  }
+  __device__ uint64_t Of(int digit) const {
+    return (uint64_t{high[digit]} << kLowBits) + low[digit];
+  }
+};
+
 // The sums of one round of a search over the block's slice, added to the row's.
 __global__ void __launch_bounds__(kDrawThreads) SearchKernel(DrawParams p, int search, int round) {
   __shared__ Candidate<double> maxima[kDrawThreads];
-  __shared__ uint64_t sums[kDigits], scratch[kDrawThreads];
+  __shared__ SliceSums sums;
+  __shared__ uint64_t scratch[kDrawThreads];
   const DrawRow want = p.rows[blockIdx.x];
   if (!Searches(want, search)) return;  // the whole block
   const double max = RowBest(p, p.maxima, maxima).value;
@@ -111,7 +132,7 @@ __global__ void __launch_bounds__(kDrawThreads) SearchKernel(DrawParams p, int s
   const DrawSearch::Found found = FoundBefore(p, want, search, round, scratch);
   const auto i = static_cast<int>(threadIdx.x);
   if (blockIdx.y == 0 && i == 0 && round > 0) p.searches[blockIdx.x].before[search][round] = found;
-  sums[i] = 0;
+  sums.low[i] = sums.high[i] = 0;
   __syncthreads();
   const BlockSlice slice(p, want);
   const int shift = 32 - kDigitBits * (round + 1);
@@ -122,10 +143,12 @@ __global__ void __launch_bounds__(kDrawThreads) SearchKernel(DrawParams p, int s
     if (round > 0 && key >> (shift + kDigitBits) != found.prefix) continue;
     const uint64_t weight =
         search == kTopK ? 1 : MassOf((static_cast<double>(logit) - max) * want.inverse_temperature);
-    if (weight > 0) AtomicAdd(&sums[key >> shift & (kDigits - 1)], weight);
+    sums.Add(key >> shift & (kDigits - 1), weight);
   }
   __syncthreads();
-  if (sums[i] > 0) AtomicAdd(&SumsOf(p, search, round, p.rank)[i], sums[i]);
+  if (const uint64_t sum = sums.Of(i); sum > 0) {
+    AtomicAdd(&SumsOf(p, search, round, p.rank)[i], sum);
+  }
 }
 
 // The score of token `id`, where it may be drawn and may reach `best`.

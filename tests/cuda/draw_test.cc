@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/exact_math.h"
 #include "tests/cuda/draw_check.h"
 
 namespace echelon {
@@ -36,6 +37,27 @@ TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
   for (const auto& logits : testing::NoNumbers()) {
     testing::CompareDraws(*backend_, {0, testing::kNoNumbersVocab}, nullptr, logits,
                           testing::kNoNumbersVocab);
+  }
+}
+
+// A slice's masses all in one digit: as great as they can be; and of one logit that is greater, the
+// rest so far below it (at the temperature of the row with top_p alone) that each mass has all its
+// low bits.
+TEST_F(CudaDraw, SumsOfSlicesAtTheirGreatest) {
+  constexpr uint64_t kLow = (uint64_t{1} << 20) - 1;
+  const auto low_bits = [](int k) {
+    return MassOf((1.0 - static_cast<double>(1.0f + static_cast<float>(k) / 4096)) / 1.5) & kLow;
+  };
+  int most = 1;
+  for (int k = 1; k < 4096; ++k) most = low_bits(k) > low_bits(most) ? k : most;
+  EXPECT_GT(low_bits(most), kLow - kLow / 256);
+  for (const int64_t vocab : {4096, 8200}) {
+    std::vector<float> logits(static_cast<size_t>(testing::kKinds * vocab), 1.0f);
+    testing::CompareDraws(*backend_, {0, vocab}, nullptr, logits, vocab);
+    for (int64_t row = 0; row < testing::kKinds; ++row) {
+      logits[row * vocab + 77] = 1.0f + static_cast<float>(most) / 4096;
+    }
+    testing::CompareDraws(*backend_, {0, vocab}, nullptr, logits, vocab);
   }
 }
 

@@ -112,6 +112,7 @@ void AwaitCopies() {
   emulation::AwaitCopies(kLeft);
 }
 inline void AtomicAdd(uint64_t* to, uint64_t value) { *to += value; }  // fibers do not preempt
+inline void AtomicAdd(uint32_t* to, uint32_t value) { *to += value; }
 inline float HalfBitsToFloat(uint16_t bits) { return HalfToFloat(bits); }
 
 inline void MmaBf16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
