@@ -26,6 +26,8 @@
 
 #include <math.h>
 
+#include <type_traits>
+
 #include "kernels/cuda/attention_mma.h"
 #include "kernels/cuda/math.cuh"
 
@@ -82,24 +84,33 @@ __device__ void Mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint3
   }
 }
 
-// Eight neighbouring elements as four pairs; codes become bfloat16.
+// Eight neighbouring elements as they lie; as four pairs, where codes become bfloat16.
 template <KvType kType>
-__device__ Bytes16 LoadEight(const char* head, int64_t index) {
+using Eight = std::conditional_t<kType == KvType::kF16, Bytes16, Bytes8>;
+template <KvType kType>
+__device__ Bytes16 PairsOf(const Eight<kType>& eight) {
   if constexpr (kType == KvType::kF16) {
-    return Load16(head + index * 2);
+    return eight;
   } else {
-    const Bytes8 codes = Load8(head + index);
     Bytes16 pairs;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       // 2^23 + 128 + code, less the first two, is a small integer: its high half is all of it.
-      const uint32_t both = (codes.word[i / 2] >> (i % 2 * 16)) ^ 0x8080u;
+      const uint32_t both = (eight.word[i / 2] >> (i % 2 * 16)) ^ 0x8080u;
       const float first = std::bit_cast<float>(0x4b000000u | (both & 0xffu)) - 8388736.0f;
       const float second = std::bit_cast<float>(0x4b000000u | (both >> 8 & 0xffu)) - 8388736.0f;
       pairs.word[i] =
           std::bit_cast<uint32_t>(first) >> 16 | (std::bit_cast<uint32_t>(second) & 0xffff0000u);
     }
     return pairs;
+  }
+}
+template <KvType kType>
+__device__ Bytes16 LoadEight(const char* head, int64_t index) {
+  if constexpr (kType == KvType::kF16) {
+    return Load16(head + index * 2);
+  } else {
+    return PairsOf<kType>(Load8(head + index));
   }
 }
 
@@ -159,16 +170,67 @@ struct BlockWeights {
   float best[2], total[2];  // of the rows; best -infinity: the row sees none of the block
 };
 
-// The scores, not yet scaled.
-template <KvType kType, int kSteps>
-__device__ void Score(const CacheView& cache, const TilePlaces& places, const char* queries,
-                      int base, BlockWeights& scores) {
-  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
-  const int run = base + 8 * (g / 2);  // of this lane's keys
-  const char* page = places.Page(cache, run);
-  const int slot = run % cache.page_tokens + g % 2;
-  const int own = base + 8 * t;  // of this lane's scores
-  const char* scale_page = kType == KvType::kQ8_0 ? places.Page(cache, own) : nullptr;
+// A lane's keys of a block of places, and where they are codes the scales of its scores; null where
+// no row sees any.
+struct BlockKeys {
+  const char* page;
+  int slot;  // of the first; the others are at slots + 2, + 4, + 6
+  const char* scale_page;
+  int scale_slot;
+};
+template <KvType kType>
+__device__ BlockKeys KeysOf(const CacheView& cache, const TilePlaces& places, int base) {
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4;
+  const int run = base + 8 * (g / 2), own = base + 8 * (lane % 4);
+  return {places.Page(cache, run), run % cache.page_tokens + g % 2,
+          kType == KvType::kQ8_0 ? places.Page(cache, own) : nullptr, own % cache.page_tokens};
+}
+
+// Keys of a block's first steps may be on their way to shared memory long before they are wanted:
+// of a step the lanes' keys of the four score tiles, then the scales. A lane reads what it copied.
+template <KvType kType>
+inline constexpr int kAheadBytes = 32 * (4 * static_cast<int>(sizeof(Eight<kType>)) +
+                                         (kType == KvType::kQ8_0 ? 16 : 0));
+template <KvType kType>
+__device__ char* AheadKey(char* ahead, int step, int j) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return ahead + step * kAheadBytes<kType> + (j * 32 + lane) * int{sizeof(Eight<kType>)};
+}
+template <KvType kType>
+__device__ char* AheadScales(char* ahead, int step) {
+  return AheadKey<kType>(ahead, step, 4) +
+         threadIdx.x % 32 * (sizeof(Bytes16) - sizeof(Eight<kType>));
+}
+
+template <KvType kType, int kAhead>
+__device__ void BeginKeys(const CacheView& cache, const BlockKeys& keys, char* ahead) {
+#pragma unroll
+  for (int step = 0; step < kAhead; ++step) {
+    const int d = step * kStepDims + static_cast<int>(threadIdx.x % 4) * 8;
+    if (keys.page != nullptr && d < cache.head_dim) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int64_t index = cache.KeyIndex(keys.slot + 2 * j, d);
+        char* const to = AheadKey<kType>(ahead, step, j);
+        if constexpr (kType == KvType::kF16) {
+          CopyAsync16(to, keys.page + index * 2);
+        } else {
+          CopyAsync8(to, keys.page + index);
+        }
+      }
+    }
+    if (keys.scale_page != nullptr && step * kStepDims < cache.head_dim) {
+      CopyAsync16(AheadScales<kType>(ahead, step),
+                  keys.scale_page + cache.ScaleOffset(false, keys.scale_slot, step));
+    }
+  }
+}
+
+// The scores, not yet scaled; the first kAhead steps' keys have come to `ahead`.
+template <KvType kType, int kSteps, int kAhead>
+__device__ void Score(const CacheView& cache, const BlockKeys& keys, const char* queries,
+                      char* ahead, BlockWeights& scores) {
+  const int lane = static_cast<int>(threadIdx.x % 32), t = lane % 4;
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     if (step * kStepDims >= cache.head_dim) break;
@@ -178,14 +240,18 @@ __device__ void Score(const CacheView& cache, const TilePlaces& places, const ch
     for (int i = 0; i < 4; ++i) q[i / 2][i % 2] = *reinterpret_cast<const Bytes16*>(from + i * 512);
     const int d = step * kStepDims + t * 8;
     Bytes16 scales = {};
-    if (scale_page != nullptr) {
-      scales = Load16(scale_page + cache.ScaleOffset(false, own % cache.page_tokens, step));
+    if (keys.scale_page != nullptr) {
+      scales = step < kAhead
+                   ? *reinterpret_cast<const Bytes16*>(AheadScales<kType>(ahead, step))
+                   : Load16(keys.scale_page + cache.ScaleOffset(false, keys.scale_slot, step));
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       Bytes16 key = {};
-      if (page != nullptr && d < cache.head_dim) {
-        key = LoadEight<kType>(page, cache.KeyIndex(slot + 2 * j, d));
+      if (keys.page != nullptr && d < cache.head_dim) {
+        key = step < kAhead ? PairsOf<kType>(*reinterpret_cast<const Eight<kType>*>(
+                                  AheadKey<kType>(ahead, step, j)))
+                            : LoadEight<kType>(keys.page, cache.KeyIndex(keys.slot + 2 * j, d));
       }
       float of_step[4] = {};
       float(&to)[4] = kType == KvType::kQ8_0 ? of_step : scores.of[j];
@@ -241,11 +307,12 @@ __device__ inline void Weigh(const TileRow (&rows)[2], int base, BlockWeights& b
   }
 }
 
-template <KvType kType, int kSteps>
+template <KvType kType, int kSteps, int kAhead>
 __device__ BlockWeights WeightsOf(const AttentionParams& p, const TileRow (&rows)[2],
-                                  const TilePlaces& places, const char* queries, int base) {
+                                  const BlockKeys& keys, const char* queries, char* ahead,
+                                  int base) {
   BlockWeights block = {};
-  Score<kType, kSteps>(p.cache, places, queries, base, block);
+  Score<kType, kSteps, kAhead>(p.cache, keys, queries, ahead, block);
   Weigh(rows, base, block);
   return block;
 }

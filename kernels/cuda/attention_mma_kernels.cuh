@@ -67,27 +67,46 @@ __device__ StepValues LoadStep(const CacheView& cache, const BlockValues& values
   return loaded;
 }
 
+// Dynamic shared memory of a block: the queries, then for each warp the keys of as many steps as
+// fit beside the sums, of 128 dimensions all.
+template <KvType kType, int kSteps>
+struct SplitKeys {
+  static constexpr int kQueryBytes = kSteps * kStepBytes;
+  static constexpr int kFit =
+      static_cast<int>(kSharedBytesMax - sizeof(SplitShared) - kQueryBytes) /
+      (kSplitWarps * kAheadBytes<kType>);
+  static constexpr int kAhead = kFit < kSteps ? kFit : kSteps;
+  static constexpr int kWarpBytes = kAhead * kAheadBytes<kType>;
+  static constexpr size_t kBytes = kQueryBytes + size_t{kSplitWarps} * kWarpBytes;
+};
+
 template <KvType kType, int kSteps>
 __global__ void __launch_bounds__(kSplitWarps * 32) MmaSplitKernel(AttentionParams p) {
+  using Keys = SplitKeys<kType, kSteps>;
   __shared__ SplitShared shared;
   char* queries = DynamicShared();
   const AttentionUnit unit = p.units[blockIdx.x];
   if (unit.row < 0) return;  // the whole block: it fills up
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int g = lane / 4, t = lane % 4;
-  TileRow rows[2] = {RowAt(p, unit, g), RowAt(p, unit, g + 8)};
-  PutQueries<kType>(p, rows, warp, kSplitWarps, queries);
-  __syncthreads();
   const TilePlaces places = {p.batch.pages + p.batch.page_begin[p.batch.sequences[unit.row]],
                              unit.first, unit.end};
   const int base = unit.first / kAttentionSplit * kAttentionSplit + warp * kAttentionBlock;
   const bool seen = base < unit.end && base + kAttentionBlock > unit.first;  // by the whole warp
-  BlockWeights block = {{}, {-INFINITY, -INFINITY}, {}};
+  // Keys and the first values are under way while the queries are made ready, values a step ahead
+  // afterwards: no load goes past a barrier by itself.
+  const BlockKeys keys = KeysOf<kType>(p.cache, places, base);
+  char* const ahead = queries + Keys::kQueryBytes + warp * Keys::kWarpBytes;
+  if (seen) BeginKeys<kType, Keys::kAhead>(p.cache, keys, ahead);
+  EndCopies();
   const BlockValues values = ValuesOf(p.cache, places, base);
-  // Values are under way while the scores are made, and a step ahead afterwards: no load goes past
-  // a barrier by itself.
   StepValues next = LoadStep<kType>(p.cache, values, 0);
-  if (seen) block = WeightsOf<kType, kSteps>(p, rows, places, queries, base);
+  TileRow rows[2] = {RowAt(p, unit, g), RowAt(p, unit, g + 8)};
+  PutQueries<kType>(p, rows, warp, kSplitWarps, queries);
+  __syncthreads();
+  AwaitCopies<0>();
+  BlockWeights block = {{}, {-INFINITY, -INFINITY}, {}};
+  if (seen) block = WeightsOf<kType, kSteps, Keys::kAhead>(p, rows, keys, queries, ahead, base);
   if (t == 0) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -259,7 +278,8 @@ __global__ void __launch_bounds__(kWarps * 32) MmaWholeKernel(AttentionParams p)
     TileSums<kSteps> of_split = {};
     for (int base = split; base < split + kAttentionSplit; base += kAttentionBlock) {
       if (base >= places.end || base + kAttentionBlock <= places.begin) continue;
-      const BlockWeights block = WeightsOf<kType, kSteps>(p, rows, places, queries, base);
+      const BlockKeys keys = KeysOf<kType>(p.cache, places, base);
+      const BlockWeights block = WeightsOf<kType, kSteps, 0>(p, rows, keys, queries, nullptr, base);
       JoinBlock<kType, kSteps>(p, places, base, block, of_split);
     }
     JoinSplit<kSteps>(of_split, state);
@@ -275,13 +295,13 @@ inline Grid UnitGrid(const AttentionParams& p) {
 
 template <KvType kType>
 void LaunchMmaSplits(Stream stream, const AttentionParams& p) {
-  const auto launch = [&](int steps, auto* kernel) {
-    Launch(stream, UnitGrid(p), kSplitWarps * 32, static_cast<size_t>(steps) * kStepBytes, kernel,
-           p);
+  const auto launch = [&]<int kSteps>() {
+    Launch(stream, UnitGrid(p), kSplitWarps * 32, SplitKeys<kType, kSteps>::kBytes,
+           MmaSplitKernel<kType, kSteps>, p);
   };
-  if (p.head_dim <= 64) return launch(2, MmaSplitKernel<kType, 2>);
-  if (p.head_dim <= 128) return launch(4, MmaSplitKernel<kType, 4>);
-  launch(8, MmaSplitKernel<kType, 8>);
+  if (p.head_dim <= 64) return launch.template operator()<2>();
+  if (p.head_dim <= 128) return launch.template operator()<4>();
+  launch.template operator()<8>();
 }
 
 template <KvType kType>
