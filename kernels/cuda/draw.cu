@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kDrawThreads) SliceMaxKernel(DrawParams p) {
 // 2^31. Put together at the end they are the sum, to the bit.
 struct SliceSums {
   static constexpr int kLowBits = 20;
-  static_assert(kDrawSlice <= 1 << 12 && kMassBits - kLowBits <= 19);
+  static_assert(kDrawSlice * ((int64_t{1} << kLowBits) - 1) < int64_t{1} << 32 &&
+                kDrawSlice << (kMassBits - kLowBits) < int64_t{1} << 32);
   uint32_t low[kDigits], high[kDigits];
 
   __device__ void Add(uint32_t digit, uint64_t weight) {

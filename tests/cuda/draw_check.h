@@ -108,8 +108,8 @@ inline void ExpectSame(const SampledToken& got, const SampledToken& want,
 // Both ways of drawing from kKinds rows, each by parameters of its own; and twice more, when the
 // token drawn counts, whose number the device alone is told.
 inline void CompareDraws(Backend& backend, Range own, const VocabPart* part,
-                         const std::vector<float>& logits, int64_t vocab) {
-  const std::vector<SamplingParams> params = Kinds(vocab);
+                         const std::vector<float>& logits, int64_t vocab,
+                         const std::vector<SamplingParams>& params) {
   const auto comms = MakeLocalCommunicators(1);
   Sampler sampler({0, vocab}, *comms[0]), hosts({0, vocab}, *comms[0]);
   const auto count = static_cast<int64_t>(params.size());
@@ -147,6 +147,10 @@ inline void CompareDraws(Backend& backend, Range own, const VocabPart* part,
       told[r] = want[r].token;
     }
   }
+}
+inline void CompareDraws(Backend& backend, Range own, const VocabPart* part,
+                         const std::vector<float>& logits, int64_t vocab) {
+  CompareDraws(backend, own, part, logits, vocab, Kinds(vocab));
 }
 // Every row scored for a token of its own, with more and fewer of the best.
 inline void CompareScores(Backend& backend, Range own, const VocabPart* part,

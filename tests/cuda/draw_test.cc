@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/exact_math.h"
 #include "tests/cuda/draw_check.h"
 
 namespace echelon {
@@ -40,25 +39,20 @@ TEST_F(CudaDraw, LogitsThatAreNoNumbers) {
   }
 }
 
-// A slice's masses all in one digit: as great as they can be; and of one logit that is greater, the
-// rest so far below it (at the temperature of the row with top_p alone) that each mass has all its
-// low bits.
-TEST_F(CudaDraw, SumsOfSlicesAtTheirGreatest) {
-  constexpr uint64_t kLow = (uint64_t{1} << 20) - 1;
-  const auto low_bits = [](int k) {
-    return MassOf((1.0 - static_cast<double>(1.0f + static_cast<float>(k) / 4096)) / 1.5) & kLow;
-  };
-  int most = 1;
-  for (int k = 1; k < 4096; ++k) most = low_bits(k) > low_bits(most) ? k : most;
-  EXPECT_GT(low_bits(most), kLow - kLow / 256);
-  for (const int64_t vocab : {4096, 8200}) {
-    std::vector<float> logits(static_cast<size_t>(testing::kKinds * vocab), 1.0f);
-    testing::CompareDraws(*backend_, {0, vocab}, nullptr, logits, vocab);
-    for (int64_t row = 0; row < testing::kKinds; ++row) {
-      logits[row * vocab + 77] = 1.0f + static_cast<float>(most) / 4096;
-    }
-    testing::CompareDraws(*backend_, {0, vocab}, nullptr, logits, vocab);
+// A slice whose masses are all the greatest there is, in one digit of the search; what a top_p of
+// a half leaves out has two fifths of the mass, so one of the draws would show that it was kept.
+TEST_F(CudaDraw, ASliceOfTheGreatestMasses) {
+  const int64_t vocab = 2 * 4096;
+  std::vector<SamplingParams> params(testing::kKinds);
+  for (size_t i = 0; i < params.size(); ++i) {
+    params[i].top_p = 0.5f;
+    params[i].seed = i;
   }
+  std::vector<float> logits(static_cast<size_t>(testing::kKinds * vocab), 0.0f);
+  for (size_t at = 0; at < logits.size(); ++at) {
+    if (at % vocab >= 4096) logits[at] = -0.4f;
+  }
+  testing::CompareDraws(*backend_, {0, vocab}, nullptr, logits, vocab, params);
 }
 
 TEST_F(CudaDraw, WhatNeedsTheHostIsLeftToIt) {

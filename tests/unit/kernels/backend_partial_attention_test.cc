@@ -164,6 +164,38 @@ TEST_P(BackendPartialAttention, PartsMergedAreTheWhole) {
   }
 }
 
+// As many parts as a long context has, more than a kernel takes at once. Each addition rounds
+// twice: 2 * 600 * 2^-24 of values to 1.
+TEST_P(BackendPartialAttention, HundredsOfParts) {
+  constexpr int kHeads = 2, kDim = 48, kFloats = kHeads * (kDim + 2), kParts = 600;
+  std::vector<float> rows = RandomFloats(kParts * kFloats, 31);
+  for (int at = kDim; at < kParts * kFloats; at += kDim + 2) {
+    rows[at] *= 3.0f;
+    rows[at + 1] = 2.0f + rows[at + 1];
+  }
+  std::vector<int32_t> parts(kParts);
+  std::iota(parts.begin(), parts.end(), 0);
+  std::shuffle(parts.begin(), parts.end(), std::mt19937(7));
+  const std::vector<int32_t> begin = {0, 1, 17, 90, kParts};
+  const auto count = static_cast<int64_t>(begin.size()) - 1;
+  const FloatBuffer partials(*backend_, kParts, kFloats, rows, kFloats + 3, 1);
+  const FloatBuffer out(*backend_, count, kHeads * kDim);
+  backend_->MergeAttention({partials.tensor(), begin, parts, kHeads, kDim, out.tensor()});
+  backend_->Synchronize();
+  const auto got = out.Read();
+  for (int64_t t = 0; t < count; ++t) {
+    for (int i = 0; i < kHeads * kDim; ++i) {
+      double sum = 0.0, total = 0.0;
+      for (int32_t at = begin[t]; at < begin[t + 1]; ++at) {
+        const float* head = rows.data() + parts[at] * kFloats + i / kDim * (kDim + 2);
+        sum += std::exp(static_cast<double>(head[kDim])) * head[i % kDim];
+        total += std::exp(static_cast<double>(head[kDim])) * head[kDim + 1];
+      }
+      ASSERT_NEAR(got[t * kHeads * kDim + i], sum / total, 1e-4) << t << " " << i;
+    }
+  }
+}
+
 TEST_P(BackendPartialAttention, CallsAndCompanyKeepEveryBit) {
   auto single = test::MustMake(GetParam().name, 1, GetParam().isa);
   for (const Case& c : kCases) {
