@@ -16,6 +16,7 @@ struct SplitShared {
   float sums[kSplitWarps][kAttentionTile][kStepDims + 8];
   float* partial[kAttentionTile];  // of the row and head; null: none
 };
+static_assert(sizeof(SplitShared) <= kSharedBytesStaticMax);
 
 // By a thread a row: the factors of its blocks, its partial's best and total.
 __device__ inline void JoinBlocks(const AttentionParams& p, const AttentionUnit& unit, int r,

@@ -16,10 +16,12 @@
 namespace echelon::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
-// Dynamic shared memory that a launch gets without asking, and what every device of compute
-// capability 8.0 or more gives a block.
+// Shared memory that a block gets without asking, what every device of compute capability 8.0 or
+// more gives it when asked, and what a kernel's own variables take of either at most: Launch knows
+// only of the rest.
 inline constexpr size_t kSharedBytesUnasked = size_t{48} << 10;
 inline constexpr size_t kSharedBytesMax = size_t{99} << 10;
+inline constexpr size_t kSharedBytesStaticMax = size_t{24} << 10;
 
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
@@ -30,7 +32,7 @@ template <typename... Parameters, typename... Arguments>
 void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
             void (*kernel)(Parameters...), const Arguments&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared_bytes > kSharedBytesUnasked) {
+  if (shared_bytes > kSharedBytesUnasked - kSharedBytesStaticMax) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          static_cast<int>(shared_bytes));
   }

@@ -30,6 +30,7 @@ namespace echelon::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr size_t kSharedBytesMax = size_t{99} << 10;
+inline constexpr size_t kSharedBytesStaticMax = size_t{24} << 10;
 
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
