@@ -81,18 +81,17 @@ class RingCopies {
   __device__ RingCopies(const PartView& part, const SplitRows& x, const int64_t (&rows)[kM],
                         int64_t token_tile, int group, int lane)
       : lane_(lane), group_(group) {
-    const int at = kWhole + lane * 16;  // of the tile in a stage
-    const bool code = at < Ring::kCodeBytes, scale = at < Ring::kCodeBytes + Ring::kScaleBytes;
-    step_ = code ? Ring::kCodeBytes : scale ? Ring::kScaleBytes : Ring::kSuperBytes;
-    turns_ = scale ? 0 : kSuperGroups - 1;
+    const int at = kWhole + lane * 16 - Ring::kCodeBytes;  // behind the codes of a tile in a stage
+    const bool scale = at >= 0 && at < Ring::kScaleBytes;
+    const bool super = at >= Ring::kScaleBytes && lane < kPieces;
+    step_ = scale ? Ring::kScaleBytes : super ? Ring::kSuperBytes : Ring::kCodeBytes;
+    turns_ = super ? kSuperGroups - 1 : 0;
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       codes_[m] = part.Tile(rows[m], group) + lane * 16;
-      rest_[m] = nullptr;
-      if (lane >= kPieces) continue;
-      rest_[m] = code    ? codes_[m] + kWhole
-                 : scale ? part.ScaleOf(rows[m], group) + at - Ring::kCodeBytes
-                         : part.SuperOf(rows[m], group) + at - Ring::kCodeBytes - Ring::kScaleBytes;
+      rest_[m] = scale   ? part.ScaleOf(rows[m], group) + at
+                 : super ? part.SuperOf(rows[m], group) + at - Ring::kScaleBytes
+                         : codes_[m] + kWhole;
     }
     // Beyond x, its last tile again: nobody stores what comes of it.
     const int64_t wanted = token_tile + lane / 2, last = x.Tiles() - 1;
