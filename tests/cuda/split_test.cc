@@ -101,7 +101,7 @@ TEST(CudaSplitRows, OfAPromptOfManyRows) {
   constexpr int64_t kMany = 65537;
   auto runtime = cuda::MakeRuntime();
   cuda::Stream stream = nullptr;
-  ASSERT_TRUE(runtime->NewStream(&stream).ok());
+  ASSERT_TRUE(runtime->NewStream(false, &stream).ok());
   std::vector<float> values(kMany, 1.0f);
   values.back() = 3.0f;
   const size_t bytes = kMany * sizeof(float);
