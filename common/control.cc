@@ -132,6 +132,7 @@ std::string Encode(const ReadyMessage& m) {
   out.PutString(m.weights_fingerprint);
   out.PutString(m.numerics_fingerprint);
   out.PutString(m.backend);
+  out.PutString(m.device);
   out.Put(m.weight_bytes);
   out.Put(m.kv_bytes);
   out.Put(m.token_bytes);
@@ -150,6 +151,7 @@ Result<ReadyMessage> DecodeReady(std::string_view bytes) {
   m.weights_fingerprint = in.GetString(kTextMax);
   m.numerics_fingerprint = in.GetString(kTextMax);
   m.backend = in.GetString(kTextMax);
+  m.device = in.GetString(kTextMax);
   m.weight_bytes = in.Get<uint64_t>();
   m.kv_bytes = in.Get<uint64_t>();
   m.token_bytes = in.Get<uint64_t>();

@@ -61,6 +61,7 @@ struct ReadyMessage {
   std::string weights_fingerprint;   // Checkpoint::Fingerprint: must agree over ranks
   std::string numerics_fingerprint;  // Backend::NumericsFingerprint: must agree over ranks
   std::string backend;               // Backend::Describe, for people
+  std::string device;                // Backend::DeviceName, for errors
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t token_bytes = 0;        // of the weights, read for one decoded token

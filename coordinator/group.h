@@ -47,6 +47,7 @@ struct RankStatus {
   std::string interface;      // address through which the rank reaches the coordinator
   uint64_t pid = 0;           // on its host
   std::string backend;        // "cpu, AVX2, 2 threads", once ready
+  std::string device;         // "CUDA device 0 (NVIDIA H200)", once ready; empty: no device
   uint64_t bytes_done = 0;    // of its weights
   uint64_t bytes_total = 0;   // 0 = not known yet
   uint64_t weight_bytes = 0;  // held, once ready

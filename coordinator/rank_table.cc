@@ -103,6 +103,7 @@ Status RankTable::Ready(int rank, const ReadyMessage& m) {
   }
   status.ready = true;
   status.backend = m.backend;
+  status.device = m.device;
   status.weight_bytes = m.weight_bytes;
   status.kv_bytes = m.kv_bytes;
   status.token_bytes = m.token_bytes;
@@ -111,9 +112,14 @@ Status RankTable::Ready(int rank, const ReadyMessage& m) {
   return {};
 }
 
-std::string RankTable::Where(int rank) const {
+std::string RankTable::OnHost(int rank) const {
   const std::string& host = status_[rank].host.empty() ? expected_hosts_[rank] : status_[rank].host;
   return host.empty() ? StrCat("rank ", rank) : StrCat("rank ", rank, " on host ", host);
+}
+
+std::string RankTable::Where(int rank) const {
+  const std::string& device = status_[rank].device;
+  return device.empty() ? OnHost(rank) : StrCat(OnHost(rank), ", ", device);
 }
 
 std::string RankTable::DescribeMissing() const {

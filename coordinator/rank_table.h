@@ -35,7 +35,9 @@ class RankTable {
   bool AllReady() const;
   const ReadyMessage& agreed() const { return *ready_message_; }  // once a rank is ready
 
-  std::string Where(int rank) const;  // "rank 2 on host n2"
+  std::string OnHost(int rank) const;  // "rank 2 on host n2"
+  // "rank 2 on host n2, CUDA device 0 (NVIDIA H200)": with its device, once it is ready
+  std::string Where(int rank) const;
   // "2 of 4 ranks joined; not yet: rank 2 (host n2), rank 3 (host n2)"
   std::string DescribeMissing() const;
   // "rank 0: 34.1 MB of 96.4 MB, rank 1: nothing read yet" of the ranks that are not ready

@@ -182,7 +182,7 @@ void ManagedGroup::HandleFailure(int rank, const std::string& body) {
   Error& error = message->error;
   error.rank = rank;
   error.host = ranks_.status(rank).host;
-  error.message = StrCat(ranks_.Where(rank), ": ", error.message);
+  error.message = StrCat(ranks_.OnHost(rank), ": ", error.message);
   logger_.Error(error.message);
   ranks_.status(rank).last_error = error;
   if (!alive() || (loss_ && loss_->act_us <= clock_.NowUs())) return;

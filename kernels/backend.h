@@ -248,6 +248,8 @@ class Backend {
   // Of a device's own memory: the same for all backends, of any process, that share it, and for no
   // others, 63 characters at most. Empty: the host's.
   virtual std::string MemoryId() const { return ""; }
+  // For messages: "CUDA device 0 (NVIDIA H200)"; empty: no device, the host computes.
+  virtual std::string DeviceName() const { return ""; }
   // Bytes a second that ops can read from a block of `bytes` of this memory: the ceiling of a step
   // that reads so much. Takes about a tenth of a second; 0 where there is no memory for the block.
   virtual double MeasureReadBandwidth(size_t bytes) = 0;

@@ -133,6 +133,7 @@ class TimedBackend : public Backend {
   }
   void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
   std::string MemoryId() const override { return inner_->MemoryId(); }
+  std::string DeviceName() const override { return inner_->DeviceName(); }
   uint64_t FreeMemoryBytes() const override { return inner_->FreeMemoryBytes(); }
   double MeasureReadBandwidth(size_t bytes) override { return inner_->MeasureReadBandwidth(bytes); }
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override {

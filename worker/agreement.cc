@@ -18,8 +18,15 @@ struct PackedCard {
   char host[64] = {};
   char weights[96] = {};
   char numerics[348] = {};
+  char passed_over[384] = {};
   int32_t stage = 0;
 };
+
+// "cpu/avx2/v1 (auto: backend "cuda": this host has no NVIDIA driver ...)"
+std::string NumericsOf(const PackedCard& card) {
+  if (card.passed_over[0] == '\0') return card.numerics;
+  return StrCat(card.numerics, " (auto: ", card.passed_over, ")");
+}
 
 }  // namespace
 
@@ -28,14 +35,15 @@ Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine) {
   PutText(packed.host, mine.host);
   PutText(packed.weights, mine.weights);
   PutText(packed.numerics, mine.numerics);
+  PutText(packed.passed_over, mine.passed_over);
   packed.stage = mine.stage;
   std::vector<PackedCard> cards(world.size());
   world.Wait(world.AllGather(&packed, cards.data(), sizeof(PackedCard)));
   std::map<int, int> leads;  // of each stage, its first rank
   for (int rank = 0; rank < world.size(); ++rank) {
     const PackedCard& card = cards[rank];
-    const auto differ = [&](int other, const char* what, const char* theirs, const char* firsts,
-                            const char* remedy) {
+    const auto differ = [&](int other, const char* what, const std::string& theirs,
+                            const std::string& firsts, const char* remedy) {
       return InvalidArgument(StrCat("rank ", rank, " on host ", card.host, " has ", what, " ",
                                     theirs, ", rank ", other, " on host ", cards[other].host,
                                     " has ", firsts, ": ", remedy));
@@ -46,7 +54,7 @@ Result<std::string> CheckAgreement(Communicator& world, const RankCard& mine) {
     }
     const int lead = leads.try_emplace(card.stage, rank).first->second;
     if (std::strcmp(card.numerics, cards[lead].numerics) != 0) {
-      return differ(lead, "numerics", card.numerics, cards[lead].numerics,
+      return differ(lead, "numerics", NumericsOf(card), NumericsOf(cards[lead]),
                     "set worker.backend and worker.isa to what every host has");
     }
   }

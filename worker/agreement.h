@@ -17,6 +17,7 @@ struct RankCard {
   std::string numerics;  // Backend::NumericsFingerprint
   // Pipeline stages that may compute with different backends have different numbers, from 0 on.
   int stage = 0;
+  std::string passed_over;  // why it took no better backend: MakeBackend of "auto"
 };
 
 // Collective: every rank gets the same answer, an error that names the two ranks that differ, in

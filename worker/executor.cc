@@ -10,6 +10,7 @@
 #include "common/step_buffers.h"
 #include "common/strings.h"
 #include "worker/batch_layout.h"
+#include "worker/comm/packed_text.h"
 #include "worker/decoder.h"
 #include "worker/kv_cache.h"
 #include "worker/output_stage.h"
@@ -28,22 +29,40 @@ int ContextMax(const ModelConfig& model, const ExecutorOptions& options) {
   return asked > 0 ? std::min(asked, model.context_max) : model.context_max;
 }
 
+// What ranks tell each other of their pages; longer names are cut off.
+struct PackedPages {
+  int32_t pages = 0;
+  uint64_t bytes = 0;
+  char host[64] = {};
+  char device[64] = {};
+};
+
 // The same number of pages on all ranks: the least that any can hold. `unequal`: told which rank
 // that is, where another could hold more.
-Result<KvShape> AgreeOnPages(Result<KvShape> mine, Communicator& world, std::string& unequal) {
-  const int32_t pages = mine.ok() ? mine->pages : 0;
-  std::vector<int32_t> all(world.size());
-  world.Wait(world.AllGather(&pages, all.data(), sizeof(pages)));
+Result<KvShape> AgreeOnPages(Result<KvShape> mine, const std::string& host,
+                             const std::string& device, Communicator& world, std::string& unequal) {
+  PackedPages own;
+  if (mine.ok()) own.pages = mine->pages;
+  if (mine.ok()) own.bytes = mine->PageBytes() * static_cast<uint64_t>(mine->pages);
+  PutText(own.host, host);
+  PutText(own.device, device);
+  std::vector<PackedPages> all(static_cast<size_t>(world.size()));
+  world.Wait(world.AllGather(&own, all.data(), sizeof(own)));
   if (!mine.ok()) return mine;
-  const auto [least, most] = std::minmax_element(all.begin(), all.end());
-  mine->pages = *least;
-  if (*least < *most) {
-    unequal = StrCat("KV pages: ", *least, " on every rank, since rank ", least - all.begin(),
-                     " has memory for no more; rank ", most - all.begin(), " has for ", *most);
+  const auto [least, most] = std::ranges::minmax_element(all, {}, &PackedPages::pages);
+  const auto name = [&](const auto& at) {
+    return StrCat("rank ", at - all.begin(), at->host[0] == '\0' ? "" : " on host ", at->host,
+                  at->device[0] == '\0' ? "" : ", ", at->device);
+  };
+  const auto bytes = [](const auto& at) { return HumanBytes(static_cast<double>(at->bytes)); };
+  mine->pages = least->pages;
+  if (least->pages < most->pages) {
+    unequal = StrCat("KV pages: ", least->pages, " on every rank, since ", name(least),
+                     " has memory for no more (", bytes(least), "); ", name(most), " has for ",
+                     most->pages, " (", bytes(most), ")");
   }
   if (mine->pages > 0) return mine;
-  const auto rank = least - all.begin();
-  return ResourceExhausted(StrCat("rank ", rank, " has no memory for KV pages: see its error"));
+  return ResourceExhausted(StrCat(name(least), " has no memory for KV pages: see its error"));
 }
 
 }  // namespace
@@ -88,6 +107,7 @@ class Executor::Impl {
                             options.layout.sp, TilesFor(backend_)};
     kv.memory_bytes = options.kv_memory_bytes > 0 ? options.kv_memory_bytes
                                                   : KvMemory(options.ranks_on_memory, bounds);
+    kv.device = backend_.DeviceName();
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
     kv.sp = options.layout.sp;
@@ -98,7 +118,8 @@ class Executor::Impl {
     }
     kv.ring_pages = sharing.ring_pages;
     ASSIGN_OR_RETURN(const KvShape shape,
-                     AgreeOnPages(SizeKvCache(model_, part_, kv), world, unequal_pages_));
+                     AgreeOnPages(SizeKvCache(model_, part_, kv), options.comm.host, kv.device,
+                                  world, unequal_pages_));
     ASSIGN_OR_RETURN(cache_, backend_.AllocateKv(shape));
     if (kv.sp > 1) {
       sharing.rank = part_.at.sp;

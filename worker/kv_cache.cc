@@ -27,7 +27,8 @@ Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
     Error error = ResourceExhausted(
         StrCat("rank ", part.rank, ": one KV page of ", settings.page_tokens, " tokens needs ",
                HumanBytes(static_cast<double>(page_bytes)), " and the ring ",
-               HumanBytes(static_cast<double>(ring_bytes)), ", the KV memory is ",
+               HumanBytes(static_cast<double>(ring_bytes)), ", the KV memory",
+               settings.device.empty() ? "" : " of ", settings.device, " is ",
                HumanBytes(static_cast<double>(settings.memory_bytes)),
                "; raise worker.kv_memory_bytes or use more ranks"));
     error.rank = part.rank;

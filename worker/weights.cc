@@ -138,9 +138,11 @@ Result<Weights> LoadWeights(const Checkpoint& checkpoint, const ModelConfig& mod
                             const LoadProgress& progress) {
   Loader load(checkpoint, model, part, backend, progress);
   if (load.total() > memory_bytes) {
+    const std::string device = backend.DeviceName();
     Error error = ResourceExhausted(
         StrCat("rank ", part.rank, " (tp ", part.at.tp, ", pp ", part.at.pp, "): its weights need ",
-               load.total(), " bytes and it has ", memory_bytes,
+               HumanBytes(static_cast<double>(load.total())), " and it has ",
+               HumanBytes(static_cast<double>(memory_bytes)), device.empty() ? "" : " of ", device,
                "; use more ranks (tp, pp), more memory or a checkpoint with fewer bits"));
     error.rank = part.rank;
     return error;

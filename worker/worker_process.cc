@@ -88,6 +88,8 @@ class WorkerProcess {
   void AnnounceReady();
   Status Serve();
   Status WriteTrace() const;
+  // What it computes on, once that is known; empty: no device.
+  std::string device() const { return backend_ ? backend_->DeviceName() : ""; }
 
  private:
   Status ServeAsLead();
@@ -108,6 +110,7 @@ class WorkerProcess {
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<PlanChannel> plans_;
   std::unique_ptr<Backend> backend_;
+  std::string passed_over_;  // why "auto" took no better one
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
   std::string weights_fingerprint_, numerics_fingerprint_;  // of the group
@@ -169,9 +172,8 @@ Status WorkerProcess::OpenModel() {
                         : std::max(1, UsableCores() / mpi_->ranks_on_this_host());
   options.rank_on_host = mpi_->rank_on_this_host();
   options.timed = trace_ != nullptr;
-  std::string passed_over;
-  ASSIGN_OR_RETURN(backend_, MakeBackend(options, &passed_over));
-  const std::string why = passed_over.empty() ? "" : StrCat(" (auto: ", passed_over, ")");
+  ASSIGN_OR_RETURN(backend_, MakeBackend(options, &passed_over_));
+  const std::string why = passed_over_.empty() ? "" : StrCat(" (auto: ", passed_over_, ")");
   logger_.Info(StrCat("computes on ", backend_->Describe(), why));
   if (trace_) backend_ = MakeTimedBackend(std::move(backend_), *trace_);
   ASSIGN_OR_RETURN(RunSetup setup, SetUpRun(config_));
@@ -185,8 +187,9 @@ Status WorkerProcess::Agree() {
   const bool stages_differ = config_.worker.backend.find(',') != std::string::npos;
   ASSIGN_OR_RETURN(
       numerics_fingerprint_,
-      CheckAgreement(*world_, {HostName(), weights_fingerprint_, backend_->NumericsFingerprint(),
-                               stages_differ ? layout_.PositionOf(identity_.rank).pp : 0}));
+      CheckAgreement(*world_,
+                     {HostName(), weights_fingerprint_, backend_->NumericsFingerprint(),
+                      stages_differ ? layout_.PositionOf(identity_.rank).pp : 0, passed_over_}));
   memory_ = ShareMemory(*world_, *backend_, mpi_->ranks_on_this_host());
   return {};
 }
@@ -259,6 +262,7 @@ void WorkerProcess::AnnounceReady() {
   ready.weights_fingerprint = weights_fingerprint_;
   ready.numerics_fingerprint = numerics_fingerprint_;
   ready.backend = backend_->Describe();
+  ready.device = device();
   ready.weight_bytes = weight_bytes_;
   ready.kv_bytes = executor_->kv_bytes();
   ready.token_bytes = token_bytes_;
@@ -417,6 +421,10 @@ int RunWorker(const WorkerFlags& flags, const WorkerParts& parts) {
     Error error = lived.error();
     error.rank = identity->rank;
     error.host = HostName();
+    if (const std::string device = worker->device();
+        error.message.find(device) == std::string::npos) {
+      error.message = StrCat(device, ": ", error.message);
+    }
     logger.Error(error.message);
     (*link)->SendFailure(error);
     (*link)->Close();

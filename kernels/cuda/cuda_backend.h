@@ -44,6 +44,7 @@ class CudaBackend : public Backend {
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
   std::string MemoryId() const override;
+  std::string DeviceName() const override { return device_->name(); }
   double MeasureReadBandwidth(size_t bytes) override;
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override;
   Result<std::unique_ptr<KvCache>> AllocateKv(const KvShape& shape) override;

@@ -91,11 +91,12 @@ Error MemoryError(Runtime& runtime, int device, const DeviceInfo& info, size_t b
                   const char* what) {
   uint64_t free = 0, total = info.memory_bytes;
   runtime.FreeMemory(&free, &total);
-  return ResourceExhausted(StrCat(DeviceName(device, info), ": ", what, " needs ", bytes,
-                                  " bytes, ", free, " of ", total,
-                                  " are free: use fewer KV pages (worker.kv_memory_bytes), a "
-                                  "checkpoint with fewer bits, more ranks, or end other programs "
-                                  "on the device"));
+  return ResourceExhausted(StrCat(
+      DeviceName(device, info), ": ", what, " needs ", HumanBytes(static_cast<double>(bytes)), ", ",
+      HumanBytes(static_cast<double>(free)), " of ", HumanBytes(static_cast<double>(total)),
+      " are free: use fewer KV pages (worker.kv_memory_bytes), a "
+      "checkpoint with fewer bits, more ranks, or end other programs "
+      "on the device"));
 }
 
 Error StepError(int device, const DeviceInfo& info, const Outcome& outcome) {

@@ -169,8 +169,8 @@ TEST(CudaProbe, MemoryTooSmallNamesBothFigures) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted);
   EXPECT_THAT(refused.error().message,
-              AllOf(HasSubstr("CUDA device 0 (NVIDIA H200): the key-value cache needs 4096000 "
-                              "bytes, 1000000 of 151000000000 are free"),
+              AllOf(HasSubstr("CUDA device 0 (NVIDIA H200): the key-value cache needs 4.1 MB, "
+                              "1.0 MB of 151.0 GB are free"),
                     HasSubstr("worker.kv_memory_bytes")));
 }
 

@@ -35,8 +35,12 @@ std::vector<PackedCard> GatherCards(Communicator& host, const NcclWireOptions& o
   return cards;
 }
 
-std::string NameOf(size_t rank, const PackedCard& card) {
+std::string OnHost(size_t rank, const PackedCard& card) {
   return StrCat("rank ", rank, " on host ", card.host);
+}
+
+std::string NameOf(size_t rank, const PackedCard& card) {
+  return StrCat(OnHost(rank, card), ", ", card.device);
 }
 
 std::string RuntimeText(int version) {
@@ -50,8 +54,8 @@ Status CheckCards(const std::vector<PackedCard>& cards) {
     const PackedCard& card = cards[rank];
     const auto differ = [&](const std::string& theirs, const std::string& firsts,
                             const char* remedy) {
-      return InvalidArgument(StrCat(NameOf(rank, card), " has ", theirs, ", ", NameOf(0, first),
-                                    " has ", firsts, ": ", remedy));
+      return InvalidArgument(StrCat(NameOf(rank, card), ", has ", theirs, ", ", NameOf(0, first),
+                                    ", has ", firsts, ": ", remedy));
     };
     if (card.nccl != first.nccl) {
       return differ(StrCat("NCCL ", NcclVersionText(card.nccl)),
@@ -65,8 +69,8 @@ Status CheckCards(const std::vector<PackedCard>& cards) {
     for (size_t other = 0; other < rank; ++other) {
       const PackedCard& held = cards[other];
       if (held.uuid != card.uuid || std::string(held.host_id) != card.host_id) continue;
-      return InvalidArgument(StrCat(NameOf(rank, card), " computes on ", card.device, ", as ",
-                                    NameOf(other, held),
+      return InvalidArgument(StrCat(OnHost(rank, card), " computes on ", card.device, ", as ",
+                                    OnHost(other, held),
                                     " does, and NCCL joins one rank a device: give each rank a "
                                     "device of its own, or exchange "
                                     "through host memory"));
@@ -139,26 +143,26 @@ Result<std::vector<std::string>> NcclWire::Compare(Communicator& host,
                                                    const NcclWireOptions& options) {
   const std::vector<PackedCard> cards = GatherCards(host, options);
   RETURN_IF_ERROR(CheckCards(cards));
-  std::vector<std::string> hosts;
-  for (const PackedCard& card : cards) hosts.emplace_back(card.host);
-  return hosts;
+  std::vector<std::string> ranks;
+  for (const PackedCard& card : cards) ranks.push_back(NameOf(ranks.size(), card));
+  return ranks;
 }
 
 Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
                                                    const NcclWireOptions& options,
-                                                   const std::vector<std::string>& hosts) {
+                                                   const std::vector<std::string>& ranks) {
   std::unique_ptr<NcclWire> made(new NcclWire(host.rank(), options));
-  RETURN_IF_ERROR(made->Join(host, hosts));
+  RETURN_IF_ERROR(made->Join(host, ranks));
   return std::unique_ptr<DeviceWire>(std::move(made));
 }
 
 Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
                                                    const NcclWireOptions& options) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Compare(host, options));
-  return Make(host, options, hosts);
+  ASSIGN_OR_RETURN(const std::vector<std::string> ranks, Compare(host, options));
+  return Make(host, options, ranks);
 }
 
-Status NcclWire::Join(Communicator& host, const std::vector<std::string>& hosts) {
+Status NcclWire::Join(Communicator& host, const std::vector<std::string>& ranks) {
   ASSIGN_OR_RETURN(const NcclId id, Invite(host, *options_.library));
   NcclOutcome outcome = options_.library->Init(id, host.size(), rank_, &comm_);
   if (outcome.state == NcclOutcome::kFailed) return Failed("joining the group", outcome.error);
@@ -177,9 +181,8 @@ Status NcclWire::Join(Communicator& host, const std::vector<std::string>& hosts)
     return {};
   }
   std::vector<std::string> missing;
-  for (size_t rank = 0; rank < hosts.size(); ++rank) {
-    if (!notes->has_arrived[rank])
-      missing.push_back(StrCat("rank ", rank, " on host ", hosts[rank]));
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    if (!notes->has_arrived[rank]) missing.push_back(ranks[rank]);
   }
   const std::string who = missing.empty() ? "all ranks have come, but NCCL does not reach them"
                                           : StrCat("waiting for ", echelon::Join(missing, ", "));

@@ -32,15 +32,16 @@ struct NcclWireOptions {
 
 class NcclWire final : public DeviceWire {
  public:
-  // The ranks' hosts, if their cards go together; if not, all ranks get the same error. Collective.
+  // What to call the ranks ("rank 1 on host n2, CUDA device 0 (NVIDIA H200)"), if their cards go
+  // together; if not, all ranks get the same error. Collective.
   static Result<std::vector<std::string>> Compare(Communicator& host,
                                                   const NcclWireOptions& options);
-  // Of ranks that were compared, on these hosts. Collective over `host`. A rank whose NCCL fails
+  // Of ranks that were compared and are called so. Collective over `host`. A rank whose NCCL fails
   // gets an error of its own, and the others theirs when join_ms have passed. The host
   // communicator's SetArrived is used meanwhile.
   static Result<std::unique_ptr<DeviceWire>> Make(Communicator& host,
                                                   const NcclWireOptions& options,
-                                                  const std::vector<std::string>& hosts);
+                                                  const std::vector<std::string>& ranks);
   static Result<std::unique_ptr<DeviceWire>> Make(Communicator& host,  // after comparing them
                                                   const NcclWireOptions& options);
   ~NcclWire() override;
@@ -52,7 +53,7 @@ class NcclWire final : public DeviceWire {
 
  private:
   NcclWire(int rank, const NcclWireOptions& options);
-  Status Join(Communicator& host, const std::vector<std::string>& hosts);
+  Status Join(Communicator& host, const std::vector<std::string>& ranks);
   Error Failed(const char* what, const std::string& error) const;
   // Until what was begun is enqueued.
   Status Finish(const char* what, NcclOutcome outcome);

@@ -56,12 +56,12 @@ Result<Connected> ConnectNccl(Communicator& host, DeviceLink& link, const StepCo
   const Result<NcclWireOptions> wire = PrepareNccl(link.card(), options);
   can = FirstProblem(host, options.host, wire.ok() ? "" : wire.error().message);
   RETURN_IF_ERROR(can);
-  const Result<std::vector<std::string>> hosts = NcclWire::Compare(host, *wire);
-  if (!hosts.ok()) can = hosts.error();
+  const Result<std::vector<std::string>> ranks = NcclWire::Compare(host, *wire);
+  if (!ranks.ok()) can = ranks.error();
   RETURN_IF_ERROR(can);
   Connected made;
   made.how = "over NCCL";
-  ASSIGN_OR_RETURN(made.wire, NcclWire::Make(host, *wire, *hosts));
+  ASSIGN_OR_RETURN(made.wire, NcclWire::Make(host, *wire, *ranks));
   made.again = [wire = *wire](Communicator& over, DeviceLink&) {
     return NcclWire::Make(over, wire);
   };

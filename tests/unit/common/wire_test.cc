@@ -98,7 +98,9 @@ TEST(ControlWire, BodiesRoundTrip) {
   ASSERT_TRUE(joined.ok());
   EXPECT_EQ(joined->host, "n1");
   EXPECT_EQ(joined->build, BuildId());
-  ReadyMessage ready{.weights_fingerprint = "w", .numerics_fingerprint = "n", .kv_pages = 11};
+  ReadyMessage ready{
+      .weights_fingerprint = "w", .numerics_fingerprint = "n", .device = "d", .kv_pages = 11};
+  EXPECT_EQ(DecodeReady(Encode(ready))->device, "d");
   EXPECT_EQ(DecodeReady(Encode(ready))->kv_pages, 11u);
   FailureMessage failure{.error = {ErrorCode::kResourceExhausted, "no memory", "kv", 2, "n2"}};
   const auto failed = DecodeFailure(Encode(failure));

@@ -246,6 +246,22 @@ TEST_F(WorkerGroupTest, NamesAllRanksThatAreFoundDeadTogether) {
   EXPECT_EQ(lost[0].error.message, "rank 0 on host h: process 1000 died, as did rank 1 on host h");
 }
 
+TEST_F(WorkerGroupTest, NamesTheDeviceThatALostRankComputedOn) {
+  Make();
+  MakeRanks();
+  for (auto& rank : ranks_) rank->ready.device = "CUDA device 1 (NVIDIA H200)";
+  for (auto& rank : ranks_) rank->Join();
+  ASSERT_TRUE(UntilState(GroupState::kLoading));
+  for (auto& rank : ranks_) rank->Ready();
+  ASSERT_TRUE(UntilState(GroupState::kReady));
+  script_.dead_ranks = {1};
+  Pass(1000, {0});
+  const std::vector<LostGroup> lost = group_->TakeLost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(lost[0].error.message,
+            "rank 1 on host h, CUDA device 1 (NVIDIA H200): process 1001 died");
+}
+
 TEST_F(WorkerGroupTest, TellsTheRanksOwnReasonRatherThanItsDeath) {
   Make();
   BringUp();

@@ -46,6 +46,14 @@ TEST(Agreement, EveryRankLearnsWhichNumericsDiffer) {
       Each(HasSubstr("rank 1 on host b has numerics cpu avx512, rank 0 on host a has cpu avx2")));
 }
 
+TEST(Agreement, EveryRankLearnsWhyOneFellBackToTheCpu) {
+  EXPECT_THAT(
+      Check({{"a", "w", "cuda/sm90"},
+             {"b", "w", "cpu/avx2", 0, "backend \"cuda\": this host has no NVIDIA driver"}}),
+      Each(HasSubstr("rank 1 on host b has numerics cpu/avx2 (auto: backend \"cuda\": this "
+                     "host has no NVIDIA driver), rank 0 on host a has cuda/sm90: ")));
+}
+
 TEST(Agreement, LongTextsDoNotOverflow) {
   const std::string longest(5000, 'x');
   EXPECT_THAT(Check({{longest, longest, longest}, {longest, longest, longest}}),

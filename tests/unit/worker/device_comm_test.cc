@@ -199,8 +199,8 @@ TEST(NcclWire, RanksOfAnotherNcclAreNamed) {
   });
   for (const auto& error : errors) {
     EXPECT_EQ(error,
-              "rank 2 on host host2 has NCCL 2.27.3, rank 0 on host host0 has NCCL 2.28.9: install "
-              "the same libnccl.so.2 on every host");
+              "rank 2 on host host2, device 2, has NCCL 2.27.3, rank 0 on host host0, device 0, "
+              "has NCCL 2.28.9: install the same libnccl.so.2 on every host");
   }
 }
 
@@ -209,8 +209,8 @@ TEST(NcclWire, RanksOfAnotherRuntimeAreNamed) {
     if (number == 1) rank.wire.card.runtime_version = 12080;
   });
   for (const auto& error : errors) {
-    EXPECT_THAT(error, HasSubstr("rank 1 on host host1 has CUDA runtime 12.8, rank 0 on host host0 "
-                                 "has CUDA runtime 13.0: "));
+    EXPECT_THAT(error, HasSubstr("rank 1 on host host1, device 1, has CUDA runtime 12.8, rank 0 on "
+                                 "host host0, device 0, has CUDA runtime 13.0: "));
   }
 }
 
@@ -257,9 +257,10 @@ TEST(NcclWire, WhoHasNotJoinedIsNamedWithinTheDeadline) {
   EXPECT_THAT(
       errors[0],
       AllOf(HasSubstr("rank 0 of the group on host host0, device 0: NCCL, joining the "
-                      "group: not complete after 200 ms, waiting for rank 2 on host host2; "),
+                      "group: not complete after 200 ms, waiting for rank 2 on host host2, device "
+                      "2; "),
             HasSubstr("the interface was chosen by NCCL")));
-  EXPECT_THAT(errors[1], AllOf(HasSubstr("waiting for rank 2 on host host2; "),
+  EXPECT_THAT(errors[1], AllOf(HasSubstr("waiting for rank 2 on host host2, device 2; "),
                                HasSubstr("NCCL_SOCKET_IFNAME is eth7")));
   EXPECT_THAT(errors[2], HasSubstr("joining the group: no device"));
 }

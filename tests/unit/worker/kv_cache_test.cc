@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/strings.h"
+
 namespace echelon {
 namespace {
 
@@ -67,10 +69,17 @@ TEST(SizeKvCache, SaysWhatOnePageNeeds) {
   KvSettings settings;
   settings.context_max = 100;
   settings.memory_bytes = 1000;
-  const auto result = SizeKvCache(Model(), PartOf(Model(), {}, 0), settings);
-  ASSERT_FALSE(result.ok());
-  EXPECT_EQ(result.error().code, ErrorCode::kResourceExhausted);
-  EXPECT_THAT(result.error().message, ::testing::HasSubstr("worker.kv_memory_bytes"));
+  for (const char* device : {"", "CUDA device 0 (A)"}) {
+    settings.device = device;
+    const auto result = SizeKvCache(Model(), PartOf(Model(), {}, 0), settings);
+    ASSERT_FALSE(result.ok());
+    EXPECT_EQ(result.error().code, ErrorCode::kResourceExhausted);
+    EXPECT_EQ(
+        result.error().message,
+        StrCat("rank 0: one KV page of 16 tokens needs 12.3 kB and the ring 0 B, the KV memory",
+               *device == '\0' ? "" : " of CUDA device 0 (A)",
+               " is 1.0 kB; raise worker.kv_memory_bytes or use more ranks"));
+  }
 }
 
 }  // namespace

@@ -133,7 +133,9 @@ TEST_F(WeightsTest, AModelThatDoesNotFitIsRefusedBeforeReading) {
   EXPECT_EQ(w.error().code, ErrorCode::kResourceExhausted);
   EXPECT_EQ(w.error().rank, 3);
   EXPECT_THAT(w.error().message, HasSubstr("rank 3"));
-  EXPECT_THAT(w.error().message, HasSubstr(StrCat(needed, " bytes and it has ", needed - 1)));
+  const std::string human = HumanBytes(static_cast<double>(needed));
+  EXPECT_THAT(w.error().message,
+              HasSubstr(StrCat("its weights need ", human, " and it has ", human, "; use more")));
   EXPECT_EQ(counted.reads, 0);
   EXPECT_TRUE(LoadWeights(counted, model(), part, needed, *backend_).ok());
 }
