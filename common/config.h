@@ -72,7 +72,7 @@ struct GroupSettings {
   std::string launcher = "local";              // local | hostfile | slurm | external
   std::string hosts;                           // hostfile: path, or "host1:2,host2:2"
   std::string remote_agent;                    // command mpirun uses instead of ssh
-  std::string interface;                       // CIDR or name for MPI and control; "" = by route
+  std::string interface;                       // CIDR or name for MPI, NCCL, control; "" = by route
   std::string endpoint = "tcp://127.0.0.1:0";  // workers' socket; port 0 = any free one
   std::string mpirun_extra;                    // more words for the launcher command
   int64_t heartbeat_interval_ms = 500;

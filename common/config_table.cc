@@ -259,7 +259,8 @@ void AddGroupLaunch(SectionRows<GroupSettings>& add) {
            "For hostfile: the path of a host file, or \"host1:2,host2:2\" (ranks on each).");
   add.Text("remote_agent", &S::remote_agent, "The command mpirun uses instead of ssh.");
   add.Text("interface", &S::interface,
-           "Network of the workers, as \"10.0.0.0/24\" or a name; empty: the one routed to.");
+           "Network of the workers, as \"10.0.0.0/24\" or a name: of MPI, control, and NCCL unless "
+           "NCCL_SOCKET_IFNAME is set; empty: the one routed to.");
   add.Text("endpoint", &S::endpoint, "Where workers connect; port 0: any that is free.",
            TcpEndpointProblem);
   add.Text("mpirun_extra", &S::mpirun_extra, "More words for the launcher's command line.");

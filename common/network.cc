@@ -65,6 +65,19 @@ bool InNetwork(in_addr address, const std::string& cidr) {
   return ((ntohl(address.s_addr) ^ ntohl(network.s_addr)) & mask) == 0;
 }
 
+// `interface`: a name, or a network.
+Result<LocalAddress> LocalAddressOn(const std::string& interface) {
+  std::vector<std::string> known;
+  for (const LocalAddress& entry : LocalAddresses()) {
+    if (entry.interface == interface || InNetwork(entry.address, interface)) return entry;
+    known.push_back(StrCat(entry.interface, " ", entry.Text()));
+  }
+  return InvalidArgument(
+      StrCat("group.interface \"", interface, "\": host ", HostName(),
+             " has no such interface or network (it has: ", Join(known, ", "), ")"),
+      "group.interface");
+}
+
 }  // namespace
 
 std::string HostName() {
@@ -98,15 +111,13 @@ std::string InterfaceTowards(const std::string& host) {
 }
 
 Result<std::string> AddressOn(const std::string& interface) {
-  std::vector<std::string> known;
-  for (const LocalAddress& entry : LocalAddresses()) {
-    if (entry.interface == interface || InNetwork(entry.address, interface)) return entry.Text();
-    known.push_back(StrCat(entry.interface, " ", entry.Text()));
-  }
-  return InvalidArgument(
-      StrCat("group.interface \"", interface, "\": host ", HostName(),
-             " has no such interface or network (it has: ", Join(known, ", "), ")"),
-      "group.interface");
+  ASSIGN_OR_RETURN(const LocalAddress found, LocalAddressOn(interface));
+  return found.Text();
+}
+
+Result<std::string> InterfaceOn(const std::string& interface) {
+  ASSIGN_OR_RETURN(const LocalAddress found, LocalAddressOn(interface));
+  return found.interface;
 }
 
 Result<Endpoint> ParseEndpoint(const std::string& text) {

@@ -18,6 +18,8 @@ std::string InterfaceTowards(const std::string& host);
 // The IPv4 address of this machine on an interface given by name ("eth0") or network
 // ("10.99.0.0/24"). The error lists what there is.
 Result<std::string> AddressOn(const std::string& interface);
+// The same interface's name on this machine.
+Result<std::string> InterfaceOn(const std::string& interface);
 
 // "tcp://host:port" taken apart.
 struct Endpoint {

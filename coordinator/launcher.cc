@@ -1,5 +1,6 @@
 #include "coordinator/launcher.h"
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <sstream>
@@ -140,6 +141,7 @@ Result<Words> HostfileWords(const LaunchRequest& request) {
   std::vector<std::string> list;
   for (const HostSlots& entry : hosts) list.push_back(StrCat(entry.host, ":", entry.slots));
   Words words = Mpirun(request);
+  for (const std::string& name : request.forwarded) Append(words, {"-x", name});
   Append(words, {"-H", Join(list, ",")});
   if (!request.settings.remote_agent.empty()) {
     Append(words, {"--mca", "plm_rsh_agent", request.settings.remote_agent});
@@ -174,7 +176,30 @@ Result<const Way*> FindWay(const std::string& launcher) {
       "group.launcher");
 }
 
+// A host's name for itself, and devices by their UUIDs ("GPU-8f...", "MIG-..."), say nothing on
+// other hosts.
+bool HoldsOnAllHosts(const std::string& name, const std::string& value) {
+  if (name == "CUDA_VISIBLE_DEVICES") return value.find('-') == std::string::npos;
+  if (name.rfind("NCCL_", 0) == 0) return name != "NCCL_HOSTID";
+  static constexpr const char* kCuda[] = {"CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_DEVICE_ORDER",
+                                          "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING"};
+  return std::find(std::begin(kCuda), std::end(kCuda), name) != std::end(kCuda);
+}
+
 }  // namespace
+
+std::vector<std::string> ForwardedVariables(const char* const* environment) {
+  std::vector<std::string> names;
+  for (; *environment != nullptr; ++environment) {
+    const std::string variable = *environment;
+    const std::string name = variable.substr(0, variable.find('='));
+    if (name.size() < variable.size() && HoldsOnAllHosts(name, variable.substr(name.size() + 1))) {
+      names.push_back(name);
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
 
 Result<LaunchCommand> MakeLaunchCommand(const LaunchRequest& request) {
   ASSIGN_OR_RETURN(const Way* way, FindWay(request.settings.launcher));

@@ -17,10 +17,11 @@ struct LaunchRequest {
   std::string worker_program;
   std::string endpoint;  // the coordinator's socket as the ranks reach it
   uint64_t epoch = 1;
-  std::string marker;          // value of kMarkerVariable in every process of the epoch
-  bool root = false;           // Open MPI wants to be told
-  std::string session_folder;  // local: for the launcher's sockets; "" = its own choice
-  std::string memory_folder;   // local: for the ranks' shared memory; "" = its own choice
+  std::string marker;                  // value of kMarkerVariable in every process of the epoch
+  bool root = false;                   // Open MPI wants to be told
+  std::vector<std::string> forwarded;  // ForwardedVariables, for mpirun over hosts
+  std::string session_folder;          // local: for the launcher's sockets; "" = its own choice
+  std::string memory_folder;           // local: for the ranks' shared memory; "" = its own choice
 };
 
 // Set in the environment of every process of an epoch: "<coordinator pid>.<its start
@@ -32,6 +33,10 @@ struct LaunchCommand {
   std::vector<std::pair<std::string, std::string>> environment;
 };
 Result<LaunchCommand> MakeLaunchCommand(const LaunchRequest& request);
+
+// Those of an environment's variables ("NAME=value", ended by a null) that the ranks of all hosts
+// are to have: what NCCL and CUDA are told, unless it is true of one host alone. Sorted names.
+std::vector<std::string> ForwardedVariables(const char* const* environment);
 
 // The host each rank is to run on, as far as the settings tell ("" where they do not): for messages
 // about ranks that have not joined.

@@ -78,6 +78,7 @@ Status ManagedGroup::Launch() {
   request.epoch = epoch_;
   request.marker = marker_prefix_ + std::to_string(epoch_);
   request.root = geteuid() == 0;
+  request.forwarded = ForwardedVariables(environ);
   if (settings_.launcher == "local") {
     scratch_.reset();  // of the epoch before: all its processes are gone
     scratch_ = std::make_unique<EpochScratch>(request.marker);

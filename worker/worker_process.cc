@@ -47,6 +47,18 @@ std::string TextFromEnvironment(const char* name) {
   return text ? text : "";
 }
 
+// What NCCL's sockets go over, as it is told: by who started this process, or else by
+// group.interface, whose name on this host may be another than elsewhere. Empty: it chooses.
+Result<std::string> TellNcclInterface(const std::string& interface) {
+  constexpr char kName[] = "NCCL_SOCKET_IFNAME";
+  const std::string told = TextFromEnvironment(kName);
+  if (!told.empty() || interface.empty()) return told;
+  ASSIGN_OR_RETURN(const std::string name, InterfaceOn(interface));
+  const std::string exactly = "=" + name;  // else it is a prefix: eth1 would be eth10, too
+  setenv(kName, exactly.c_str(), 1);
+  return exactly;
+}
+
 std::optional<int> FromEnvironment(const char* name) {
   const char* text = std::getenv(name);
   if (!text) return std::nullopt;
@@ -228,7 +240,9 @@ Status WorkerProcess::MakeExecutor() {
   options.comm.kind = config_.worker.device_exchange;
   options.comm.host = HostName();
   options.comm.nccl_host_id = TextFromEnvironment("NCCL_HOSTID");
-  options.comm.nccl_interface = TextFromEnvironment("NCCL_SOCKET_IFNAME");
+  if (!backend_->host_memory()) {
+    ASSIGN_OR_RETURN(options.comm.nccl_interface, TellNcclInterface(config_.group.interface));
+  }
   options.comm.join_ms = config_.group.join_deadline_ms;
   options.comm.load_nccl = parts_.load_nccl;
   // So that a step whose other rank does not come ends before the coordinator gives it up.

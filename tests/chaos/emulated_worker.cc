@@ -47,6 +47,9 @@ int main(int argc, char** argv) {
   }
   WorkerParts parts;
   parts.load_nccl = []() -> Result<std::unique_ptr<NcclLibrary>> {
+    const char* const interface = std::getenv("NCCL_SOCKET_IFNAME");
+    std::fprintf(stderr, "played NCCL: NCCL_SOCKET_IFNAME is %s\n",
+                 interface ? interface : "unset");
     const testing::PlayedDevice device{emulation::EnqueueOn, emulation::CopyDevice};
     return std::unique_ptr<NcclLibrary>(std::make_unique<testing::ProcessNccl>(device, &Fault()));
   };

@@ -61,11 +61,15 @@ def check(name, layout, folder):
         want = ask(running)
     exchanges = ("staged",) if "worker.backend" in layout else ("staged", "nccl")
     for exchange in exchanges:
-        settings = {**COMMON, "model.path": folder, "worker.backend": "cuda", "worker.device_exchange": exchange, **layout}
+        settings = {**COMMON, "model.path": folder, "worker.backend": "cuda", "worker.device_exchange": exchange, "group.interface": "127.0.0.0/8",
+                    **layout}
         with service.Service(settings, worker=EMULATED_WORKER) as running:
             assert ask(running) == want, f"{name}, {exchange}: other tokens than the reference backend"
             assert ask(running, kill=True) == want, f"{name}, {exchange}: other tokens after the loss of a rank"
             assert running.status()["epoch"] == 2, running.status()
+            if exchange == "nccl":
+                for line in ("devices exchange over NCCL, interface =lo", "played NCCL: NCCL_SOCKET_IFNAME is =lo"):
+                    assert line in running.log(), f"{name}: no line \"{line}\":\n{running.log()[-4000:]}"
     print(f"ok   {name}: {', '.join(exchanges)} ({time.monotonic() - began:.1f} s)", flush=True)
 
 

@@ -188,9 +188,10 @@ Status NcclWire::Join(Communicator& host, const std::vector<std::string>& ranks)
                                           : StrCat("waiting for ", echelon::Join(missing, ", "));
   const std::string interface =
       options_.interface.empty()
-          ? "the interface was chosen by NCCL: set NCCL_SOCKET_IFNAME to the one between the hosts"
+          ? "the interface was chosen by NCCL: set group.interface to the network between the hosts"
           : StrCat("NCCL_SOCKET_IFNAME is ", options_.interface,
-                   ": check that it is the one between the hosts");
+                   " (it, or group.interface, was set so): check that it is the one between the "
+                   "hosts");
   return Failed("joining the group",
                 StrCat("not complete after ", options_.join_ms, " ms, ", who, "; ", interface));
 }

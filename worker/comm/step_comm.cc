@@ -29,7 +29,7 @@ Result<NcclWireOptions> PrepareNccl(const DeviceCard& card, const StepCommOption
 
 // A group's line as it is made, and how those of its parts are.
 struct Connected {
-  const char* how = "";
+  std::string how;
   std::unique_ptr<DeviceWire> wire;
   WireFactory again;
 };
@@ -61,6 +61,7 @@ Result<Connected> ConnectNccl(Communicator& host, DeviceLink& link, const StepCo
   RETURN_IF_ERROR(can);
   Connected made;
   made.how = "over NCCL";
+  if (!wire->interface.empty()) made.how += ", interface " + wire->interface;
   ASSIGN_OR_RETURN(made.wire, NcclWire::Make(host, *wire, *ranks));
   made.again = [wire = *wire](Communicator& over, DeviceLink&) {
     return NcclWire::Make(over, wire);
@@ -128,7 +129,7 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
         StrCat("worker.device_exchange is ", options.kind, ", but ", why, "; or set it to auto"));
   }
   if (options.note) {
-    options.note(StrCat("devices exchange ", made ? made->how : "through host memory",
+    options.note(StrCat("devices exchange ", made ? made->how : std::string("through host memory"),
                         why.empty() ? "" : StrCat(" (", why, ")")));
   }
   if (!made) return Staged(std::move(host), backend);

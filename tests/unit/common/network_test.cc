@@ -16,10 +16,13 @@ TEST(Network, NamesTheLoopbackInterface) {
 TEST(Network, FindsAnAddressByNameOrNetwork) {
   EXPECT_EQ(*AddressOn("lo"), "127.0.0.1");
   EXPECT_EQ(*AddressOn("127.0.0.0/8"), "127.0.0.1");
+  EXPECT_EQ(*InterfaceOn("lo"), "lo");
+  EXPECT_EQ(*InterfaceOn("127.0.0.0/8"), "lo");
   for (const char* bad : {"eth77", "203.0.113.0/24", "127.0.0.0/33", "127.0.0.0/", "/8", ""}) {
     const auto address = AddressOn(bad);
     ASSERT_FALSE(address.ok()) << bad;
     EXPECT_THAT(address.error().message, HasSubstr("lo 127.0.0.1"));
+    EXPECT_FALSE(InterfaceOn(bad).ok()) << bad;
   }
 }
 

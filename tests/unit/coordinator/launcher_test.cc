@@ -71,6 +71,34 @@ TEST(Launcher, HostfilePinsTheInterfaceForBothNetworks) {
   }
 }
 
+TEST(Launcher, RanksOfOtherHostsAreToldWhatNcclAndCudaAre) {
+  LaunchRequest request = Request("hostfile");
+  request.settings.hosts = "10.0.0.1:1,10.0.0.2:2";
+  request.forwarded = {"CUDA_VISIBLE_DEVICES", "NCCL_DEBUG"};
+  EXPECT_THAT(Line(request), HasSubstr("-x ECHELON_GROUP "));
+  EXPECT_THAT(Line(request), HasSubstr("-x CUDA_VISIBLE_DEVICES -x NCCL_DEBUG "));
+  request.settings.launcher = "local";  // they have mpirun's environment
+  EXPECT_THAT(Line(request), Not(HasSubstr("NCCL_DEBUG")));
+}
+
+TEST(ForwardedVariables, AreThoseThatHoldOnAllHosts) {
+  const char* const environment[] = {"PATH=/bin",
+                                     "NCCL_SOCKET_IFNAME=eth",
+                                     "NCCL_HOSTID=me",
+                                     "NCCL_DEBUG=WARN",
+                                     "XNCCL_DEBUG=1",
+                                     "CUDA_HOME=/usr/local/cuda",
+                                     "CUDA_DEVICE_ORDER=PCI_BUS_ID",
+                                     "CUDA_VISIBLE_DEVICES=0,1",
+                                     "ODD",
+                                     nullptr};
+  EXPECT_THAT(
+      ForwardedVariables(environment),
+      ElementsAre("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG", "NCCL_SOCKET_IFNAME"));
+  const char* const by_uuid[] = {"CUDA_VISIBLE_DEVICES=GPU-8932f937,MIG-1", nullptr};
+  EXPECT_THAT(ForwardedVariables(by_uuid), ElementsAre());
+}
+
 TEST(Launcher, SlurmEndsTheStepWithItsFirstDeadRank) {
   const auto command = MakeLaunchCommand(Request("slurm"));
   ASSERT_TRUE(command.ok());

@@ -259,7 +259,7 @@ TEST(NcclWire, WhoHasNotJoinedIsNamedWithinTheDeadline) {
       AllOf(HasSubstr("rank 0 of the group on host host0, device 0: NCCL, joining the "
                       "group: not complete after 200 ms, waiting for rank 2 on host host2, device "
                       "2; "),
-            HasSubstr("the interface was chosen by NCCL")));
+            HasSubstr("the interface was chosen by NCCL: set group.interface")));
   EXPECT_THAT(errors[1], AllOf(HasSubstr("waiting for rank 2 on host host2, device 2; "),
                                HasSubstr("NCCL_SOCKET_IFNAME is eth7")));
   EXPECT_THAT(errors[2], HasSubstr("joining the group: no device"));

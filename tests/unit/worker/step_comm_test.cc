@@ -27,6 +27,7 @@ struct RankSetup {
   bool on_device = true, has_link = true, has_nccl = true;
   std::string kind = "auto";
   uint8_t device = 0;  // 0: one of its own
+  std::string interface = {};
 };
 
 struct Outcome {
@@ -68,6 +69,7 @@ std::vector<Outcome> Made(const std::vector<RankSetup>& setups) {
     options.kind = setups[rank].kind;
     options.host = StrCat("host", rank);
     options.join_ms = 20'000;
+    options.nccl_interface = setups[rank].interface;
     options.note = [&](const std::string& why) { outcomes[rank].note = why; };
     options.load_nccl = [&]() -> Result<std::unique_ptr<NcclLibrary>> {
       if (!setups[rank].has_nccl) return Unsupported("NCCL is not there: install it");
@@ -108,6 +110,10 @@ TEST(StepComm, DevicesThatNcclJoinsExchangeInTheStream) {
       EXPECT_EQ(one.note,
                 StrCat("devices exchange over NCCL", kind == std::string("nccl") ? "" : kNoPeers));
     }
+  }
+  for (const Outcome& one : Made({{.kind = "nccl", .interface = "=lo"}, {.kind = "nccl"}})) {
+    EXPECT_THAT(one.note, ::testing::AnyOf("devices exchange over NCCL, interface =lo",
+                                           "devices exchange over NCCL"));
   }
   for (const Outcome& one : Made({{.kind = "staged"}, {.kind = "staged"}})) {
     EXPECT_EQ(one.made, "staged");
