@@ -115,6 +115,7 @@ std::string Encode(const HeartbeatMessage& m) {
   WireWriter out;
   out.Put(m.waited_ms);
   out.PutVector(m.awaited);
+  out.Put(static_cast<uint8_t>(m.on_device));
   return out.Take();
 }
 
@@ -124,6 +125,7 @@ Result<HeartbeatMessage> DecodeHeartbeat(std::string_view bytes) {
   HeartbeatMessage m;
   m.waited_ms = in.Get<uint64_t>();
   m.awaited = in.GetVector<uint32_t>(kAwaitedMax);
+  m.on_device = in.Get<uint8_t>() != 0;
   return Finish(in, m, "heartbeat");
 }
 

@@ -76,6 +76,7 @@ struct ReadyMessage {
 struct HeartbeatMessage {
   uint64_t waited_ms = 0;         // for a message of one of these ranks or more
   std::vector<uint32_t> awaited;  // at most kAwaitedMax of them
+  bool on_device = false;         // for its device, which computes, or waits for them
 };
 inline constexpr uint32_t kAwaitedMax = 16;
 struct FailureMessage {

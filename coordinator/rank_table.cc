@@ -146,8 +146,12 @@ std::string RankTable::DescribeLoading() const {
 std::string RankTable::DescribeWaits(int64_t now_us, int64_t silent_us) const {
   constexpr size_t kNamedMax = 4;
   std::vector<const RankStatus*> waiting, silent;
+  std::vector<bool> awaited(status_.size());
   for (const RankStatus& status : status_) {
     if (!status.waits.awaited.empty()) waiting.push_back(&status);
+    for (const uint32_t rank : status.waits.awaited) {
+      if (rank < status_.size()) awaited[rank] = true;
+    }
     if (status.joined && now_us - status.last_heard_us > silent_us) silent.push_back(&status);
   }
   std::stable_sort(waiting.begin(), waiting.end(), [](const RankStatus* a, const RankStatus* b) {
@@ -159,8 +163,18 @@ std::string RankTable::DescribeWaits(int64_t now_us, int64_t silent_us) const {
     for (const uint32_t rank : waiting[i]->waits.awaited) {
       if (rank < status_.size()) whom.push_back(Where(static_cast<int>(rank)));
     }
-    text += StrCat("; ", Where(waiting[i]->rank), " has waited ", waiting[i]->waits.waited_ms,
-                   " ms for ", echelon::Join(whom, ", "));
+    text +=
+        StrCat("; ", Where(waiting[i]->rank), " has waited ", waiting[i]->waits.waited_ms,
+               waiting[i]->waits.on_device ? " ms for its device, which may wait for " : " ms for ",
+               echelon::Join(whom, ", "));
+  }
+  // Of many ranks that wait for each other, the one that holds them up.
+  size_t named = 0;
+  for (const RankStatus& status : status_) {
+    const bool holds_up = awaited[status.rank] && status.waits.awaited.empty() &&
+                          now_us - status.last_heard_us <= silent_us;
+    if (holds_up && named++ < kNamedMax)
+      text += StrCat("; ", Where(status.rank), " waits for nobody");
   }
   for (size_t i = 0; i < std::min(silent.size(), kNamedMax); ++i) {
     text += StrCat("; ", Where(silent[i]->rank), " has not been heard for ",

@@ -43,8 +43,8 @@ class RankTable {
   // "rank 0: 34.1 MB of 96.4 MB, rank 1: nothing read yet" of the ranks that are not ready
   std::string DescribeLoading() const;
   // "; rank 0 on host n1 has waited 1900 ms for rank 1 on host n2" of those that have waited
-  // longest, "; rank 1 on host n2 has not been heard for 1500 ms" of those silent for longer than
-  // `silent_us`; or nothing.
+  // longest, "; rank 1 on host n2 waits for nobody" of those that are awaited, "; rank 1 on host n2
+  // has not been heard for 1500 ms" of those silent for longer than `silent_us`; or nothing.
   std::string DescribeWaits(int64_t now_us, int64_t silent_us) const;
 
  private:

@@ -283,9 +283,10 @@ class Backend {
   // For ranks that exchange the backend's memory where it is not the host's
   // (kernels/device_link.h).
   virtual Result<std::unique_ptr<DeviceLink>> NewLink();
-  // Called now and then while the host waits for the device; an error ends the wait and is the
-  // device's: what another rank should have sent will not come.
-  virtual void SetWatch(std::function<Status()> /*watch*/) {}
+  // Called now and then while the host waits for the device, or asks for a mark, and once more when
+  // that is `over`; an error ends the wait and is the device's: what another rank should have sent
+  // will not come.
+  virtual void SetWatch(std::function<Status(bool over)> /*watch*/) {}
 
   // For traces. A stamp is a place behind all that was enqueued before: here, or in the queue of a
   // link, by its `stream` and as it launches. A device keeps stamps where it is timed

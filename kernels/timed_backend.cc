@@ -131,7 +131,9 @@ class TimedBackend : public Backend {
     ASSIGN_OR_RETURN(auto link, inner_->NewLink());
     return std::unique_ptr<DeviceLink>(new TimedLink(std::move(link), times_));
   }
-  void SetWatch(std::function<Status()> watch) override { inner_->SetWatch(std::move(watch)); }
+  void SetWatch(std::function<Status(bool over)> watch) override {
+    inner_->SetWatch(std::move(watch));
+  }
   std::string MemoryId() const override { return inner_->MemoryId(); }
   std::string DeviceName() const override { return inner_->DeviceName(); }
   uint64_t FreeMemoryBytes() const override { return inner_->FreeMemoryBytes(); }

@@ -1,5 +1,7 @@
 #include "worker/rank_groups.h"
 
+#include <cstdlib>
+
 namespace echelon {
 
 Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& layout,
@@ -8,9 +10,11 @@ Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& l
   const int stage = at.pp * layout.sp + at.sp, pipeline = at.sp * layout.tp + at.tp,
             sharing = at.pp * layout.tp + at.tp;
   StepCommOptions own = options;
-  own.watch = std::make_shared<WireWatch>();
+  if (!own.watch) own.watch = std::make_shared<WireWatch>();
   // A rank alone has no wire, and sleeps where a watch would have it look at the clock.
-  if (layout.world() > 1) backend.SetWatch([watch = own.watch] { return watch->Check(); });
+  if (layout.world() > 1) {
+    backend.SetWatch([watch = own.watch](bool over) { return watch->Check(over); });
+  }
   // In the same order on every rank.
   const auto tensors = [&](int color, int key) {
     return MakeStepCommunicator(world.Split(color, key), backend, own);
@@ -28,7 +32,24 @@ Result<RankGroups> RankGroups::Make(Communicator& world, const ParallelLayout& l
   groups.reports = world.Split(0, world.rank());
   ASSIGN_OR_RETURN(groups.sharing, tensors(sharing, at.sp));
   ASSIGN_OR_RETURN(groups.ring, tensors(sharing, at.sp));
+  own.watch->Connects(groups.OnStream(layout, at));
   return groups;
+}
+
+std::vector<int> RankGroups::OnStream(const ParallelLayout& layout, const RankPosition& at) const {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < layout.world(); ++rank) {
+    const RankPosition other = layout.PositionOf(rank);
+    const bool tp_differs = other.tp != at.tp, pp_differs = other.pp != at.pp,
+               sp_differs = other.sp != at.sp;
+    if (tp_differs + pp_differs + sp_differs != 1) continue;
+    const Communicator& comm = tp_differs         ? *tp
+                               : sp_differs       ? *ring
+                               : other.pp > at.pp ? *next
+                                                  : *previous;
+    if (comm.on_stream() && std::abs(other.pp - at.pp) <= 1) ranks.push_back(rank);
+  }
+  return ranks;
 }
 
 void RankGroups::Poll() const {

@@ -4,6 +4,7 @@
 // from the backend's own memory; over the others what the host knows. One thread.
 
 #include <memory>
+#include <vector>
 
 #include "common/parallel_layout.h"
 #include "common/result.h"
@@ -32,6 +33,10 @@ struct RankGroups {
   void Poll() const;
   // Of everything a step waits for; the reports wait for nothing.
   CommStats TakeStats() const;
+
+ private:
+  // The ranks of the world that exchange with this one in its device's streams.
+  std::vector<int> OnStream(const ParallelLayout& layout, const RankPosition& at) const;
 };
 
 }  // namespace echelon

@@ -123,6 +123,7 @@ class WorkerProcess {
   std::unique_ptr<PlanChannel> plans_;
   std::unique_ptr<Backend> backend_;
   std::string passed_over_;  // why "auto" took no better one
+  const std::shared_ptr<WireWatch> watch_ = std::make_shared<WireWatch>();
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig model_;
   std::string weights_fingerprint_, numerics_fingerprint_;  // of the group
@@ -149,18 +150,23 @@ Status WorkerProcess::Configure(const std::string& yaml) {
   return {};
 }
 
-HeartbeatMessage HeartbeatOf(const LongWait& wait) {
-  const LongWait::Seen seen = wait.Get();
+HeartbeatMessage HeartbeatOf(const LongWait& host, const LongWait& device) {
+  const LongWait::Seen on_host = host.Get(), on_device = device.Get();
+  const bool devices = on_device.waited > on_host.waited;
+  const LongWait::Seen& seen = devices ? on_device : on_host;
   const auto count = std::min<size_t>(seen.ranks.size(), kAwaitedMax);
   return {static_cast<uint64_t>(seen.waited.count()),
-          {seen.ranks.begin(), seen.ranks.begin() + static_cast<int64_t>(count)}};
+          {seen.ranks.begin(), seen.ranks.begin() + static_cast<int64_t>(count)},
+          devices};
 }
 
 Status WorkerProcess::StartMpi() {
   MpiOptions options;
   options.shared_memory = config_.worker.shared_memory == "auto";
   ASSIGN_OR_RETURN(mpi_, MpiEnvironment::Start(options));
-  link_.SetHeartbeat([wait = mpi_->long_wait()] { return HeartbeatOf(*wait); });
+  link_.SetHeartbeat([host = mpi_->long_wait(), wires = watch_] {
+    return HeartbeatOf(*host, wires->long_wait());
+  });
   if (!mpi_->shared_memory_problem().empty()) {
     logger_.Warn(StrCat(mpi_->shared_memory_problem(), "; the ranks of this host go through MPI"));
   }
@@ -244,6 +250,7 @@ Status WorkerProcess::MakeExecutor() {
     ASSIGN_OR_RETURN(options.comm.nccl_interface, TellNcclInterface(config_.group.interface));
   }
   options.comm.join_ms = config_.group.join_deadline_ms;
+  options.comm.watch = watch_;
   options.comm.load_nccl = parts_.load_nccl;
   // So that a step whose other rank does not come ends before the coordinator gives it up.
   options.comm.wait_ms = config_.group.step_deadline_ms * 3 / 4;

@@ -54,7 +54,9 @@ class CudaBackend : public Backend {
   Status WaitFor(uint64_t mark) override;
   Status Health() const override;
   Result<std::unique_ptr<DeviceLink>> NewLink() override;
-  void SetWatch(std::function<Status()> watch) override { device_->SetWatch(std::move(watch)); }
+  void SetWatch(std::function<Status(bool over)> watch) override {
+    device_->SetWatch(std::move(watch));
+  }
   uint64_t Stamp(void* stream) override;
   int64_t TakeStamp(uint64_t stamp) override { return stamps_.Take(stamp); }
 

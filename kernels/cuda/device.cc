@@ -101,30 +101,24 @@ void Device::Wait() {
 }
 
 Status Device::WatchEvent(Event event) {
-  using Clock = std::chrono::steady_clock;
-  for (auto next = Clock::now() + kWatchEvery;; std::this_thread::yield()) {
+  for (;; std::this_thread::yield()) {
     bool happened = false;
     const Outcome outcome = runtime_->Query(event, &happened);
     Note(outcome);
     if (!outcome.ok()) return StepError(number_, info_, outcome);
-    if (!happened && Clock::now() < next) continue;
-    // Also when it has: an operation that gave up has ended, too.
-    if (const Status watched = watch_(); !watched.ok()) {
-      Fail(watched.error());
-      return watched;
-    }
+    // Also when it has happened: an operation that gave up has ended, too.
+    if (const Status watched = Look(happened); !watched.ok()) return watched;
     if (happened) return {};
-    next = Clock::now() + kWatchEvery;
   }
 }
 
-bool Device::WatchedWell() {
+Status Device::Look(bool over) {
   const auto now = std::chrono::steady_clock::now();
-  if (!watch_ || now < watch_next_) return true;
+  if (!over && now < watch_next_) return {};
   watch_next_ = now + kWatchEvery;
-  const Status watched = watch_();
+  const Status watched = watch_(over);
   if (!watched.ok()) Fail(watched.error());
-  return watched.ok();
+  return watched;
 }
 
 Event Device::NewEvent(bool timed) {

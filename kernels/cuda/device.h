@@ -45,12 +45,12 @@ class Device {
   bool Happened(Event event);
   // Waits for the event whatever has failed since it was recorded; what happened until then.
   Status WaitEvent(Event event);
-  // Called about every millisecond while the host waits in Wait or WaitEvent, and at the end; its
-  // error ends that and is kept. None: the host sleeps in the driver.
-  void SetWatch(std::function<Status()> watch) { watch_ = std::move(watch); }
+  // Called about every millisecond while the host waits in Wait or WaitEvent, and at the end, when
+  // it is `over`; its error ends that and is kept. None: the host sleeps in the driver.
+  void SetWatch(std::function<Status(bool over)> watch) { watch_ = std::move(watch); }
   // For who asks Happened in turn: calls the watch, at most every millisecond, and keeps its error.
   // Whether there is none.
-  bool WatchedWell();
+  bool WatchedWell() { return !watch_ || Look(false).ok(); }
   // What `ops` enqueues, as a graph; false, none and a failure where that cannot be.
   bool Capture(const std::function<void()>& ops, Graph* graph);
   void LaunchGraph(Graph graph);
@@ -75,13 +75,14 @@ class Device {
       : runtime_(std::move(runtime)), number_(number), info_(info) {}
   // Polls, with the watch between, and keeps the watch's error.
   Status WatchEvent(Event event);
+  Status Look(bool over);
 
   const std::unique_ptr<Runtime> runtime_;
   const int number_;
   const DeviceInfo info_;
   Stream stream_ = nullptr;
   Event waited_ = nullptr;  // what Wait waits for under a watch
-  std::function<Status()> watch_;
+  std::function<Status(bool over)> watch_;
   std::chrono::steady_clock::time_point watch_next_;
   std::optional<Error> failure_;
   std::vector<DeviceMemory> outgrown_;

@@ -82,6 +82,25 @@ TEST_P(DeviceChaosTest, NcclFailsAmidAStep) {
   Stop();
 }
 
+// All ranks' hosts live on and wait for their devices, which wait for each other.
+TEST_P(DeviceChaosTest, NcclHangsAmidAStep) {
+  if (std::string(GetParam()) != "nccl") GTEST_SKIP() << "there is no NCCL";
+  StartOnDevices();
+  for (const int rank : {0, 1}) {
+    if (HasFatalFailure()) return;
+    constexpr int64_t kStepDeadlineMs = 5000, kNoticedMs = 1000;  // ChaosConfig's
+    Signal(rank, SIGHUP, kStepDeadlineMs + kNoticedMs);
+    for (const int waits : {0, 1}) {
+      EXPECT_THAT(last_error_.message,
+                  ContainsRegex(StrCat("rank ", waits,
+                                       " on host .+, CUDA device .+ has waited "
+                                       "[0-9]+ ms for its device, which may wait for rank ",
+                                       1 - waits, " on host .+, CUDA device")));
+    }
+  }
+  Stop();
+}
+
 INSTANTIATE_TEST_SUITE_P(Exchanges, DeviceChaosTest, ::testing::Values("staged", "nccl"),
                          [](const auto& info) { return std::string(info.param); });
 

@@ -4,6 +4,7 @@
 //
 //   SIGUSR1   the rank's device has met an illegal access
 //   SIGUSR2   its NCCL reports an error
+//   SIGHUP    its NCCL hangs: an operation that its device comes to does not end
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -28,12 +29,18 @@ std::atomic<const char*>& Fault() {
   return fault;
 }
 
+std::atomic<bool>& Hangs() {
+  static std::atomic<bool> hangs = false;
+  return hangs;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   using namespace echelon;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   signal(SIGUSR1, [](int) { emulation::BreakDevices(); });
+  signal(SIGHUP, [](int) { Hangs() = true; });
   signal(SIGUSR2, [](int) { Fault() = "unhandled system error (played)"; });
   emulation::SetEager(true);  // streams wait for other ranks
 
@@ -51,7 +58,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "played NCCL: NCCL_SOCKET_IFNAME is %s\n",
                  interface ? interface : "unset");
     const testing::PlayedDevice device{emulation::EnqueueOn, emulation::CopyDevice};
-    return std::unique_ptr<NcclLibrary>(std::make_unique<testing::ProcessNccl>(device, &Fault()));
+    return std::unique_ptr<NcclLibrary>(
+        std::make_unique<testing::ProcessNccl>(device, &Fault(), &Hangs()));
   };
   const int status = RunWorker(flags, parts);
   std::fflush(nullptr);

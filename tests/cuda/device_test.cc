@@ -47,7 +47,7 @@ TEST(CudaDevice, ADownloadWaitsWhereTheWatchLooks) {
   const int seven = 7;
   backend.Upload(&seven, memory->data(), sizeof(int));
   backend.Synchronize();
-  backend.SetWatch([] { return Unavailable("rank 1 is gone"); });
+  backend.SetWatch([](bool) { return Unavailable("rank 1 is gone"); });
   watched->stuck = true;
   int got = 0;
   backend.Download(memory->data(), &got, sizeof(int));

@@ -244,7 +244,7 @@ TEST_F(CudaLinks, WithoutATimedBackendThereAreNoTimes) {
 
 TEST_F(CudaLinks, AWatchEndsAWaitForWhatWillNotCome) {
   int calls = 0;
-  const auto watch = [&]() -> Status {
+  const auto watch = [&](bool) -> Status {
     if (++calls < 3) return {};
     return Unavailable("rank 1 is gone");
   };
@@ -274,6 +274,20 @@ TEST_F(CudaLinks, AWatchEndsAWaitForWhatWillNotCome) {
   backend_->Synchronize();
   EXPECT_EQ(calls, 3);
   EXPECT_EQ(backend_->Health().error().message, "rank 1 is gone");
+}
+
+TEST_F(CudaLinks, AWatchIsToldWhenTheWaitIsOver) {
+  std::vector<bool> looks;
+  backend_->SetWatch([&](bool over) -> Status {
+    looks.push_back(over);
+    return {};
+  });
+  const uint64_t first = backend_->Mark();
+  watched_->stuck = true;
+  EXPECT_FALSE(backend_->Reached(first));
+  watched_->stuck = false;
+  EXPECT_TRUE(backend_->WaitFor(first).ok());
+  EXPECT_THAT(looks, ::testing::ElementsAre(false, true));
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ struct Rank {
         cuda::Device::Open(std::move(runtime), number).value(), 1);
     wire.watch = std::make_shared<WireWatch>();
     wire.host = "here";
-    device->SetWatch([watch = wire.watch] { return watch->Check(); });
+    device->SetWatch([watch = wire.watch](bool over) { return watch->Check(over); });
   }
   std::unique_ptr<Communicator> Connect(std::unique_ptr<Communicator> host) {
     DeviceCommOptions options;

@@ -141,7 +141,7 @@ class MultiRank {
   }
 
   std::unique_ptr<Communicator> StepCommunicator() {
-    backend_->SetWatch([watch = comm_.watch] { return watch->Check(); });
+    backend_->SetWatch([watch = comm_.watch](bool over) { return watch->Check(over); });
     group_.Begin("joining the other ranks");
     auto made = OrFail(MakeStepCommunicator(group_.world().Split(0, rank()), *backend_, comm_));
     group_.Begin("");
@@ -205,8 +205,8 @@ class MultiRank {
           std::chrono::steady_clock::now() - begin;
       const Status health = backend_->Health();
       if (!health.ok()) group_.Fail(health.error().message);
-      Say(StrCat("{\"name\": \"all-reduce of ", bytes >> 10, " KiB over ", comm->size(),
-                 " ranks, ", options_.exchange, "\", \"value\": ", took.count() / kRounds,
+      Say(StrCat("{\"name\": \"all-reduce of ", bytes >> 10, " KiB over ", comm->size(), " ranks, ",
+                 options_.exchange, "\", \"value\": ", took.count() / kRounds,
                  ", \"unit\": \"us\"}"));
     }
     return {};

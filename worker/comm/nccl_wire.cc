@@ -163,6 +163,7 @@ Result<std::unique_ptr<DeviceWire>> NcclWire::Make(Communicator& host,
 }
 
 Status NcclWire::Join(Communicator& host, const std::vector<std::string>& ranks) {
+  ranks_ = ranks;
   ASSIGN_OR_RETURN(const NcclId id, Invite(host, *options_.library));
   NcclOutcome outcome = options_.library->Init(id, host.size(), rank_, &comm_);
   if (outcome.state == NcclOutcome::kFailed) return Failed("joining the group", outcome.error);
@@ -203,15 +204,22 @@ Error NcclWire::Failed(const char* what, const std::string& error) const {
   return failed;
 }
 
-Status NcclWire::Finish(const char* what, NcclOutcome outcome) {
-  const auto end = Clock::now() + std::chrono::milliseconds(options_.join_ms);
+// What keeps NCCL from enqueuing is connecting, at the first operation between two ranks.
+Status NcclWire::Finish(const char* what, NcclOutcome outcome, std::vector<int> others) {
+  const auto end = Clock::now() + std::chrono::milliseconds(options_.wait_ms);
   while (outcome.state == NcclOutcome::kInProgress && Clock::now() < end) {
     outcome = options_.library->State(comm_);
   }
   if (outcome.state == NcclOutcome::kDone) return {};
   if (outcome.state == NcclOutcome::kFailed) return Failed(what, outcome.error);
-  return Failed(what, StrCat("not enqueued after ", options_.join_ms,
-                             " ms: see what NCCL says with NCCL_DEBUG=WARN"));
+  std::vector<std::string> who;
+  for (int rank = 0; rank < static_cast<int>(ranks_.size()); ++rank) {
+    const bool has_part = others.empty() || std::ranges::count(others, rank) > 0;
+    if (rank != rank_ && has_part) who.push_back(ranks_[static_cast<size_t>(rank)]);
+  }
+  return Failed(what, StrCat("not enqueued after ", options_.wait_ms, " ms, it may wait for ",
+                             echelon::Join(who, ", "),
+                             ": see what its log says last, and NCCL with NCCL_DEBUG=WARN"));
 }
 
 Status NcclWire::AllGather(const void* send, void* recv, size_t bytes, void* stream) {
@@ -222,18 +230,21 @@ Status NcclWire::Pass(std::span<const OutgoingMessage> sends,
                       std::span<const IncomingMessage> recvs, void* stream) {
   NcclLibrary& nccl = *options_.library;
   NcclOutcome failed;
+  std::vector<int> others;
   const auto note = [&](NcclOutcome outcome) {
     if (failed.state != NcclOutcome::kFailed) failed = std::move(outcome);
   };
   note(nccl.GroupStart());
   for (const OutgoingMessage& send : sends) {
+    others.push_back(send.to);
     note(nccl.Send(comm_, send.data, send.bytes, send.to, stream));
   }
   for (const IncomingMessage& recv : recvs) {
+    others.push_back(recv.from);
     note(nccl.Recv(comm_, recv.data, recv.bytes, recv.from, stream));
   }
   note(nccl.GroupEnd());  // also after an error: it ends the group
-  return Finish("messages", std::move(failed));
+  return Finish("messages", std::move(failed), std::move(others));
 }
 
 Status NcclWire::Check() const {

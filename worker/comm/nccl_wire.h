@@ -28,6 +28,7 @@ struct NcclWireOptions {
   std::string host_id;       // NCCL_HOSTID, or empty
   std::string interface;     // NCCL_SOCKET_IFNAME, or empty: NCCL chooses
   int64_t join_ms = 60'000;  // until all ranks have joined
+  int64_t wait_ms = 20'000;  // until an operation is enqueued
 };
 
 class NcclWire final : public DeviceWire {
@@ -55,11 +56,12 @@ class NcclWire final : public DeviceWire {
   NcclWire(int rank, const NcclWireOptions& options);
   Status Join(Communicator& host, const std::vector<std::string>& ranks);
   Error Failed(const char* what, const std::string& error) const;
-  // Until what was begun is enqueued.
-  Status Finish(const char* what, NcclOutcome outcome);
+  // Until what was begun is enqueued; `others` have a part in it (none named: all).
+  Status Finish(const char* what, NcclOutcome outcome, std::vector<int> others = {});
 
   const int rank_;
   const NcclWireOptions options_;
+  std::vector<std::string> ranks_;  // what to call them
   NcclComm comm_ = nullptr;
 };
 

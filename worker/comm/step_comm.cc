@@ -24,6 +24,7 @@ Result<NcclWireOptions> PrepareNccl(const DeviceCard& card, const StepCommOption
   wire.host_id = options.nccl_host_id;
   wire.interface = options.nccl_interface;
   wire.join_ms = options.join_ms;
+  wire.wait_ms = options.wait_ms;
   return wire;
 }
 

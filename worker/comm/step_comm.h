@@ -28,11 +28,13 @@ struct StepCommOptions {
   std::string nccl_host_id;    // NCCL_HOSTID, or empty
   std::string nccl_interface;  // NCCL_SOCKET_IFNAME, or empty
   int64_t join_ms = 60'000;    // until all ranks have joined on the device
-  int64_t wait_ms = 20'000;    // for a message in peer memory, until its sender is given up
+  // For a message in peer memory, or NCCL to enqueue one, until the other rank is given up.
+  int64_t wait_ms = 20'000;
   std::function<Result<std::unique_ptr<NcclLibrary>>()> load_nccl = MakeNcclLibrary;
   // What carries between devices in place of what `kind` names: for benchmarks; else empty.
   WireFactory new_wire;
-  // Of this rank, for its backend's SetWatch; null: errors that come up later are not looked for.
+  // Of this rank, for its backend's SetWatch; null: one of its own (RankGroups), or errors that
+  // come up later are not looked for.
   std::shared_ptr<WireWatch> watch;
   // Told what carries the tensors of ranks on devices, and why not what would be better.
   std::function<void(const std::string& how)> note;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <thread>
@@ -27,8 +28,16 @@ using Bytes = std::vector<std::byte>;
 
 }  // namespace
 
-ProcessNccl::ProcessNccl(PlayedDevice device, const std::atomic<const char*>* fault)
-    : device_(std::move(device)), fault_(fault) {}
+ProcessNccl::ProcessNccl(PlayedDevice device, const std::atomic<const char*>* fault,
+                         const std::atomic<bool>* hangs)
+    : device_(std::move(device)), fault_(fault), hangs_(hangs) {}
+
+void ProcessNccl::Enqueue(void* stream, std::function<void()> work) const {
+  device_.enqueue(stream, [hangs = hangs_, work = std::move(work)] {
+    while (hangs != nullptr && *hangs) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    work();
+  });
+}
 
 Result<NcclId> ProcessNccl::NewId() {
   static std::atomic<int> ids = 0;
@@ -74,7 +83,7 @@ NcclOutcome ProcessNccl::State(NcclComm comm) {
 
 NcclOutcome ProcessNccl::AllGather(NcclComm comm, const void* send, void* recv, size_t bytes,
                                    void* stream) {
-  device_.enqueue(stream, [=, this, group = static_cast<Group*>(comm)] {
+  Enqueue(stream, [=, this, group = static_cast<Group*>(comm)] {
     Communicator& world = group->ranks->world();
     Bytes mine(bytes), all(bytes * static_cast<size_t>(world.size()));
     device_.copy(mine.data(), send, bytes);
@@ -101,7 +110,7 @@ NcclOutcome ProcessNccl::GroupStart() { return {}; }
 NcclOutcome ProcessNccl::GroupEnd() {
   const auto messages = std::exchange(messages_, {});
   if (messages.empty()) return {};
-  device_.enqueue(stream_, [this, messages] { Pass(messages); });
+  Enqueue(stream_, [this, messages] { Pass(messages); });
   return State(messages[0].group);
 }
 

@@ -6,6 +6,7 @@
 // it do not end. Between threads: PlayedFabric.
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,8 +17,10 @@ namespace echelon::testing {
 
 class ProcessNccl final : public NcclLibrary {
  public:
-  // `fault`: an error that all communicators are in while it is not null; may be null itself.
-  explicit ProcessNccl(PlayedDevice device, const std::atomic<const char*>* fault = nullptr);
+  // `fault`: an error that all communicators are in while it is not null; `hangs`: no operation
+  // that a stream comes to ends while it is set. Each may be null itself.
+  explicit ProcessNccl(PlayedDevice device, const std::atomic<const char*>* fault = nullptr,
+                       const std::atomic<bool>* hangs = nullptr);
 
   int Version() override { return 22809; }
   Result<NcclId> NewId() override;
@@ -39,10 +42,12 @@ class ProcessNccl final : public NcclLibrary {
     size_t bytes = 0;
     int peer = 0;
   };
+  void Enqueue(void* stream, std::function<void()> work) const;
   void Pass(const std::vector<Message>& messages) const;  // on the stream
 
   const PlayedDevice device_;
   const std::atomic<const char*>* const fault_;
+  const std::atomic<bool>* const hangs_;
   std::vector<std::shared_ptr<Group>> groups_;
   std::vector<Message> messages_;  // of the group of calls that is open
   void* stream_ = nullptr;

@@ -298,8 +298,25 @@ TEST_F(WorkerGroupTest, WatchesSteps) {
   EXPECT_THAT(lost[0].error.message, HasSubstr("step 3 has had no result"));
   EXPECT_THAT(
       lost[0].error.message,
-      HasSubstr("; rank 0 on host h has waited 29500 ms for rank 1 on host h; rank 0 on host "
-                "h has not been heard for "));
+      HasSubstr(
+          "; rank 0 on host h has waited 29500 ms for rank 1 on host h; rank 1 on host h waits "
+          "for nobody; rank 0 on host h has not been heard for "));
+}
+
+TEST_F(WorkerGroupTest, NamesWhoMayHoldUpTheOthersDevices) {
+  options_.settings.step_deadline_ms = 2000;
+  Make();
+  BringUp();
+  ASSERT_TRUE(StepWorks(1));
+  ASSERT_TRUE(group_->SendPlan(Plan(2)).ok());
+  ranks_[1]->Send(ControlType::kHeartbeat, Encode(HeartbeatMessage{1500, {0}, true}));
+  ASSERT_TRUE(Until([&] { return !group_->ranks()[1].waits.awaited.empty(); }));
+  Pass(2500, {0});
+  const auto lost = group_->TakeLost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_THAT(lost[0].error.message,
+              HasSubstr("; rank 1 on host h has waited 1500 ms for its device, which may wait for "
+                        "rank 0 on host h; rank 0 on host h waits for nobody"));
 }
 
 TEST_F(WorkerGroupTest, AHeartbeatOfARankThatWaitsNoMoreSaysSo) {

@@ -265,6 +265,62 @@ TEST(NcclWire, WhoHasNotJoinedIsNamedWithinTheDeadline) {
   EXPECT_THAT(errors[2], HasSubstr("joining the group: no device"));
 }
 
+// An NCCL whose operations are never enqueued.
+class StuckNccl final : public NcclLibrary {
+ public:
+  int Version() override { return 22809; }
+  Result<NcclId> NewId() override { return NcclId{}; }
+  NcclOutcome Init(const NcclId&, int, int, NcclComm* comm) override {
+    *comm = this;
+    return {};
+  }
+  NcclOutcome State(NcclComm) override { return kStuck; }
+  NcclOutcome AllGather(NcclComm, const void*, void*, size_t, void*) override { return kStuck; }
+  NcclOutcome Send(NcclComm, const void*, size_t, int, void*) override { return kStuck; }
+  NcclOutcome Recv(NcclComm, void*, size_t, int, void*) override { return kStuck; }
+  NcclOutcome GroupStart() override { return {}; }
+  NcclOutcome GroupEnd() override { return kStuck; }
+
+ private:
+  const NcclOutcome kStuck = {NcclOutcome::kInProgress, ""};
+};
+
+TEST(NcclWire, AnOperationThatIsNotEnqueuedNamesWhomItMayWaitFor) {
+  testing::PlayedFabric fabric;
+  OnRanks(3, [&](int number, std::unique_ptr<Communicator> host) {
+    Rank rank(fabric, number);
+    rank.wire.library = std::make_unique<StuckNccl>();
+    rank.wire.wait_ms = 20;
+    const auto wire = *NcclWire::Make(*host, rank.wire);
+    if (number != 0) return;
+    char bytes[3] = {};
+    EXPECT_EQ(
+        wire->AllGather(bytes, bytes, 1, nullptr).error().message,
+        "rank 0 of the group on host host0, device 0: NCCL, an all-gather: not enqueued after "
+        "20 ms, it may wait for rank 1 on host host1, device 1, rank 2 on host host2, device "
+        "2: see what its log says last, and NCCL with NCCL_DEBUG=WARN");
+    const OutgoingMessage send = {bytes, 1, 2};
+    EXPECT_THAT(
+        wire->Pass({&send, 1}, {}, nullptr).error().message,
+        HasSubstr("NCCL, messages: not enqueued after 20 ms, it may wait for rank 2 on host "
+                  "host2, device 2: "));
+  });
+}
+
+TEST(WireWatch, SaysWhomADeviceMayWaitForWhileTheHostWaits) {
+  WireWatch watch;
+  EXPECT_TRUE(watch.Check(false).ok());
+  EXPECT_TRUE(watch.long_wait().Get().ranks.empty()) << "it has no wires";
+  watch.Connects({2, 3});
+  EXPECT_TRUE(watch.Check(false).ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_TRUE(watch.Check(false).ok());
+  EXPECT_EQ(watch.long_wait().Get().ranks, (std::vector<int>{2, 3}));
+  EXPECT_GE(watch.long_wait().Get().waited.count(), 2);
+  EXPECT_TRUE(watch.Check(true).ok());
+  EXPECT_TRUE(watch.long_wait().Get().ranks.empty());
+}
+
 TEST(NcclWire, AnErrorUnderWayIsFoundByTheWatch) {
   testing::PlayedFabric fabric;
   auto endpoints = MakeLocalCommunicators(1);
