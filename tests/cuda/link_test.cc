@@ -288,6 +288,7 @@ TEST_F(CudaLinks, AWatchIsToldWhenTheWaitIsOver) {
   watched_->stuck = false;
   EXPECT_TRUE(backend_->WaitFor(first).ok());
   EXPECT_THAT(looks, ::testing::ElementsAre(false, true));
+  backend_->SetWatch(nullptr);  // the fixture waits when `looks` is gone
 }
 
 }  // namespace
