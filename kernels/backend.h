@@ -245,6 +245,8 @@ class Backend {
   // From memory of the backend to memory of the backend; they do not overlap.
   virtual void Copy(const void* from, void* to, size_t bytes) = 0;
   virtual uint64_t FreeMemoryBytes() const = 0;  // what Allocate could still give, about
+  // What ops on so many rows of so many columns come to take of it for themselves.
+  virtual uint64_t ScratchBytes(int64_t /*rows*/, int64_t /*cols*/) const { return 0; }
   // Of a device's own memory: the same for all backends, of any process, that share it, and for no
   // others, 63 characters at most. Empty: the host's.
   virtual std::string MemoryId() const { return ""; }

@@ -137,6 +137,9 @@ class TimedBackend : public Backend {
   std::string MemoryId() const override { return inner_->MemoryId(); }
   std::string DeviceName() const override { return inner_->DeviceName(); }
   uint64_t FreeMemoryBytes() const override { return inner_->FreeMemoryBytes(); }
+  uint64_t ScratchBytes(int64_t rows, int64_t cols) const override {
+    return inner_->ScratchBytes(rows, cols);
+  }
   double MeasureReadBandwidth(size_t bytes) override { return inner_->MeasureReadBandwidth(bytes); }
   Result<std::unique_ptr<Weight>> PackWeight(std::span<const HostMatrix> parts) override {
     return inner_->PackWeight(parts);

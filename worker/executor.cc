@@ -189,9 +189,14 @@ class Executor::Impl {
   uint64_t KvMemory(int ranks_on_memory, const StepBounds& bounds) const {
     const uint64_t free = backend_.FreeMemoryBytes() / std::max(ranks_on_memory, 1);
     if (backend_.host_memory()) return free / 4;  // other programs need a host's memory too
-    // A device is ours: what is left over is for partial results and what a step uploads.
+    // A device is ours, but for what a step takes besides; a tenth is for graphs and for what it
+    // uploads. A device so small that its ops' scratch memory were most of it lets them have less
+    // at once.
     const auto buffers = static_cast<uint64_t>(StepBufferBytes(model_, part_, bounds));
-    return (free - std::min(buffers, free)) / 10 * 9;
+    const int64_t widest =
+        std::max<int64_t>({model_.d_model, int64_t{part_.heads()} * model_.head_dim, part_.ff()});
+    const uint64_t scratch = backend_.ScratchBytes(RankRowsMax(bounds), widest);
+    return (free - std::min(buffers + std::min(scratch, free / 4), free)) / 10 * 9;
   }
 
   // In the plans' order: one that has to wait holds up those behind it. Which those are, and what

@@ -43,6 +43,7 @@ class CudaBackend : public Backend {
   void Copy(const void* from, void* to, size_t bytes) override;
   void Download(const void* device, void* host, size_t bytes) override;
   uint64_t FreeMemoryBytes() const override;
+  uint64_t ScratchBytes(int64_t rows, int64_t cols) const override;
   std::string MemoryId() const override;
   std::string DeviceName() const override { return device_->name(); }
   double MeasureReadBandwidth(size_t bytes) override;

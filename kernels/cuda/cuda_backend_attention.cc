@@ -186,6 +186,13 @@ const CudaBackend::PlacedPlan& CudaBackend::PlaceAttention(const AttentionArgs& 
   return plans_.back();
 }
 
+// Rows as split numbers, of a product and of the gates before it; partial results. What each of
+// these was outgrown from stays (Device::Reserve): as much again at most.
+uint64_t CudaBackend::ScratchBytes(int64_t rows, int64_t cols) const {
+  const SplitRows split = {nullptr, nullptr, rows, (cols + kGroup - 1) / kGroup};
+  return 2 * (2 * static_cast<uint64_t>(split.Bytes()) + static_cast<uint64_t>(kPartialBytes));
+}
+
 Tensor CudaBackend::Partials(int64_t rows, int64_t cols) {
   const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(float);
   if (!device_->Reserve(bytes, "partial results of attention", partials_)) {

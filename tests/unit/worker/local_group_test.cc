@@ -203,35 +203,39 @@ TEST_F(LocalGroupTest, PagesAreThoseOfTheRankWithTheLeast) {
 // Says how much memory is free, and whether it is a host's.
 class RoomyBackend : public reference::ReferenceBackend {
  public:
-  RoomyBackend(uint64_t free, bool host) : ReferenceBackend(1), free_(free), host_(host) {}
+  RoomyBackend(uint64_t free, uint64_t scratch, bool host)
+      : ReferenceBackend(1), free_(free), scratch_(scratch), host_(host) {}
   uint64_t FreeMemoryBytes() const override { return free_; }
   bool host_memory() const override { return host_; }
+  uint64_t ScratchBytes(int64_t, int64_t) const override { return scratch_; }
 
  private:
-  const uint64_t free_;
+  const uint64_t free_, scratch_;
   const bool host_;
 };
 
-// Of 4 MiB free, which two ranks have together, a device's rank leaves the buffers of its steps.
+// Of 4 MiB free, which two ranks have together, a device's rank leaves the buffers of its steps and
+// what its ops take.
 TEST_F(LocalGroupTest, KeysAndValuesTakeAPartOfWhatIsFree) {
   constexpr uint64_t kFree = 4 << 20;
   options_.layout.pp = 1;
   options_.executor.sequences_max = 1000;  // who could fill more
   options_.executor.step_tokens_max = 200;
-  const auto pages = [&](bool host) {
+  const auto pages = [&](bool host, uint64_t scratch) {
     options_.make_backend = [=](int, const BackendOptions&) {
-      return Result<std::unique_ptr<Backend>>(std::make_unique<RoomyBackend>(kFree, host));
+      return Result<std::unique_ptr<Backend>>(std::make_unique<RoomyBackend>(kFree, scratch, host));
     };
     return static_cast<uint64_t>(Start().value()->pages());
   };
   constexpr uint64_t kPageBytes = 512;  // as above
-  EXPECT_EQ(pages(true), kFree / 2 / 4 / kPageBytes);
+  EXPECT_EQ(pages(true, 0), kFree / 2 / 4 / kPageBytes);
   const StepBounds bounds{200, 1000, kPageTokens, 1, kDeviceTiles};
   const ModelConfig& model = checkpoint_->config();
   const auto buffers =
       static_cast<uint64_t>(StepBufferBytes(model, PartOf(model, options_.layout, 0), bounds));
   EXPECT_GT(buffers, kFree / 16);
-  EXPECT_EQ(pages(false), (kFree / 2 - buffers) / 10 * 9 / kPageBytes);
+  EXPECT_EQ(pages(false, 1000), (kFree / 2 - buffers - 1000) / 10 * 9 / kPageBytes);
+  EXPECT_EQ(pages(false, kFree), (kFree / 2 - buffers - kFree / 8) / 10 * 9 / kPageBytes);
 }
 
 }  // namespace
