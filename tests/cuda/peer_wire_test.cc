@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <functional>
+#include <latch>
 #include <random>
 #include <thread>
 #include <vector>
@@ -276,17 +277,19 @@ TEST_F(CudaPeerWire, SumsOfAnySizeAreInRankOrder) {
 }
 
 TEST_F(CudaPeerWire, WhoDoesNotComeIsNamed) {
+  std::latch told(2);
   OnRanks(
       3,
-      [](Rank& rank, Communicator& comm) {
+      [&](Rank& rank, Communicator& comm) {
         Held data(rank.device.get(), std::vector<float>(100));
         comm.Wait(comm.AllReduceSum(data.data(), 100));
         rank.device->Synchronize();
         ASSERT_TRUE(rank.device->Health().ok());
-        if (rank.number == 1) return;
+        if (rank.number == 1) return told.wait();  // its memory is still written
         const auto begin = std::chrono::steady_clock::now();
         for (int i = 0; i < 50; ++i) comm.Wait(comm.AllReduceSum(data.data(), 100));
         rank.device->Synchronize();
+        told.count_down();
         ASSERT_FALSE(rank.device->Health().ok());
         EXPECT_THAT(rank.device->Health().error().message,
                     AllOf(HasSubstr(StrCat("rank ", rank.number,
@@ -303,14 +306,16 @@ TEST_F(CudaPeerWire, WhoDoesNotComeIsNamed) {
 
 // Nobody takes it: the slots fill up.
 TEST_F(CudaPeerWire, WhoTakesNothingIsNamed) {
+  std::latch told(1);
   OnRanks(
       2,
-      [](Rank& rank, Communicator& comm) {
-        if (rank.number == 1) return;
+      [&](Rank& rank, Communicator& comm) {
+        if (rank.number == 1) return told.wait();  // its memory is still written
         constexpr size_t kBytes = size_t{2} << 20;
         Held data(rank.device.get(), std::vector<uint8_t>(kBytes));
         comm.Wait(comm.Send(data.data(), kBytes, 1));
         rank.device->Synchronize();
+        told.count_down();
         ASSERT_FALSE(rank.device->Health().ok());
         EXPECT_THAT(rank.device->Health().error().message,
                     HasSubstr("rank 1 (host here, CUDA device 1 (emulated on the host)) has not "

@@ -105,18 +105,18 @@ TEST(CudaSplitRows, OfAPromptOfManyRows) {
   std::vector<float> values(kMany, 1.0f);
   values.back() = 3.0f;
   const size_t bytes = kMany * sizeof(float);
-  auto* x = static_cast<float*>(emulation::AllocateDevice(bytes));
+  auto* x = static_cast<float*>(emulation::TheArena().Take(bytes));
   emulation::CopyDevice(x, values.data(), bytes);
   cuda::SplitRows split = {nullptr, nullptr, kMany, 1};
-  split.pairs = static_cast<char*>(emulation::AllocateDevice(split.Bytes()));
+  split.pairs = static_cast<char*>(emulation::TheArena().Take(split.Bytes()));
   split.totals = reinterpret_cast<float*>(split.pairs + split.PairBytes());
   cuda::LaunchSplitRows(stream, Tensor(x, kMany, 1), 0, split);
   runtime->Wait(stream);
   emulation::CopyDevice(values.data(), split.totals, bytes);
   EXPECT_EQ(values[0], 1.0f);
   EXPECT_EQ(values.back(), 3.0f);
-  emulation::FreeDevice(split.pairs);
-  emulation::FreeDevice(x);
+  emulation::TheArena().Give(split.pairs);
+  emulation::TheArena().Give(x);
   runtime->FreeStream(stream);
 }
 

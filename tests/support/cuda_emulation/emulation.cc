@@ -1,12 +1,11 @@
 #include "tests/support/cuda_emulation/emulation.h"
 
-#include <sys/mman.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <cstring>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -15,6 +14,8 @@
 
 #include "common/check.h"
 #include "common/half.h"
+#include "common/strings.h"
+#include "tests/support/cuda_emulation/block_shared.h"
 
 // Saves the caller's registers on its stack and goes on with those on another: what swapcontext
 // does without its two system calls, of which a block of 256 threads would make thousands.
@@ -47,88 +48,7 @@ namespace echelon::emulation {
 namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
-constexpr size_t kArenaBytes = size_t{1} << 30;
 constexpr unsigned kThreadsMax = 1024;
-constexpr size_t kAlignment = 256;  // as cudaMalloc's
-
-// Memory between two device blocks that belongs to none, so that a small overrun stays harmless but
-// a freed block is found again by address alone.
-class Arena {
- public:
-  Arena() {
-    void* memory =
-        mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CHECK(memory != MAP_FAILED);
-    base_ = static_cast<char*>(memory);
-    free_[0] = kArenaBytes;
-  }
-
-  void* Take(size_t bytes) {
-    const size_t rounded = std::max<size_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment;
-    for (auto at = free_.begin(); at != free_.end(); ++at) {
-      const auto [offset, size] = *at;
-      if (size < rounded) continue;
-      free_.erase(at);
-      if (size > rounded) free_[offset + rounded] = size - rounded;
-      taken_[offset] = rounded;
-      return base_ + offset;
-    }
-    return nullptr;
-  }
-
-  void Give(void* memory) {
-    const auto at = taken_.find(static_cast<size_t>(static_cast<char*>(memory) - base_));
-    CHECK_MSG(at != taken_.end(), "freed device memory that was not allocated");
-    auto [offset, size] = *at;
-    taken_.erase(at);
-    auto after = free_.lower_bound(offset);
-    if (after != free_.end() && after->first == offset + size) {
-      size += after->second;
-      after = free_.erase(after);
-    }
-    if (after != free_.begin() && std::prev(after)->first + std::prev(after)->second == offset) {
-      std::prev(after)->second += size;
-    } else {
-      free_[offset] = size;
-    }
-  }
-
-  size_t FreeBytes() const {
-    size_t bytes = 0;
-    for (const auto& [offset, size] : free_) bytes += size;
-    return bytes;
-  }
-
-  void Protect(int protection) { CHECK(mprotect(base_, kArenaBytes, protection) == 0); }
-
- private:
-  char* base_ = nullptr;
-  std::map<size_t, size_t> free_, taken_;  // offset -> bytes
-};
-
-struct Memory {
-  std::mutex mutex;
-  Arena arena;
-  int open = 0;  // how many use it now
-};
-Memory& TheMemory() {
-  static Memory memory;
-  return memory;
-}
-
-// Device memory is there while one of these lives.
-struct Open {
-  Open() {
-    Memory& memory = TheMemory();
-    const std::lock_guard lock(memory.mutex);
-    if (memory.open++ == 0) memory.arena.Protect(PROT_READ | PROT_WRITE);
-  }
-  ~Open() {
-    Memory& memory = TheMemory();
-    const std::lock_guard lock(memory.mutex);
-    if (--memory.open == 0) memory.arena.Protect(PROT_NONE);
-  }
-};
 
 enum class Wait { kNone, kBlock, kWarp, kDone };
 
@@ -150,14 +70,18 @@ struct Thread {
 // Runs blocks one after the other. Kernels that run at once have one each.
 class Machine {
  public:
-  void Run(std::span<const Index> blocks, Index grid, unsigned threads, size_t shared_bytes,
+  void Run(std::span<const Index> blocks, const LaunchShape& shape,
            const std::function<void()>& body) {
-    shared_.assign(shared_bytes / sizeof(uint64_t) + 2, 0xa5a5a5a5a5a5a5a5u);
+    kernel_ = shape.kernel;
     body_ = &body;
-    while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+    while (threads_.size() < shape.threads) threads_.push_back(std::make_unique<Thread>());
     CHECK(TheMachine() == nullptr);
     TheMachine() = this;
-    for (const Index& block : blocks) RunBlock(block, grid, threads);
+    for (const Index& block : blocks) {
+      shared_.Begin(shape.kernel, shape.shared_bytes);
+      RunBlock(block, shape.grid, shape.threads);
+      shared_.End();
+    }
     TheMachine() = nullptr;
   }
 
@@ -168,9 +92,11 @@ class Machine {
   }
 
   Thread& current() { return *threads_[current_]; }
-  char* shared() {
-    // 16-byte aligned within the vector.
-    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(shared_.data()) + 15) / 16 * 16);
+  char* shared() const { return shared_.launched(); }
+  std::string Describe() {
+    const Fiber& fiber = current().fiber;
+    return StrCat(Symbols::ForReaders(TheSymbols().NameOf(kernel_)), ", block (", fiber.block.x,
+                  ", ", fiber.block.y, ", ", fiber.block.z, "), thread ", fiber.thread.x);
   }
 
   void Pause(Wait wait) {
@@ -253,7 +179,8 @@ class Machine {
 
   void* scheduler_ = nullptr;
   std::vector<std::unique_ptr<Thread>> threads_;
-  std::vector<uint64_t> shared_;
+  BlockShared shared_;
+  const void* kernel_ = nullptr;
   const std::function<void()>* body_ = nullptr;
   size_t current_ = 0;
   unsigned turn_ = 0;
@@ -291,13 +218,26 @@ Pool& ThePool() {
   return pool;
 }
 
-void RunBlocks(std::span<const Index> blocks, Index grid, unsigned threads, size_t shared_bytes,
+// An access that the host's memory management refuses: says where, and lets the program end by it.
+void SayWhere(int signal, siginfo_t* info, void*) {
+  std::string what = TheArena().Explain(info->si_addr);
+  Machine* const machine = Machine::TheMachine();
+  if (machine != nullptr || !what.empty()) {
+    const std::string who = machine != nullptr ? machine->Describe() : "a copy, or the host,";
+    if (what.empty()) what = StrCat("no device memory, address ", info->si_addr);
+    what = StrCat("emulated device: ", who, " touches ", what, "\n");
+    if (write(STDERR_FILENO, what.data(), what.size()) < 0) _exit(1);
+  }
+  ::signal(signal, SIG_DFL);  // the access is tried again
+}
+
+void RunBlocks(std::span<const Index> blocks, const LaunchShape& shape,
                const std::function<void()>& body) {
-  CHECK(threads > 0 && threads <= kThreadsMax && threads % 32 == 0);
-  CHECK(grid.y <= 65535 && grid.z <= 65535);
-  const Open open;
+  CHECK(shape.threads > 0 && shape.threads <= kThreadsMax && shape.threads % 32 == 0);
+  CHECK(shape.grid.y <= 65535 && shape.grid.z <= 65535);
+  const OpenMemory open;
   auto machine = ThePool().Take();
-  machine->Run(blocks, grid, threads, shared_bytes, body);
+  machine->Run(blocks, shape, body);
   ThePool().Give(std::move(machine));
 }
 
@@ -305,7 +245,15 @@ void RunBlocks(std::span<const Index> blocks, Index grid, unsigned threads, size
 
 const Fiber& Current() { return TheMachine().current().fiber; }
 
-void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+void ExplainFaults() {
+  struct sigaction action = {};
+  action.sa_sigaction = SayWhere;
+  action.sa_flags = SA_SIGINFO;
+  CHECK(sigaction(SIGSEGV, &action, nullptr) == 0 && sigaction(SIGBUS, &action, nullptr) == 0);
+}
+
+void RunGrid(const LaunchShape& shape, const std::function<void()>& body) {
+  const Index& grid = shape.grid;
   std::vector<Index> blocks;
   Index block;
   for (block.z = 0; block.z < grid.z; ++block.z) {
@@ -313,16 +261,17 @@ void RunGrid(Index grid, unsigned threads, size_t shared_bytes, const std::funct
       for (block.x = 0; block.x < grid.x; ++block.x) blocks.push_back(block);
     }
   }
-  RunBlocks(blocks, grid, threads, shared_bytes, body);
+  RunBlocks(blocks, shape, body);
 }
 
-void RunTogether(unsigned blocks, unsigned threads, const std::function<void()>& body) {
+void RunTogether(const LaunchShape& shape, const std::function<void()>& body) {
+  CHECK(shape.grid.y == 1 && shape.grid.z == 1);
   const auto run = [&](unsigned x) {
     const Index block = {x, 0, 0};
-    RunBlocks({&block, 1}, {blocks, 1, 1}, threads, 0, body);
+    RunBlocks({&block, 1}, shape, body);
   };
   std::vector<std::thread> others;
-  for (unsigned x = 1; x < blocks; ++x) others.emplace_back(run, x);
+  for (unsigned x = 1; x < shape.grid.x; ++x) others.emplace_back(run, x);
   run(0);
   for (auto& other : others) other.join();
 }
@@ -371,27 +320,6 @@ char* DynamicShared() { return TheMachine().shared(); }
 
 void CheckAligned(const void* p, size_t bytes) {
   CHECK_MSG(reinterpret_cast<uintptr_t>(p) % bytes == 0, "a misaligned vector load");
-}
-
-void* AllocateDevice(size_t bytes) {
-  const std::lock_guard lock(TheMemory().mutex);
-  return TheMemory().arena.Take(bytes);
-}
-void FreeDevice(void* memory) {
-  const std::lock_guard lock(TheMemory().mutex);
-  TheMemory().arena.Give(memory);
-}
-size_t FreeDeviceBytes() {
-  const std::lock_guard lock(TheMemory().mutex);
-  return TheMemory().arena.FreeBytes();
-}
-void CopyDevice(void* to, const void* from, size_t bytes) {
-  const Open open;
-  std::memcpy(to, from, bytes);
-}
-void ClearDevice(void* memory, size_t bytes) {
-  const Open open;
-  std::memset(memory, 0, bytes);
 }
 
 }  // namespace echelon::emulation

@@ -60,6 +60,7 @@ constexpr int kDevices = 8;
 
 class EmulatedRuntime : public Runtime {
  public:
+  EmulatedRuntime() { emulation::ExplainFaults(); }
   int DriverVersion() override { return ToolkitVersion(); }
   int ToolkitVersion() override { return 13000; }
   Outcome DeviceCount(int* count) override {
@@ -67,24 +68,24 @@ class EmulatedRuntime : public Runtime {
     return {};
   }
   Outcome Describe(int device, DeviceInfo* info) override {
-    *info = {"emulated on the host", 9, 0, 2, emulation::FreeDeviceBytes(), uint64_t{1} << 20};
+    *info = {"emulated on the host", 9, 0, 2, emulation::TheArena().FreeBytes(), uint64_t{1} << 20};
     info->uuid[0] = static_cast<uint8_t>(device + 1);
     return {};
   }
   Outcome Open(int) override { return {}; }
   Outcome FreeMemory(uint64_t* free_bytes, uint64_t* total_bytes) override {
-    *free_bytes = *total_bytes = emulation::FreeDeviceBytes();
+    *free_bytes = *total_bytes = emulation::TheArena().FreeBytes();
     return {};
   }
   Outcome Allocate(size_t bytes, void** memory) override {
-    *memory = emulation::AllocateDevice(bytes);
+    *memory = emulation::TheArena().Take(bytes);
     if (*memory != nullptr) return {};
     return {Failure::kOutOfMemory, 2, "the emulated device is full"};
   }
   // As cudaFree, which waits for what runs.
   void Free(void* memory) override {
     for (StreamQueue* stream : streams_) stream->RunTo(stream->end());
-    emulation::FreeDevice(memory);
+    emulation::TheArena().Give(memory);
   }
   Outcome AllocatePinned(size_t bytes, void** memory) override {
     *memory = std::malloc(bytes);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "tests/support/cuda_emulation/arena.h"
 
 namespace echelon::emulation {
 
@@ -110,6 +111,7 @@ uint64_t StreamQueue::ran() const {
 void StreamQueue::RunTo(uint64_t place) {
   std::unique_lock lock(mutex_);
   if (thread_.joinable()) return changed_.wait(lock, [&] { return ran_ >= place; });
+  const OpenMemory open;
   while (ran_ < place) RunFront(lock);
 }
 
@@ -141,8 +143,11 @@ void StreamQueue::RunAll() {
   for (;;) {
     changed_.wait(lock, [&] { return ended_ || !waiting_.empty(); });
     if (waiting_.empty()) return;
-    RunFront(lock);
-    changed_.notify_all();
+    const OpenMemory open;
+    while (!waiting_.empty()) {
+      RunFront(lock);
+      changed_.notify_all();
+    }
   }
 }
 

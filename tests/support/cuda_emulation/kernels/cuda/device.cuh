@@ -15,12 +15,14 @@
 #include "common/half.h"
 #include "kernels/cuda/runtime.h"
 #include "tests/support/cuda_emulation/async_copies.h"
+#include "tests/support/cuda_emulation/block_shared.h"
 #include "tests/support/cuda_emulation/emulation.h"
 
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
-// Blocks of a host's thread run one after the other, so one copy serves each in turn.
+// Blocks of a host's thread run one after the other, so one copy serves each in turn
+// (block_shared.h finds it).
 #define __shared__ static thread_local
 #define threadIdx (::echelon::emulation::Current().thread)
 #define blockIdx (::echelon::emulation::Current().block)
@@ -29,8 +31,8 @@
 namespace echelon::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
-inline constexpr size_t kSharedBytesMax = size_t{99} << 10;
-inline constexpr size_t kSharedBytesStaticMax = size_t{24} << 10;
+inline constexpr size_t kSharedBytesMax = emulation::kSharedBytesAtMost;
+inline constexpr size_t kSharedBytesStaticMax = emulation::kSharedBytesDeclared;
 
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
@@ -43,19 +45,21 @@ inline float __shfl_xor_sync(unsigned, float value, int distance) {
 }
 
 template <typename... Parameters, typename... Arguments>
-void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
-            const Arguments&... args) {
-  if (shared_bytes > kSharedBytesMax) emulation::Fail("more shared memory than a block may have");
-  static_cast<emulation::StreamQueue*>(stream)->EnqueueKernel([=] {
-    emulation::RunGrid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(args...); });
-  });
+void Launch(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
+            void (*kernel)(Parameters...), const Arguments&... args) {
+  const emulation::LaunchShape shape = {
+      reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z}, threads, shared_bytes};
+  static_cast<emulation::StreamQueue*>(stream)->EnqueueKernel(
+      [=] { emulation::RunGrid(shape, [&] { kernel(args...); }); });
 }
 
 template <typename... Parameters, typename... Arguments>
 void LaunchTogether(Stream stream, unsigned blocks, unsigned threads, void (*kernel)(Parameters...),
                     const Arguments&... args) {
+  const emulation::LaunchShape shape = {
+      reinterpret_cast<const void*>(kernel), {blocks, 1, 1}, threads, 0};
   static_cast<emulation::StreamQueue*>(stream)->EnqueueKernel(
-      [=] { emulation::RunTogether(blocks, threads, [&] { kernel(args...); }); });
+      [=] { emulation::RunTogether(shape, [&] { kernel(args...); }); });
 }
 
 inline char* DynamicShared() { return emulation::DynamicShared(); }
