@@ -6,6 +6,9 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <chrono>
+#include <thread>
+
 #include "common/strings.h"
 #include "tests/chaos/chaos_fixture.h"
 
@@ -45,6 +48,28 @@ TEST_P(DeviceChaosTest, KillEachRank) {
     Signal(rank, SIGKILL, 1000);
     EXPECT_THAT(last_error_.message,
                 ContainsRegex(StrCat("^rank ", rank, " on host .+, CUDA device .+: process")));
+  }
+  Stop();
+}
+
+// The other rank's kernel, or its host, waits for what the killed one was to send.
+TEST_P(DeviceChaosTest, KillARankAmidAMessage) {
+  StartOnDevices();
+  for (const int rank : {0, 1}) {
+    if (HasFatalFailure()) return;
+    const pid_t pid = driver_->RankPids()[static_cast<size_t>(rank)];
+    std::thread killer;
+    StrikeAndRecover(
+        [&] {
+          kill(pid, SIGSTOP);
+          killer = std::thread([pid] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(500));
+            kill(pid, SIGKILL);
+          });
+        },
+        1500);
+    if (killer.joinable()) killer.join();
+    EXPECT_THAT(last_error_.message, HasSubstr(StrCat("rank ", rank, " on host ")));
   }
   Stop();
 }
@@ -101,7 +126,7 @@ TEST_P(DeviceChaosTest, NcclHangsAmidAStep) {
   Stop();
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchanges, DeviceChaosTest, ::testing::Values("staged", "nccl"),
+INSTANTIATE_TEST_SUITE_P(Exchanges, DeviceChaosTest, ::testing::Values("staged", "peer", "nccl"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -1,7 +1,9 @@
 // What the emulation finds of memory: accesses beside allocations, reads of what nobody wrote, and
-// launches whose shared memory a device would not give.
+// launches whose shared memory a device would not give. And memory of another process.
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <memory>
@@ -100,6 +102,29 @@ TEST_F(CudaMemoryDeathTest, TheHostCannotTouchIt) {
 TEST_F(CudaMemory, WhatNobodyWroteIsNoNumber) {
   char* const memory = Allocate(4000);
   for (const float value : Floats(memory, 1000)) EXPECT_TRUE(std::isnan(value));
+  runtime_->Free(memory);
+}
+
+TEST_F(CudaMemory, AnotherProcessMapsWhatThisOneShares) {
+  char* const memory = Allocate(1000);
+  MemoryHandle handle;
+  ASSERT_TRUE(runtime_->ShareMemory(memory, &handle).ok());
+  void* mapped = nullptr;
+  EXPECT_FALSE(runtime_->MapMemory(handle, &mapped).ok());  // as a device: its own
+  const pid_t other = fork();
+  if (other == 0) {
+    const bool there = runtime_->MapMemory(handle, &mapped).ok() && mapped != memory;
+    if (there) Set(static_cast<char*>(mapped), 999);
+    runtime_->UnmapMemory(mapped);
+    _exit(there ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(other, &status, 0), other);
+  EXPECT_EQ(status, 0);
+  char value = 0;
+  runtime_->CopyToHost(&value, memory + 999, 1, stream_);
+  runtime_->Wait(stream_);
+  EXPECT_EQ(value, 1);
   runtime_->Free(memory);
 }
 

@@ -145,7 +145,7 @@ TEST_F(CudaHardware, AnErrorIsToldOnce) {
   const auto memory = backend_->Allocate(size_t{4} << 20).value();
   PeerHandle own = link->Share(*memory);
   ++own.process;  // a driver does not map what this process itself has
-  EXPECT_EQ(link->Map(own).ok(), emulated_);
+  EXPECT_FALSE(link->Map(own).ok());
   const auto ones = RandomFloats(64, 1);
   FloatBuffer row(*backend_, 1, 64, ones);
   backend_->AddResidual(row.tensor(), row.tensor(), 1.0f, nullptr, 0.0f);

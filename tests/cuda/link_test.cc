@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <deque>
@@ -194,12 +196,18 @@ TEST_F(CudaLinks, MemoryIsSharedByAddressOrMapped) {
   EXPECT_EQ(same->data(), memory->data());
   EXPECT_EQ(same->bytes(), 1000u);
   EXPECT_EQ(watched_->mapped, 0);
+  const pid_t other = fork();
+  if (other == 0) {
+    auto foreign = link_->Map(handle);
+    const bool is_mapped = foreign.ok() && (*foreign)->data() != memory->data() &&
+                           (*foreign)->bytes() == 1000 && watched_->mapped == 1;
+    if (is_mapped) (*foreign).reset();
+    _exit(is_mapped && watched_->mapped == 0 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(other, &status, 0), other);
+  EXPECT_EQ(status, 0);
   ++handle.process;
-  auto foreign = link_->Map(handle).value();
-  EXPECT_EQ(foreign->data(), memory->data());
-  EXPECT_EQ(watched_->mapped, 1);
-  foreign.reset();
-  EXPECT_EQ(watched_->mapped, 0);
   handle.for_processes = false;
   EXPECT_THAT(link_->Map(handle).error().message,
               HasSubstr("another process's device 0 (its driver shares no memory between "

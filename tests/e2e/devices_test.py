@@ -1,6 +1,7 @@
 """The whole service on GPU workers whose CUDA devices are emulated (tests/chaos/emulated_worker.cc): coordinator, clients, mpirun and real
-processes. In several layouts, exchanging through the hosts' memory and over an NCCL that is played between the processes, answers are those of
-the reference backend in the same layout; and a rank that is killed amid them changes none. `echelon trace` shows what each rank's device did.
+processes. In several layouts, exchanging as they choose, which is through each other's device memory, through the hosts' and over an NCCL that
+is played between the processes, answers are those of the reference backend in the same layout; and a rank that is killed amid them changes none.
+`echelon trace` shows what each rank's device did.
 
 usage: devices_test.py [WORD ...]     layouts whose names have one of the words
 """
@@ -59,7 +60,7 @@ def check(name, layout, folder):
     reference = {**COMMON, "model.path": folder, **layout, "worker.backend": "reference"}
     with service.Service(reference) as running:
         want = ask(running)
-    exchanges = ("staged",) if "worker.backend" in layout else ("staged", "nccl")
+    exchanges = ("staged",) if "worker.backend" in layout else ("staged", "auto", "nccl")
     for exchange in exchanges:
         settings = {**COMMON, "model.path": folder, "worker.backend": "cuda", "worker.device_exchange": exchange, "group.interface": "127.0.0.0/8",
                     **layout}
@@ -70,6 +71,7 @@ def check(name, layout, folder):
             if exchange == "nccl":
                 for line in ("devices exchange over NCCL, interface =lo", "played NCCL: NCCL_SOCKET_IFNAME is =lo"):
                     assert line in running.log(), f"{name}: no line \"{line}\":\n{running.log()[-4000:]}"
+            assert (exchange == "auto") == ("devices exchange through peer memory" in running.log()), running.log()
     print(f"ok   {name}: {', '.join(exchanges)} ({time.monotonic() - began:.1f} s)", flush=True)
 
 

@@ -10,9 +10,9 @@
 int main(int argc, char** argv) {
   using namespace echelon;
   // Streams that wait for other ranks run by themselves; else they run late, which finds more.
-  const bool nccl = std::any_of(argv, argv + argc,
-                                [](const char* word) { return std::strcmp(word, "nccl") == 0; });
-  emulation::SetEager(nccl);
+  const bool staged = std::any_of(
+      argv, argv + argc, [](const char* word) { return std::strcmp(word, "staged") == 0; });
+  emulation::SetEager(!staged);
   return testing::RunMultiRank(argc, argv, []() -> Result<std::unique_ptr<NcclLibrary>> {
     const testing::PlayedDevice device{emulation::EnqueueOn, emulation::CopyDevice};
     return std::unique_ptr<NcclLibrary>(std::make_unique<testing::ProcessNccl>(device));

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,15 +46,20 @@ void* Arena::Take(size_t bytes) {
   const size_t pages = (rounded + kPage - 1) / kPage * kPage;
   const size_t offset = Place(pages + kPage);  // a page behind that is nobody's
   taken_ += rounded;
-  next_ = offset + pages + kPage;
-  end_ = std::max(end_, next_);
-  void* const at = mmap(base_ + offset, pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                        file_, static_cast<off_t>(offset));
-  CHECK(at != MAP_FAILED);
-  FillUnwritten(at, pages);
-  if (open_ == 0) CHECK(mprotect(at, pages, PROT_NONE) == 0);
-  blocks_[offset] = {bytes, pages, offset + pages - rounded};
+  char* const begin = Add(offset, {bytes, pages, offset + pages - rounded}, file_, offset);
+  FillUnwritten(begin, pages);
+  if (open_ == 0) CHECK(mprotect(begin, pages, PROT_NONE) == 0);
   return base_ + offset + pages - rounded;
+}
+
+char* Arena::Add(size_t offset, const Block& block, int file, size_t from) {
+  void* const at = mmap(base_ + offset, block.pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                        file, static_cast<off_t>(from));
+  CHECK(at != MAP_FAILED);
+  blocks_[offset] = block;
+  next_ = offset + block.pages + kPage;
+  end_ = std::max(end_, next_);
+  return static_cast<char*>(at);
 }
 
 size_t Arena::Place(size_t bytes) {
@@ -69,25 +75,67 @@ size_t Arena::Place(size_t bytes) {
   }
 }
 
+Arena::Blocks::const_iterator Arena::Find(void* memory) const {
+  const auto data = static_cast<size_t>(static_cast<char*>(memory) - base_);
+  const auto after = blocks_.upper_bound(data);
+  CHECK_MSG(after != blocks_.begin() && std::prev(after)->second.data == data,
+            "device memory that was not allocated");
+  return std::prev(after);
+}
+
+void Arena::Remove(Blocks::const_iterator block) {
+  const auto [offset, of] = *block;
+  CHECK(mmap(base_ + offset, of.pages, open_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE,
+             MAP_SHARED | MAP_FIXED | MAP_NORESERVE, none_,
+             static_cast<off_t>(offset)) != MAP_FAILED);
+  blocks_.erase(block);
+}
+
 void Arena::Give(void* memory) {
   const std::lock_guard lock(mutex_);
-  const auto data = static_cast<size_t>(static_cast<char*>(memory) - base_);
-  auto found = blocks_.upper_bound(data);
-  CHECK_MSG(found != blocks_.begin() && (--found)->second.data == data,
-            "freed device memory that was not allocated");
+  const auto found = Find(memory);
   const auto [offset, block] = *found;
-  char* const begin = base_ + offset;
-  if (open_ == 0) CHECK(mprotect(begin, block.pages, PROT_READ) == 0);
-  CHECK_MSG(IsUnwritten(begin, data - offset), "device memory before an allocation was written");
-  CHECK_MSG(IsUnwritten(base_ + data + block.bytes, offset + block.pages - data - block.bytes),
+  if (open_ == 0) CHECK(mprotect(base_ + offset, block.pages, PROT_READ) == 0);
+  CHECK_MSG(IsUnwritten(base_ + offset, block.data - offset),
+            "device memory before an allocation was written");
+  const size_t end = block.data + block.bytes;
+  CHECK_MSG(IsUnwritten(base_ + end, offset + block.pages - end),
             "device memory behind an allocation was written");
-  const auto at = static_cast<off_t>(offset);
-  CHECK(mmap(begin, block.pages, open_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE,
-             MAP_SHARED | MAP_FIXED | MAP_NORESERVE, none_, at) != MAP_FAILED);
-  CHECK(fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+  Remove(found);
+  CHECK(fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                   static_cast<off_t>(block.pages)) == 0);
   taken_ -= Rounded(block.bytes);
-  blocks_.erase(found);
+}
+
+Arena::Handle Arena::Share(void* memory) const {
+  const std::lock_guard lock(mutex_);
+  struct stat numbers = {};
+  CHECK(fstat(file_, &numbers) == 0);
+  const auto& [offset, block] = *Find(memory);
+  return {getpid(), file_, numbers.st_ino, offset, block.pages, block.data, block.bytes};
+}
+
+void* Arena::Map(const Handle& handle) {
+  const std::string path = StrCat("/proc/", handle.process, "/fd/", handle.file);
+  const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  struct stat numbers = {};
+  void* memory = nullptr;
+  if (file >= 0 && fstat(file, &numbers) == 0 && numbers.st_ino == handle.inode) {
+    const std::lock_guard lock(mutex_);
+    const size_t offset = Place(handle.pages + kPage);
+    const size_t data = handle.data - handle.offset;
+    char* const begin =
+        Add(offset, {handle.bytes, handle.pages, offset + data}, file, handle.offset);
+    if (open_ == 0) CHECK(mprotect(begin, handle.pages, PROT_NONE) == 0);
+    memory = begin + data;
+  }
+  if (file >= 0) close(file);
+  return memory;
+}
+
+void Arena::Unmap(void* memory) {
+  const std::lock_guard lock(mutex_);
+  Remove(Find(memory));
 }
 
 size_t Arena::FreeBytes() const {

@@ -8,6 +8,8 @@
 //
 // Any thread.
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <map>
 #include <mutex>
@@ -23,6 +25,18 @@ class Arena {
   void Give(void* memory);
   size_t FreeBytes() const;
 
+  // What stands for memory that Take gave, in other processes of this user while this one lives;
+  // and what another one's stands for here, null where that is gone. Kept until both let it go.
+  struct Handle {
+    pid_t process = 0;
+    int file = -1;
+    ino_t inode = 0;  // of the file: another one may have come to its number
+    size_t offset = 0, pages = 0, data = 0, bytes = 0;
+  };
+  Handle Share(void* memory) const;
+  void* Map(const Handle& handle);
+  void Unmap(void* memory);
+
   // Memory can be touched until as many Close() as Open() were called.
   void Open();
   void Close();
@@ -37,18 +51,23 @@ class Arena {
     size_t pages;  // in bytes, all of which can be touched
     size_t data;   // the offset of what was given out
   };
+  using Blocks = std::map<size_t, Block>;  // by their first page's offset
   static size_t Rounded(size_t bytes);
   // The offset of that many bytes of free addresses.
   size_t Place(size_t bytes);
+  // A new block at `offset`, of what `file` has at `from`; where it can be touched.
+  char* Add(size_t offset, const Block& block, int file, size_t from);
+  void Remove(Blocks::const_iterator block);
+  Blocks::const_iterator Find(void* memory) const;
   void Protect(int protection);
 
   mutable std::mutex mutex_;
   char* base_ = nullptr;
-  int file_ = -1, none_ = -1;       // the memory; a file of no bytes
-  std::map<size_t, Block> blocks_;  // by their first page's offset
-  size_t taken_ = 0;                // bytes, as the device counts them
-  size_t next_ = 0;                 // where addresses are looked for
-  size_t end_ = 0;                  // nothing has ever been mapped behind
+  int file_ = -1, none_ = -1;  // the memory; a file of no bytes
+  Blocks blocks_;
+  size_t taken_ = 0;  // bytes, as the device counts them
+  size_t next_ = 0;   // where addresses are looked for
+  size_t end_ = 0;    // nothing has ever been mapped behind
   int open_ = 0;
 };
 Arena& TheArena();

@@ -49,13 +49,7 @@ struct PlayedEvent {
 };
 PlayedEvent& OfEvent(Event event) { return *static_cast<PlayedEvent*>(event); }
 
-// What a handle says.
-struct SharedMemory {
-  void* memory = nullptr;
-  pid_t process = 0;
-};
-
-// All in one arena: ranks that are threads reach each other's memory by address.
+// All in one arena: ranks that are threads reach each other's memory by address, processes map it.
 constexpr int kDevices = 8;
 
 class EmulatedRuntime : public Runtime {
@@ -97,20 +91,24 @@ class EmulatedRuntime : public Runtime {
     }
     std::free(memory);
   }
-  // One process alone knows the arena: others cannot map it.
   Outcome ShareMemory(void* memory, MemoryHandle* handle) override {
-    const SharedMemory shared{memory, getpid()};
+    const emulation::Arena::Handle shared = emulation::TheArena().Share(memory);
+    static_assert(sizeof(shared) <= sizeof(*handle));
     std::memcpy(handle->data(), &shared, sizeof(shared));
     return {};
   }
   Outcome MapMemory(const MemoryHandle& handle, void** memory) override {
-    SharedMemory shared;
+    emulation::Arena::Handle shared;
     std::memcpy(&shared, handle.data(), sizeof(shared));
-    *memory = shared.memory;
-    if (shared.process == getpid()) return {};
-    return {Failure::kOther, 201, "cudaErrorDeviceUninitialized: emulated in another process"};
+    *memory = nullptr;
+    if (shared.process != getpid()) *memory = emulation::TheArena().Map(shared);
+    if (*memory != nullptr) return {};
+    return {Failure::kOther, 201, "cudaErrorDeviceUninitialized: no other process has it"};
   }
-  void UnmapMemory(void*) override {}
+  void UnmapMemory(void* memory) override {
+    for (StreamQueue* stream : streams_) stream->RunTo(stream->end());
+    emulation::TheArena().Unmap(memory);
+  }
   Outcome EnablePeer(int) override { return {}; }
   Outcome NewStream(bool, Stream* stream) override {
     auto* made = new StreamQueue();
