@@ -31,7 +31,7 @@ LAYOUTS = {
     "sp2": {"layout.sp": 2},
     "pp2 of two backends": {"layout.pp": 2, "worker.backend": "cpu,cuda"},
 }
-TOKENS = 24
+TOKENS = 64  # so many that a rank dies amid them
 PROMPTS = {"short": [3, 1, 4, 1, 5], "long": [(37 * i) % 250 + 1 for i in range(40)]}
 
 
@@ -41,13 +41,15 @@ def ask(running, kill=False):
     try:
         # A request of a known name would be answered from what the coordinator remembers.
         names = {name: f"{name}.killed" if kill else name for name in PROMPTS}
+        if kill:  # before they begin: it takes a while
+            running.seen.update(running.ranks_and_launchers())
+            victim = max(running.ranks())
         for name, prompt in PROMPTS.items():
             connection.submit(names[name], prompt=prompt, max_tokens=TOKENS, temperature=0, ignore_eos=True)
         if kill:
             while not all(len(connection.answers[names[name]].token_ids) > 2 for name in PROMPTS):
                 assert connection.pump(60), "no tokens"
-            running.seen.update(running.ranks_and_launchers())
-            os.kill(max(running.ranks()), signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
         answers = connection.finish()
         assert all(answer.error is None for answer in answers), [answer.error for answer in answers]
         return {name: connection.answers[names[name]].token_ids for name in PROMPTS}
