@@ -62,6 +62,9 @@ Status RunStatus(const StatusOptions& options) {
                    status.layout.pp, " x sp ", status.layout.sp, ", context ", status.context_max,
                    " tokens\n", status.running, " running, ", status.waiting, " waiting, ",
                    status.kv_pages_free, " of ", status.kv_pages_total, " KV pages free\n"));
+  for (const RankProgress& rank : status.ranks) {
+    if (rank.ready) PrintText(StrCat("rank ", rank.rank, " computes on ", rank.backend, "\n"));
+  }
   return Status();
 }
 

@@ -125,6 +125,7 @@ def test_connect_and_seeds(running):
     assert echelon("run", *greedy, "Name three uses of a ladder.").stdout == text + "\n"
     status = last_json(echelon("status", "--connect", running.endpoint, "--json"))
     assert status["state"] == "ready" and status["kv_pages_free"] == status["kv_pages_total"]
+    assert f"rank 1 computes on {status['ranks'][1]['backend']}\n" in echelon("status", "--connect", running.endpoint).stdout
 
 
 def test_chat_remembers(running):
