@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -150,10 +151,18 @@ class GroupTest : public ::testing::Test {
     for (int64_t passed = 0; passed < ms; passed += 500) {
       clock_.AdvanceUs(500'000);
       for (const int rank : alive) ranks_[rank]->Send(ControlType::kHeartbeat, "");
-      usleep(alive.empty() ? 0 : 3000);
-      while (group_->Tick()) {
+      const GroupState before = group_->state();
+      for (int waited_ms = 0; waited_ms < 500; ++waited_ms) {  // sockets take real time
+        while (group_->Tick()) {
+        }
+        if (group_->state() != before || AllHeard(alive)) break;
+        usleep(1000);
       }
     }
+  }
+  bool AllHeard(const std::vector<int>& ranks) const {
+    return std::ranges::all_of(
+        ranks, [&](int rank) { return group_->ranks()[rank].last_heard_us == clock_.NowUs(); });
   }
   void BringUp() {
     MakeRanks();
