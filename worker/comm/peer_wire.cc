@@ -58,7 +58,7 @@ Result<std::unique_ptr<DeviceWire>> PeerWire::Make(Communicator& host, DeviceLin
   PutText(mine.host, options.host);
   PutText(mine.device, link.card().name);
   Result<std::unique_ptr<Mailboxes>> mail = NewMailboxes(host, link, options);
-  RETURN_IF_ERROR(FirstProblem(host, options.host, mail.ok() ? "" : mail.error().message));
+  RETURN_IF_ERROR(FirstProblem(host, options.host, mail));
   mine.handle = (*mail)->handle();
   std::vector<PackedPart> parts(static_cast<size_t>(host.size()));
   host.Wait(host.AllGather(&mine, parts.data(), sizeof(mine)));
@@ -70,16 +70,12 @@ Result<std::unique_ptr<DeviceWire>> PeerWire::Make(Communicator& host, DeviceLin
     handles.push_back(part.handle);
     devices.push_back(StrCat("host ", part.host, ", ", part.device));
   }
-  Status usable = (*mail)->Connect(handles);
-  usable = FirstProblem(host, options.host, usable.ok() ? "" : usable.error().message);
-  if (usable.ok() && host.size() > 1) {
-    usable = (*mail)->Try();
-    usable = FirstProblem(host, options.host, usable.ok() ? "" : usable.error().message);
-  }
+  Status usable = FirstProblem(host, options.host, (*mail)->Connect(handles));
+  if (usable.ok() && host.size() > 1) usable = FirstProblem(host, options.host, (*mail)->Try());
   if (!usable.ok()) {
     // Nobody gives memory back that others still map.
     (*mail)->Disconnect();
-    static_cast<void>(FirstProblem(host, options.host, ""));
+    static_cast<void>(FirstProblem(host, options.host, Status()));
     return usable.error();
   }
   return std::unique_ptr<DeviceWire>(

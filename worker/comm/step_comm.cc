@@ -55,7 +55,7 @@ Result<Connected> ConnectPeers(Communicator& host, DeviceLink& link,
 Result<Connected> ConnectNccl(Communicator& host, DeviceLink& link, const StepCommOptions& options,
                               Status& can) {
   const Result<NcclWireOptions> wire = PrepareNccl(link.card(), options);
-  can = FirstProblem(host, options.host, wire.ok() ? "" : wire.error().message);
+  can = FirstProblem(host, options.host, wire);
   RETURN_IF_ERROR(can);
   const Result<std::vector<std::string>> ranks = NcclWire::Compare(host, *wire);
   if (!ranks.ok()) can = ranks.error();
@@ -117,8 +117,7 @@ Result<std::unique_ptr<Communicator>> MakeStepCommunicator(std::unique_ptr<Commu
   std::optional<Connected> made;
   std::vector<std::string> problems;
   Result<std::unique_ptr<DeviceLink>> link = backend.NewLink();
-  if (const Status can = FirstProblem(*host, options.host, link.ok() ? "" : link.error().message);
-      can.ok()) {
+  if (const Status can = FirstProblem(*host, options.host, link); can.ok()) {
     line.link = *std::move(link);
     ASSIGN_OR_RETURN(made, Connect(*host, *line.link, options, problems));
   } else {

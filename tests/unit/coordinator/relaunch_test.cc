@@ -10,7 +10,15 @@ namespace {
 
 using ::testing::HasSubstr;
 
-using RelaunchTest = GroupTest;
+class RelaunchTest : public GroupTest {
+ protected:
+  void LoseRank0() {
+    script_.dead_ranks = {0};
+    Pass(1000, {0, 1});
+    ranks_.clear();
+    Pass(7000);
+  }
+};
 
 TEST_F(RelaunchTest, GivesUpAtOnceOnWhatNoRelaunchCures) {
   Make();
@@ -39,10 +47,7 @@ TEST_F(RelaunchTest, GivesUpAfterTheBudgetOfRelaunches) {
   for (int loss = 0; loss < 3; ++loss) {
     ASSERT_EQ(group_->state(), loss == 0 ? GroupState::kStarting : group_->state());
     BringUp();
-    script_.dead_ranks = {0};
-    Pass(1000, {0, 1});
-    ranks_.clear();
-    Pass(7000);
+    LoseRank0();
   }
   EXPECT_EQ(group_->state(), GroupState::kFailed);
   EXPECT_EQ(group_->counters().relaunches, 2u);
@@ -87,10 +92,7 @@ TEST_F(RelaunchTest, LossesFarApartOfGroupsThatWorkedAreForgotten) {
       ASSERT_TRUE(StepWorks(1));  // the others had nothing to compute
     }
     Pass(61'000, {0, 1});
-    script_.dead_ranks = {0};
-    Pass(1000, {0, 1});
-    ranks_.clear();
-    Pass(7000);
+    LoseRank0();
     ASSERT_EQ(group_->state(), GroupState::kStarting);
   }
   EXPECT_EQ(group_->counters().relaunches, 4u);
