@@ -189,7 +189,8 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// A rank that waits for the next plan must not burn its core: < 2 % over two seconds.
+// A rank that waits for the next plan must not burn its core: about 1 % of two seconds, where a
+// rank that looks all the time takes at least what is its part of two cores shared by eight, 25 %.
 TEST_F(MpiCommTest, WaitingSleeps) {
   if (comm_->size() == 1) GTEST_SKIP() << "nobody to wait for";
   char plan = 0;
@@ -199,7 +200,7 @@ TEST_F(MpiCommTest, WaitingSleeps) {
     nanosleep(&idle, nullptr);
   }
   comm_->Wait(comm_->Broadcast(&plan, 1, 0));
-  EXPECT_LT(CpuSeconds() - begin, 0.04);
+  EXPECT_LT(CpuSeconds() - begin, 0.2);
 }
 
 }  // namespace
