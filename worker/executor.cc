@@ -105,9 +105,15 @@ class Executor::Impl {
     kv.type = options.kv_type;
     const StepBounds bounds{options.step_tokens_max, options.sequences_max, kv.page_tokens,
                             options.layout.sp, TilesFor(backend_)};
-    kv.memory_bytes = options.kv_memory_bytes > 0 ? options.kv_memory_bytes
-                                                  : KvMemory(options.ranks_on_memory, bounds);
     kv.device = backend_.DeviceName();
+    kv.memory_bytes = options.kv_memory_bytes;
+    if (kv.memory_bytes == 0) {
+      const uint64_t free = backend_.FreeMemoryBytes() / std::max(options.ranks_on_memory, 1);
+      kv.step_bytes = StepMemory(free, bounds);
+      // Other programs need a host's memory too; a tenth of a device is for graphs and uploads.
+      kv.memory_bytes =
+          backend_.host_memory() ? free / 4 : (free - std::min(free, kv.step_bytes)) / 10 * 9;
+    }
     kv.sequences_max = options.sequences_max;
     kv.context_max = ContextMax(model_, options);
     kv.sp = options.layout.sp;
@@ -185,18 +191,15 @@ class Executor::Impl {
     uint64_t mark = 0;
   };
 
-  // For keys and values where no limit is given, of what the weights left free.
-  uint64_t KvMemory(int ranks_on_memory, const StepBounds& bounds) const {
-    const uint64_t free = backend_.FreeMemoryBytes() / std::max(ranks_on_memory, 1);
-    if (backend_.host_memory()) return free / 4;  // other programs need a host's memory too
-    // A device is ours, but for what a step takes besides; a tenth is for graphs and for what it
-    // uploads. A device so small that its ops' scratch memory were most of it lets them have less
-    // at once.
+  // Of `free` bytes, what steps take of a device that is ours: their buffers, and what ops take
+  // besides. A device so small that this were most of it lets ops have less at once.
+  uint64_t StepMemory(uint64_t free, const StepBounds& bounds) const {
+    if (backend_.host_memory()) return 0;
     const auto buffers = static_cast<uint64_t>(StepBufferBytes(model_, part_, bounds));
     const int64_t widest =
         std::max<int64_t>({model_.d_model, int64_t{part_.heads()} * model_.head_dim, part_.ff()});
     const uint64_t scratch = backend_.ScratchBytes(RankRowsMax(bounds), widest);
-    return (free - std::min(buffers + std::min(scratch, free / 4), free)) / 10 * 9;
+    return buffers + std::min(scratch, free / 4);
   }
 
   // In the plans' order: one that has to wait holds up those behind it. Which those are, and what

@@ -6,6 +6,14 @@
 
 namespace echelon {
 
+namespace {
+std::string Remedy(const KvSettings& settings) {
+  if (settings.step_bytes == 0) return "; raise worker.kv_memory_bytes or use more ranks";
+  return StrCat(", what is free but for ", HumanBytes(static_cast<double>(settings.step_bytes)),
+                " of its steps; lower scheduler.step_tokens_max or use more ranks");
+}
+}  // namespace
+
 Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
                             const KvSettings& settings) {
   KvShape shape;
@@ -29,8 +37,7 @@ Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
                HumanBytes(static_cast<double>(page_bytes)), " and the ring ",
                HumanBytes(static_cast<double>(ring_bytes)), ", the KV memory",
                settings.device.empty() ? "" : " of ", settings.device, " is ",
-               HumanBytes(static_cast<double>(settings.memory_bytes)),
-               "; raise worker.kv_memory_bytes or use more ranks"));
+               HumanBytes(static_cast<double>(settings.memory_bytes)), Remedy(settings)));
     error.rank = part.rank;
     return error;
   }

@@ -20,6 +20,7 @@ struct KvSettings {
   KvType type = KvType::kF16;
   uint64_t memory_bytes = 0;  // for this rank
   std::string device;         // whose memory that is, for errors; empty: the host's
+  uint64_t step_bytes = 0;    // of the device, kept for steps where memory_bytes is what was left
   int sequences_max = 64;     // no more pages than this many sequences can fill
   int context_max = 0;        // positions of one sequence
   int sp = 1;                 // ranks that share the pages of a sequence

@@ -94,8 +94,9 @@ Error MemoryError(Runtime& runtime, int device, const DeviceInfo& info, size_t b
   return ResourceExhausted(StrCat(
       DeviceName(device, info), ": ", what, " needs ", HumanBytes(static_cast<double>(bytes)), ", ",
       HumanBytes(static_cast<double>(free)), " of ", HumanBytes(static_cast<double>(total)),
-      " are free: use fewer KV pages (worker.kv_memory_bytes), a "
-      "checkpoint with fewer bits, more ranks, or end other programs "
+      " are free: use fewer KV pages (worker.kv_memory_bytes), fewer rows in a step "
+      "(scheduler.step_tokens_max), a checkpoint with fewer bits, more ranks, or end other "
+      "programs "
       "on the device"));
 }
 

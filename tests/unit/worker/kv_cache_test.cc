@@ -80,6 +80,11 @@ TEST(SizeKvCache, SaysWhatOnePageNeeds) {
                *device == '\0' ? "" : " of CUDA device 0 (A)",
                " is 1.0 kB; raise worker.kv_memory_bytes or use more ranks"));
   }
+  settings.step_bytes = 3'000'000;
+  EXPECT_THAT(SizeKvCache(Model(), PartOf(Model(), {}, 0), settings).error().message,
+              ::testing::EndsWith("the KV memory of CUDA device 0 (A) is 1.0 kB, what is free but "
+                                  "for 3.0 MB of its steps; lower scheduler.step_tokens_max or use "
+                                  "more ranks"));
 }
 
 }  // namespace

@@ -236,6 +236,8 @@ TEST_F(LocalGroupTest, KeysAndValuesTakeAPartOfWhatIsFree) {
   EXPECT_GT(buffers, kFree / 16);
   EXPECT_EQ(pages(false, 1000), (kFree / 2 - buffers - 1000) / 10 * 9 / kPageBytes);
   EXPECT_EQ(pages(false, kFree), (kFree / 2 - buffers - kFree / 8) / 10 * 9 / kPageBytes);
+  options_.executor.step_tokens_max = 20'000;
+  EXPECT_THAT(StartError(), HasSubstr("lower scheduler.step_tokens_max or use more ranks"));
 }
 
 }  // namespace
