@@ -24,6 +24,8 @@ class DeviceBuffer;
 struct DeviceCard {
   std::string name;  // "CUDA device 0 (NVIDIA H200)"
   std::array<uint8_t, 16> uuid = {};
+  int64_t process = 0;  // kernels of one run on a device at once; of several, where `mps`, else in
+  bool mps = false;     // turns
   int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
   uint64_t memory_bytes = 0;
 };

@@ -60,8 +60,13 @@ CudaLink::CudaLink(Device& device, Recorder& recorder, std::vector<CudaLink*>& l
       timed_(timed),
       on_join_(std::move(joined)) {
   const DeviceInfo& info = device.info();
-  card_ = {device.name(), info.uuid, device.runtime().DriverVersion(),
-           device.runtime().ToolkitVersion(), info.memory_bytes};
+  card_ = {device.name(),
+           info.uuid,
+           ProcessIdentity(),
+           info.mps,
+           device.runtime().DriverVersion(),
+           device.runtime().ToolkitVersion(),
+           info.memory_bytes};
   links_.push_back(this);
 }
 

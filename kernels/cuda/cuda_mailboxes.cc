@@ -88,6 +88,7 @@ CudaMailboxes::~CudaMailboxes() {
   }
   device.Wait();
   if (params_.report != nullptr) device.runtime().FreePinned(params_.report);
+  if (mapped_elsewhere_) memory_.LeaveToProcess();
 }
 
 Status CudaMailboxes::Connect(std::span<const PeerHandle> of_ranks) {
@@ -98,6 +99,7 @@ Status CudaMailboxes::Connect(std::span<const PeerHandle> of_ranks) {
     if (rank != params_.rank) {
       ASSIGN_OR_RETURN(mapped.emplace_back(), link_.Map(of_ranks[static_cast<size_t>(rank)]));
       data = mapped.back()->data();
+      mapped_elsewhere_ |= of_ranks[static_cast<size_t>(rank)].process != handle_.process;
     }
     params_.of_rank[rank] = static_cast<MailCounts*>(data);
   }
@@ -157,6 +159,7 @@ Status CudaMailboxes::Try() {
   };
   link_.Join(link_.Enqueue({}, gather));
   params_.wait_ns = wait_ns;
+  device.Wait();  // a copy to pageable memory may hold up launches of other threads while it waits
   device.CopyOut(got.data(), all, ranks * kMailPieceBytes);
   device.Wait();
   if (device.failure()) return *device.failure();

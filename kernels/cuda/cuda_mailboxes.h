@@ -19,7 +19,10 @@ class CudaMailboxes final : public Mailboxes {
   const PeerHandle& handle() const override { return handle_; }
   Status Connect(std::span<const PeerHandle> of_ranks) override;
   Status Try() override;
-  void Disconnect() override { mapped_.clear(); }
+  void Disconnect() override {
+    mapped_.clear();
+    mapped_elsewhere_ = false;
+  }
   Status Pass(std::span<const OutgoingMessage> sends, std::span<const IncomingMessage> recvs,
               void* stream) override;
   Status AllGather(const void* send, void* recv, size_t bytes, void* stream) override;
@@ -34,6 +37,7 @@ class CudaMailboxes final : public Mailboxes {
   PeerHandle handle_;
   MailParams params_ = {};  // no messages
   std::vector<std::unique_ptr<DeviceBuffer>> mapped_;
+  bool mapped_elsewhere_ = false;  // by other processes
 };
 
 }  // namespace echelon::cuda

@@ -25,6 +25,9 @@ class DeviceMemory {
   }
   char* data() const { return static_cast<char*>(data_); }
   size_t bytes() const { return bytes_; }
+  // It is given back with the process: other processes may still map it, and CUDA lets none of it
+  // be freed before they no longer do.
+  void LeaveToProcess() { data_ = nullptr; }
 
  private:
   Runtime* runtime_ = nullptr;

@@ -10,8 +10,11 @@
 // grow and lie in device memory, so a launch has the same arguments each time (graphs).
 //
 // Four slots of 16 KiB and 16 blocks: 1 MiB on its way between two ranks, what a wire of 350 GB/s
-// carries in the 3 us until a count comes back. 16 blocks of 256 threads wait in a multiprocessor
-// or two of 132: even 16 ranks that share a device, each in three groups, leave it a quarter.
+// carries in the 3 us until a count comes back. A multiprocessor holds 5 waiting blocks of 256
+// threads (46 registers on 9.0): 6 ranks that share a device at once, each in three groups of
+// messages of 16 blocks, take 58 of its 132. 14 would take all, and what they wait for could not
+// begin: only threads of a process or MPS run so, other processes take their turns on the whole
+// device.
 
 #include <cstddef>
 #include <cstdint>

@@ -76,7 +76,10 @@ class CudaRuntime : public Runtime {
              properties.totalGlobalMem, static_cast<uint64_t>(properties.l2CacheSize)};
     static_assert(sizeof(properties.uuid) == sizeof(info->uuid));
     std::memcpy(info->uuid.data(), &properties.uuid, sizeof(info->uuid));
-    return {};
+    int mps = 0;
+    const cudaError_t asked = cudaDeviceGetAttribute(&mps, cudaDevAttrMpsEnabled, device);
+    info->mps = asked == cudaSuccess && mps != 0;
+    return OutcomeOf(asked);
   }
   Outcome Open(int device) override {
     cudaError_t error = cudaSetDevice(device);
@@ -163,7 +166,9 @@ class CudaRuntime : public Runtime {
     cudaGraph_t captured = nullptr;
     cudaError_t error = cudaStreamEndCapture(Of(stream), &captured);
     cudaGraphExec_t runnable = nullptr;
-    if (error == cudaSuccess) error = cudaGraphInstantiate(&runnable, captured, 0);
+    // Else messages lose the priority of the link's stream.
+    const auto flags = cudaGraphInstantiateFlagUseNodePriority;
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&runnable, captured, flags);
     if (captured != nullptr) cudaGraphDestroy(captured);
     if (error == cudaSuccess) *graph = runnable;
     return OutcomeOf(error);

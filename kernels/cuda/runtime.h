@@ -41,6 +41,7 @@ struct DeviceInfo {
   uint64_t memory_bytes = 0;
   uint64_t cache_bytes = 0;  // level 2
   std::array<uint8_t, 16> uuid = {};
+  bool mps = false;  // kernels of several processes run at once
 };
 using MemoryHandle = std::array<std::byte, 64>;  // a cudaIpcMemHandle_t
 

@@ -23,7 +23,7 @@ FINDS_NONE = "#!/bin/sh\necho '[  PASSED  ] 0 tests.'\n"
 FAILS = "#!/bin/sh\necho '[  PASSED  ] 2 tests.'\necho '[  FAILED  ] 1 test, listed below:'\nexit 1\n"
 FIGURE = """#!/bin/sh\necho '{"name": "memory read", "value": 4000, "unit": "GB/s"}'\n"""
 CRASHES = "#!/bin/sh\nexit 3\n"
-NO_TORCH = "import sys\nsys.exit('SKIPPED: this Python has no torch')\n"
+NO_TORCH = "import sys\nprint('a warning')\nsys.exit('SKIPPED: this Python has no torch')\n"
 
 
 class Run(unittest.TestCase):
@@ -31,7 +31,7 @@ class Run(unittest.TestCase):
         """The exit status, and of every stage of the report its result and detail. `before`: the report that is there."""
         with tempfile.TemporaryDirectory() as made:
             folder = pathlib.Path(made)
-            programs = {"nvidia-smi": SMI, "compute-sanitizer": "#!/bin/sh\nshift 4\nexec \"$@\"\n", "gpu_test": gpu_test,
+            programs = {"nvidia-smi": SMI, "compute-sanitizer": "#!/bin/sh\nshift 6\nexec \"$@\"\n", "gpu_test": gpu_test,
                         "gpu_bench": gpu_bench, "overlap_bench": FIGURE, "peers.py": NO_TORCH}
             for name, text in programs.items():
                 (folder / name).write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -106,8 +107,8 @@ class Stages:
         seconds = time.monotonic() - begin
         if status is None:
             result, detail = "failed", f"did not end within {limit:.0f} s"
-        elif output.startswith("SKIPPED"):
-            result, detail = "skipped", output.strip()
+        elif skipped := re.search("^SKIPPED.*", output, re.MULTILINE):
+            result, detail = "skipped", skipped.group()
         else:
             result, detail = ("passed" if status == 0 else "failed"), ""
         if read and result != "skipped":

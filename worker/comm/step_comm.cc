@@ -1,6 +1,7 @@
 #include "worker/comm/step_comm.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "common/strings.h"
 #include "worker/comm/device_comm.h"
 #include "worker/comm/first_problem.h"
+#include "worker/comm/packed_text.h"
 #include "worker/comm/peer_wire.h"
 #include "worker/comm/staged_comm.h"
 
@@ -34,6 +36,34 @@ struct Connected {
   std::unique_ptr<DeviceWire> wire;
   WireFactory again;
 };
+
+// How a rank runs kernels on its device.
+struct PackedTurn {
+  std::array<uint8_t, 16> uuid = {};
+  int64_t process = 0;
+  bool mps = false;
+  char device[64] = {};
+};
+
+// Processes that share a device take turns of milliseconds there, and a kernel that waits for
+// another process's uses its turn up; a host that waits leaves the device to the other. The same
+// on all ranks.
+Status RunAtOnce(Communicator& host, const DeviceCard& card) {
+  PackedTurn mine = {card.uuid, card.process, card.mps, {}};
+  PutText(mine.device, card.name);
+  std::vector<PackedTurn> all(static_cast<size_t>(host.size()));
+  host.Wait(host.AllGather(&mine, all.data(), sizeof(mine)));
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    for (size_t other = 0; other < rank; ++other) {
+      const PackedTurn &a = all[other], &b = all[rank];
+      if (a.uuid != b.uuid || a.process == b.process || a.mps) continue;
+      return Unsupported(StrCat("ranks ", other, " and ", rank, " of the group share ", a.device,
+                                ", where processes take turns: one whose kernel waits for the "
+                                "other's would use up its own; MPS lets both run at once"));
+    }
+  }
+  return {};
+}
 
 // An error is the same on all ranks.
 Result<Connected> ConnectPeers(Communicator& host, DeviceLink& link,
@@ -82,7 +112,9 @@ Result<std::optional<Connected>> Connect(Communicator& host, DeviceLink& link,
     return std::optional<Connected>(std::move(made));
   }
   if (options.kind != "nccl") {
-    Result<Connected> made = ConnectPeers(host, link, options);
+    const Status quick = options.kind == "auto" ? RunAtOnce(host, link.card()) : Status();
+    Result<Connected> made =
+        quick.ok() ? ConnectPeers(host, link, options) : Result<Connected>(quick.error());
     if (made.ok()) return std::optional<Connected>(*std::move(made));
     problems.push_back(made.error().message);
   }

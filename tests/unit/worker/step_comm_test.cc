@@ -27,6 +27,8 @@ struct RankSetup {
   bool on_device = true, has_link = true, has_nccl = true;
   std::string kind = "auto";
   uint8_t device = 0;  // 0: one of its own
+  int64_t process = 0;
+  bool mps = false;
   std::string interface = {};
 };
 
@@ -46,6 +48,8 @@ class PlayedBackend final : public reference::ReferenceBackend {
   PlayedBackend(const RankSetup& setup, int rank) : ReferenceBackend(1), setup_(setup) {
     card_.name = StrCat("device ", rank);
     card_.uuid[0] = setup.device == 0 ? static_cast<uint8_t>(100 + rank) : setup.device;
+    card_.process = setup.process;
+    card_.mps = setup.mps;
   }
   bool host_memory() const override { return !setup_.on_device; }
   Result<std::unique_ptr<DeviceLink>> NewLink() override {
@@ -143,6 +147,26 @@ TEST(StepComm, AllStageWhereOneCannotJoinAndAreToldWhy) {
   for (const Outcome& one : Made({{.device = 3}, {.device = 3}})) {
     EXPECT_EQ(one.made, "staged");
     EXPECT_THAT(one.note, HasSubstr("NCCL joins one rank a device"));
+  }
+}
+
+TEST(StepComm, ProcessesThatTakeTurnsOnADeviceDoNotWaitForEachOtherThere) {
+  const auto turns = HasSubstr(
+      "ranks 0 and 2 of the group share device 0, where processes take turns: one whose kernel");
+  for (const Outcome& one : Made({{.device = 3, .process = 1}, {}, {.device = 3, .process = 2}})) {
+    EXPECT_EQ(one.made, "staged");
+    EXPECT_THAT(one.note, turns);
+  }
+  // They could try to: what stands in the way is another matter.
+  const std::vector<std::vector<RankSetup>> others = {
+      {{.device = 3, .process = 1, .mps = true}, {.device = 3, .process = 2, .mps = true}},
+      {{.device = 3, .process = 1}, {.device = 3, .process = 1}},
+      {{.device = 3, .process = 1}, {.device = 4, .process = 2}},
+      {{.kind = "peer", .device = 3, .process = 1}, {.kind = "peer", .device = 3, .process = 2}}};
+  for (const auto& setups : others) {
+    for (const Outcome& one : Made(setups)) {
+      EXPECT_THAT(one.note + one.made, HasSubstr("this device plays no mailboxes"));
+    }
   }
 }
 
