@@ -84,7 +84,9 @@ int64_t StepBufferBytes(const ModelConfig& model, const RankPart& part, const St
 // Messages round the ring hold whole splits of so many places (kAttentionSplit of the kernels), so
 // that a row's partial can be continued.
 inline constexpr int kRingSplit = 256;
-// Pages of a rank in one message round the ring, of which two are held: at most `tokens` places, no
+// Messages of a layer that a rank holds: one is attended while the next leaves and another comes.
+inline constexpr int kRingMessages = 3;
+// Pages of a rank in one message round the ring: at most `tokens` places, no
 // more than a sequence of `context_max` can fill, whole splits.
 int RingPages(int sp, int page_tokens, int tokens, int64_t context_max);
 

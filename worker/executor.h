@@ -38,9 +38,9 @@ struct ExecutorOptions {
   uint64_t kv_memory_bytes = 0;
   int ranks_on_memory = 1;
   StepCommOptions comm;  // how the ranks' tensors travel
-  // Sequence parallelism: most positions of a rank in one message round the ring. Two messages of
-  // one layer are held: for 768 bytes a position and layer (a 135M model) 3 MiB.
-  int ring_tokens = 2048;
+  // Sequence parallelism: most positions of a rank in one message round the ring. kRingMessages
+  // of one layer are held: for 768 bytes a position and layer (a 135M model) 2.3 MiB.
+  int ring_tokens = 1024;
   // Whether the rows of a step are computed in two parts, so that all-reduces of one hide behind
   // the other. auto measures as the executor is made.
   TokenSplitMode token_split = TokenSplitMode::kOff;

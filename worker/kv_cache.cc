@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/step_buffers.h"
 #include "common/strings.h"
 
 namespace echelon {
@@ -28,7 +29,7 @@ Result<KvShape> SizeKvCache(const ModelConfig& model, const RankPart& part,
       settings.page_tokens;
   const uint64_t of_rank = (pages_of_sequence + settings.sp - 1) / settings.sp;
   const uint64_t useful = of_rank * settings.sequences_max;
-  const uint64_t ring_bytes = 2 * settings.ring_pages * (page_bytes / shape.layers);
+  const uint64_t ring_bytes = kRingMessages * settings.ring_pages * (page_bytes / shape.layers);
   const uint64_t memory = settings.memory_bytes - std::min(ring_bytes, settings.memory_bytes);
   const uint64_t pages = std::min(memory / page_bytes, useful);
   if (pages == 0) {

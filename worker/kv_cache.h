@@ -24,7 +24,7 @@ struct KvSettings {
   int sequences_max = 64;     // no more pages than this many sequences can fill
   int context_max = 0;        // positions of one sequence
   int sp = 1;                 // ranks that share the pages of a sequence
-  int ring_pages = 0;         // pages of one layer in one message of the ring; two are held
+  int ring_pages = 0;         // pages of one layer in one message of the ring
 };
 
 // The greatest cache within the settings, in pages of all of the rank's layers. An error says how

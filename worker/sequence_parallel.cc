@@ -61,7 +61,7 @@ Status SequenceParallel::Allocate(const SharingBuffers& sizes) {
   }
   KvShape staging = cache_.shape();
   staging.layers = 1;
-  staging.pages = 2 * sharing_.ring_pages;
+  staging.pages = kRingMessages * sharing_.ring_pages;
   ASSIGN_OR_RETURN(staging_, backend_.AllocateKv(staging));
   return {};
 }
@@ -162,15 +162,21 @@ const AttentionPlan& SequenceParallel::PlanOf(int part, int window) {
   at->second = plans_[part].Attention(window);
   // The pages of each source lie in the message buffer of the hop that brings them.
   const int ranks = sharing_.parts.parts;
-  for (RingPass& pass : at->second.passes) {
+  std::vector<RingPass>& passes = at->second.passes;
+  for (int pass = 0; pass < static_cast<int>(passes.size()); ++pass) {
     for (int hop = 0; hop + 1 < ranks; ++hop) {
-      AttendList& list = pass.lists[(sharing_.rank - hop - 1 + ranks) % ranks];
+      AttendList& list = passes[pass].lists[(sharing_.rank - hop - 1 + ranks) % ranks];
       for (int32_t& page : list.pages) {
-        if (page >= 0) page += (hop + 1) % 2 * sharing_.ring_pages;
+        if (page >= 0) page += FirstPageOf(pass, hop + 1);
       }
     }
   }
   return at->second;
+}
+
+// Message buffers are taken in turn: one for the own pages of a pass, then one for each hop.
+int32_t SequenceParallel::FirstPageOf(int pass, int message) const {
+  return (pass * sharing_.parts.parts + message) % kRingMessages * sharing_.ring_pages;
 }
 
 std::vector<int> SequenceParallel::Others() const {
@@ -189,13 +195,12 @@ void SequenceParallel::Attend(const AttentionArgs& args, int part) {
   const Tensor key_queries = key_queries_.Rows(0, static_cast<int64_t>(plan.key_rows.size()));
   backend_.GatherRows(args.q, plan.key_rows, key_queries);
   PostQueries(plan, args.q);
-  if (!plan.passes.empty()) BeginPass(plan.passes[0], args.layer);
+  if (!plan.passes.empty()) BeginPass(plan, 0, args.layer);
   AttendPages(plan.own, cache_, args.layer, args, args.q, partials_.Rows(0, own));
   ShareCopied(plan);
   AnswerQueries(plan, args);
-  for (size_t i = 0; i < plan.passes.size(); ++i) {
-    if (i > 0) BeginPass(plan.passes[i], args.layer);
-    FinishPass(plan, plan.passes[i], args);
+  for (int pass = 0; pass < static_cast<int>(plan.passes.size()); ++pass) {
+    FinishPass(plan, pass, args);
   }
   exchange_.Wait(exchanged_);
   if (own == 0) return;
@@ -260,30 +265,30 @@ void SequenceParallel::AnswerQueries(const AttentionPlan& plan, const AttentionA
 }
 
 // Puts this rank's pages of the pass side by side and starts the first hop.
-void SequenceParallel::BeginPass(const RingPass& pass, int layer) {
-  int32_t at = 0;
-  for (const int32_t page : pass.own_pages) {
+void SequenceParallel::BeginPass(const AttentionPlan& plan, int pass, int layer) {
+  int32_t at = FirstPageOf(pass, 0);
+  for (const int32_t page : plan.passes[pass].own_pages) {
     const auto from = cache_.PageData(layer, page, 1), to = staging_->PageData(0, at++, 1);
     backend_.Copy(from.data(), to.data(), from.size());
   }
   FinishFor(backend_, ring_);
-  hop_ = PostHop(pass, 0);
+  hop_ = PostHop(plan, pass, 0);
 }
 
-// Hop h: the pages of rank me - h leave message buffer h % 2 while those of rank me - h - 1 arrive
-// in the other.
-CommHandle SequenceParallel::PostHop(const RingPass& pass, int hop) {
+// Hop h: the pages of rank me - h leave message h of the pass while those of rank me - h - 1 arrive
+// in the next.
+CommHandle SequenceParallel::PostHop(const AttentionPlan& plan, int pass, int hop) {
   const int ranks = sharing_.parts.parts, me = sharing_.rank;
   const int leaving = (me - hop + ranks) % ranks, coming = (me - hop - 1 + ranks) % ranks;
-  const auto buffer = [&](int which, int rank) {
-    return staging_->PageData(0, which % 2 * sharing_.ring_pages, pass.page_count[rank]);
+  const auto buffer = [&](int message, int rank) {
+    return staging_->PageData(0, FirstPageOf(pass, message), plan.passes[pass].page_count[rank]);
   };
   CommHandle last = hop_;
-  if (pass.page_count[leaving] > 0) {
+  if (plan.passes[pass].page_count[leaving] > 0) {
     const auto data = buffer(hop, leaving);
     last = ring_.Send(data.data(), data.size(), (me + 1) % ranks);
   }
-  if (pass.page_count[coming] > 0) {
+  if (plan.passes[pass].page_count[coming] > 0) {
     const auto data = buffer(hop + 1, coming);
     last = ring_.Recv(data.data(), data.size(), (me - 1 + ranks) % ranks);
   }
@@ -291,19 +296,24 @@ CommHandle SequenceParallel::PostHop(const RingPass& pass, int hop) {
   return last;
 }
 
-// The first hop is on its way. Every message is attended while the next one travels.
-void SequenceParallel::FinishPass(const AttentionPlan& plan, const RingPass& pass,
-                                  const AttentionArgs& args) {
+// The first hop is on its way. Every message is attended while the next one travels, the last while
+// the next pass begins: neither of its two buffers is the one that is attended.
+void SequenceParallel::FinishPass(const AttentionPlan& plan, int pass, const AttentionArgs& args) {
   const int ranks = sharing_.parts.parts;
+  const bool last = pass + 1 == static_cast<int>(plan.passes.size());
   const auto rows = static_cast<int64_t>(plan.key_rows.size());
   for (int hop = 0; hop + 1 < ranks; ++hop) {
     ring_.Wait(hop_);
-    if (hop + 2 < ranks) hop_ = PostHop(pass, hop + 1);
+    if (hop + 2 < ranks) {
+      hop_ = PostHop(plan, pass, hop + 1);
+    } else if (!last) {
+      BeginPass(plan, pass + 1, args.layer);
+    }
     const int source = (sharing_.rank - hop - 1 + ranks) % ranks;
     const int64_t at = plan.KeyPartials(source);
-    AttendPages(pass.lists[source], *staging_, 0, args, key_queries_.Rows(0, rows),
+    AttendPages(plan.passes[pass].lists[source], *staging_, 0, args, key_queries_.Rows(0, rows),
                 partials_.Rows(at, at + rows));
-    FinishFor(backend_, ring_);  // the next hop but one arrives in this buffer
+    FinishFor(backend_, ring_);  // a later message arrives in this buffer
   }
 }
 

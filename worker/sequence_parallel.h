@@ -34,7 +34,8 @@ struct PassingCounts {
 class SequenceParallel {
  public:
   // `exchange`, `ring`: two queues over the same sp ranks, in rank order. All references outlive
-  // the object. The staging cache holds 2 * sharing.ring_pages pages of a layer.
+  // the object. The staging cache holds kRingMessages * sharing.ring_pages pages of a
+  // layer.
   static Result<std::unique_ptr<SequenceParallel>> Create(
       const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
       Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring,
@@ -77,9 +78,10 @@ class SequenceParallel {
   void PostQueries(const AttentionPlan& plan, Tensor q);
   void AnswerQueries(const AttentionPlan& plan, const AttentionArgs& args);
   void ShareCopied(const AttentionPlan& plan);
-  void BeginPass(const RingPass& pass, int layer);
-  void FinishPass(const AttentionPlan& plan, const RingPass& pass, const AttentionArgs& args);
-  CommHandle PostHop(const RingPass& pass, int hop);
+  int32_t FirstPageOf(int pass, int message) const;
+  void BeginPass(const AttentionPlan& plan, int pass, int layer);
+  void FinishPass(const AttentionPlan& plan, int pass, const AttentionArgs& args);
+  CommHandle PostHop(const AttentionPlan& plan, int pass, int hop);
   void AttendPages(const AttendList& list, const KvCache& cache, int layer,
                    const AttentionArgs& args, Tensor q, Tensor partials);
 
@@ -89,7 +91,7 @@ class SequenceParallel {
   KvCache& cache_;
   Communicator& exchange_;
   Communicator& ring_;
-  std::unique_ptr<KvCache> staging_;  // two messages of ring_pages pages
+  std::unique_ptr<KvCache> staging_;  // kRingMessages of ring_pages pages
   TensorBuffers tensors_{backend_};
   // As SharingBuffers has them.
   Tensor queries_, key_queries_;

@@ -18,10 +18,10 @@ uint64_t KvBytes(const ModelConfig& model, const ParallelLayout& layout, const R
   const double position = 2.0 * part.kv_heads() * model.head_dim * w.kv_value_bytes;  // a layer
   uint64_t bytes =
       static_cast<uint64_t>(part.n_layers() * position) * own * w.page_tokens * w.streams;
-  if (layout.sp > 1) {  // two messages of a layer on their way round the ring
+  if (layout.sp > 1) {  // messages of a layer on their way round the ring
     const int64_t ring =
         RingPages(layout.sp, static_cast<int>(w.page_tokens), w.ring_tokens, w.context);
-    bytes += static_cast<uint64_t>(position) * 2 * ring * w.page_tokens;
+    bytes += static_cast<uint64_t>(position) * kRingMessages * ring * w.page_tokens;
   }
   return bytes;
 }

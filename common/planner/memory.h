@@ -15,7 +15,7 @@ struct Workload {
   int64_t step_tokens_max = 512;
   int64_t sequences_max = 64;  // that the service admits: at least the streams
   int64_t page_tokens = 16;
-  int ring_tokens = 2048;       // of a message round the ring
+  int ring_tokens = 1024;       // of a message round the ring
   double kv_value_bytes = 2.0;  // of one element of a key or value
 };
 

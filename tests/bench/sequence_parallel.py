@@ -82,7 +82,7 @@ def memory(flags):
 # --- ring: keys and values that travel behind attention -------------------------------------------------------------------------------------
 
 RING_MODEL = {"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8, "intermediate_size": 1024,
-              "num_hidden_layers": 4, "vocab_size": 2048, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+              "num_hidden_layers": 4, "vocab_size": 2048, "max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
 QUICK_HIDDEN = 0.25  # 0.7 and more where it works, 0 or less where it does not
 QUICK_ROUNDS_MIN, QUICK_ROUNDS_MAX = 3, 8
 RING_POSITION_BYTES = 2 * 8 * 64 * 2  # of a layer
@@ -111,7 +111,7 @@ def hidden_of_least(seen, rate, sent):
 
 def ring_inside(agent):
     flags = parse(json.loads(os.environ["ECHELON_BENCH_FLAGS"]))
-    link, tokens = hosts.Link.of_this_test(), 4096
+    link, tokens = hosts.Link.of_this_test(), flags.tokens or 4096
     rates = [250] if flags.quick else [1000, 500, 250, 125]
     # Sent by each rank: its half of the keys and values, once a layer.
     sent = tokens // 2 * RING_POSITION_BYTES * RING_MODEL["num_hidden_layers"]
@@ -206,7 +206,7 @@ def parse(words):
     parser.add_argument("--parts", default="memory,ring,speed")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", default=0, type=int)
-    parser.add_argument("--tokens", default=0, type=int, help="of the prompt of speed")
+    parser.add_argument("--tokens", default=0, type=int, help="of the prompt of ring or speed")
     parser.add_argument("--json", help="what was measured is added to this file")
     flags = parser.parse_args(words)
     flags.words, flags.rounds = words, flags.rounds or (QUICK_ROUNDS_MAX if flags.quick else 3)

@@ -4,8 +4,9 @@
 //
 //   gpu_bench --backend cpu --scale 64
 //
-// Every figure is the median of several runs, each ended by a Synchronize; inputs are random and
-// matrices change from run to run where they would fit a cache. --scale divides the sizes.
+// Every figure is the median of several runs, each ended by a Synchronize and so long that what the
+// host does is small beside it; inputs are random and matrices change from call to call where they
+// would fit a cache. --scale divides the sizes.
 
 #include <algorithm>
 #include <chrono>
@@ -53,16 +54,23 @@ T Must(Result<T> result) {
   return std::move(result).value();
 }
 
-// Median seconds of one call, of `runs` of `calls` calls each.
-double Median(Backend& backend, int runs, int calls, const std::function<void(int)>& call) {
-  std::vector<double> times;
-  for (int run = -1; run < runs; ++run) {  // the first warms up
+// Median seconds of one call, of `runs` of a multiple of `unit` calls each.
+double Median(Backend& backend, int runs, int unit, const std::function<void(int)>& call) {
+  constexpr double kRun = 0.01, kWarm = 0.1;  // launches, uploads and waits are < 1 % of a run
+  int calls = unit;
+  const auto take = [&] {
     backend.Synchronize();
     const double begin = Seconds();
     for (int i = 0; i < calls; ++i) call(i);
     backend.Synchronize();
-    if (run >= 0) times.push_back((Seconds() - begin) / calls);
+    return Seconds() - begin;
+  };
+  for (double spent = 0.0, last = 0.0; spent < kWarm || last < kRun; spent += last) {
+    last = take();
+    if (last < kRun) calls *= 2;
   }
+  std::vector<double> times;
+  for (int run = 0; run < runs; ++run) times.push_back(take() / calls);
   if (const Status health = backend.Health(); !health.ok()) Stop(health.error());
   std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
   return times[runs / 2];
@@ -291,8 +299,13 @@ double DecodeStep(LocalGroup& group, int streams, int tokens) {
     return Seconds() - begin;
   };
   seconds_of(tokens);  // warms up: graphs for every size that follows
-  const double few = seconds_of(0);
-  return (seconds_of(tokens) - few) / tokens;
+  std::vector<double> steps;
+  for (int round = 0; round < 5; ++round) {
+    const double few = seconds_of(0);
+    steps.push_back((seconds_of(tokens) - few) / tokens);
+  }
+  std::nth_element(steps.begin(), steps.begin() + 2, steps.end());
+  return steps[2];
 }
 
 // Whole models: tokens a second of decode, and the step beside what reading the weights takes.
@@ -319,8 +332,11 @@ void BenchModel(const Settings& settings, const ModelShape& shape, double bandwi
 int Main(const Settings& settings) {
   const auto backend = Must(MakeBackend({.name = settings.backend, .threads = settings.threads}));
   std::fprintf(stderr, "%s\n", backend->Describe().c_str());
-  const double bandwidth =
-      backend->MeasureReadBandwidth((size_t{1} << 30) / static_cast<size_t>(settings.scale));
+  double bandwidth = 0.0;  // the greatest: clocks go up
+  for (const double end = Seconds() + 0.3; Seconds() < end;) {
+    const size_t bytes = (size_t{1} << 30) / static_cast<size_t>(settings.scale);
+    bandwidth = std::max(bandwidth, backend->MeasureReadBandwidth(bytes));
+  }
   Print("memory read", bandwidth * 1e-9, "GB/s");
   BenchMatMul(*backend, settings, bandwidth);
   BenchAttention(*backend, settings, bandwidth);

@@ -14,11 +14,15 @@
 //
 // C: a step's time without communication (desync that drops every reduce but the last). M: the time
 // that the link takes for the messages of "standard", or of the run whose steps are whole. A link
-// is set so that M is a given part of C, half of it latency and half bandwidth. Of each run:
+// is set so that M is a given part of C, with what its copies take without any delay; of decode and
+// rings half of the rest is latency and half bandwidth. A large sum goes in pieces, each of which
+// would have the latency: links of prompts have none. Of each run:
 //
 //   hidden             (T of standard - T) / (T of standard - C): of what standard waits for
 //   hidden_on_device   1 - exposed / busy, by the device's clock (LinkTimes), in a run of its own
-//                      that is enqueued op by op, with C and link of its own; no graphs there
+//                      that is enqueued op by op, with C and link of its own; no graphs there. Of
+//                      decode at most so much: where the host enqueues more slowly than the device
+//                      computes, messages end before anything could wait for them
 //   predicted          the planner's cost model over the clock (prediction.h)
 //   hidden_by_model    as hidden, both times by the cost model: what the unlike lengths of
 //   attention
@@ -138,6 +142,11 @@ LinkSpeed LinkFor(double seconds, const LinkTraffic& traffic) {
   return {0.5 * seconds / std::max(1.0, traffic.operations),
           0.5 * seconds / std::max(1.0, traffic.bytes)};
 }
+// What the link takes by itself, `own` seconds of the `ratio` parts of `compute`, is not
+// programmed.
+LinkSpeed LinkBeside(double ratio, double compute, double own, const LinkTraffic& traffic) {
+  return LinkFor(std::max(0.0, ratio * compute - own), traffic);
+}
 LinkTraffic Over(const LinkTraffic& traffic, double steps) {
   return {traffic.operations / steps, traffic.bytes / steps, traffic.delayed_s / steps};
 }
@@ -170,6 +179,7 @@ class OverlapBench {
     LinkTraffic traffic;                // of a step of "standard"
     double exchange = 0.0;              // what one of its messages takes over a link without delay
     std::map<double, double> standard;  // seconds over the links
+    double Own() const { return exchange * traffic.operations; }
   };
 
   ParallelLayout Tp() const { return {.tp = 2}; }
@@ -236,7 +246,7 @@ class OverlapBench {
       Print(StrCat(of, ", a link without delay, ", schedule.name), 1e3 * at_once.Median(), "ms",
             Field("none_ms", 1e3 * base.none));
       for (const double ratio : sizes_.decode_links) {
-        const LinkSpeed link = LinkFor(ratio * base.none, base.traffic);
+        const LinkSpeed link = LinkBeside(ratio, base.none, base.Own(), base.traffic);
         const StepTimes over = DecodeOver(*rank, streams, link);
         CheckSame(StrCat(of, ", ", schedule.name), at_once, over);
         const double seconds = over.Median();
@@ -258,7 +268,8 @@ class OverlapBench {
     const double by_model = prediction.Seconds(ModelOf(checkpoint_, kStandard), whole, false);
     const double saved = by_model - prediction.Seconds(model, whole, false);
     Print(name, 1e3 * seconds, "ms",
-          StrCat(FieldsOf(link), Field("times_standard", standard / seconds),
+          StrCat(FieldsOf(link), Field("m_over_c", std::max(ratio, base.Own() / base.none)),
+                 Field("times_standard", standard / seconds),
                  Field("hidden", (standard - seconds) / (standard - base.none)),
                  Field("hidden_by_model", saved / (by_model - base.none)),
                  Field("predicted", Predicted(prediction, model, whole, false, seconds))));
@@ -279,7 +290,8 @@ class OverlapBench {
           continue;
         }
         if (links.count(streams) == 0) {
-          links[streams] = LinkFor(none[streams], bases_.at(streams).traffic);
+          const Base& base = bases_.at(streams);
+          links[streams] = LinkBeside(1.0, none[streams], base.Own(), base.traffic);
         }
         const StepTimes over = DecodeOver(*rank, streams, links[streams]);
         const double busy = over.hidden_s + over.exposed_s;
@@ -316,26 +328,33 @@ class OverlapBench {
     const ModelConfig model = ModelOf(checkpoint_, kStandard);
     std::map<double, double> whole;
     LinkTraffic traffic;
+    double copies = 0.0;  // of a byte, without delay
     for (const TokenSplitMode mode : {TokenSplitMode::kOff, TokenSplitMode::kOn}) {
       const bool split = mode == TokenSplitMode::kOn;
       options.split = mode;
       options.backend.timed = true;  // nothing of so many rows is repeated
       const auto rank = Start(kStandard, options);
       const StepTimes at_once = PromptOver(*rank, sizes_.prompt, {});
-      if (!split) traffic = at_once.traffic;
+      if (!split) {
+        traffic = at_once.traffic;
+        copies = std::max(0.0, at_once.Sum() - none) / traffic.bytes;
+      }
       for (const double ratio : sizes_.split_links) {
-        const LinkSpeed link = LinkFor(ratio * none, traffic);
+        const double per_byte = ratio * none / traffic.bytes;
+        const LinkSpeed link = {0.0, std::max(0.0, per_byte - copies)};
+        const LinkSpeed modelled = {0.0, link.seconds_per_byte + copies};
         const StepTimes over = PromptOver(*rank, sizes_.prompt, link);
         const std::string name =
             StrCat("prompt of ", sizes_.prompt, ", M/C ", ratio, split ? ", split" : ", whole");
         CheckSame(name, at_once, over);
         if (!split) whole[ratio] = over.Sum();
         const double busy = over.hidden_s + over.exposed_s;
-        Print(name, 1e3 * over.Sum(), "ms",
-              StrCat(FieldsOf(link), Field("none_ms", 1e3 * none),
-                     Field("times_whole", whole[ratio] / over.Sum()),
-                     Field("hidden_on_device", busy > 0.0 ? over.hidden_s / busy : 0.0),
-                     Field("predicted", Predicted(prediction, model, link, split, over.Sum()))));
+        Print(
+            name, 1e3 * over.Sum(), "ms",
+            StrCat(FieldsOf(link), Field("none_ms", 1e3 * none),
+                   Field("times_whole", whole[ratio] / over.Sum()),
+                   Field("hidden_on_device", busy > 0.0 ? over.hidden_s / busy : 0.0),
+                   Field("predicted", Predicted(prediction, model, modelled, split, over.Sum()))));
       }
     }
   }
