@@ -86,8 +86,8 @@ int64_t StepBufferBytes(const ModelConfig& model, const RankPart& part, const St
 inline constexpr int kRingSplit = 256;
 // Messages of a layer that a rank holds: one is attended while the next leaves and another comes.
 inline constexpr int kRingMessages = 3;
-// Pages of a rank in one message round the ring: at most `tokens` places, no
-// more than a sequence of `context_max` can fill, whole splits.
+// Pages of a rank in one message round the ring: at most `tokens` places, no more than a sequence
+// of `context_max` can fill, whole splits.
 int RingPages(int sp, int page_tokens, int tokens, int64_t context_max);
 
 }  // namespace echelon

@@ -34,8 +34,7 @@ struct PassingCounts {
 class SequenceParallel {
  public:
   // `exchange`, `ring`: two queues over the same sp ranks, in rank order. All references outlive
-  // the object. The staging cache holds kRingMessages * sharing.ring_pages pages of a
-  // layer.
+  // the object. The staging cache holds kRingMessages * sharing.ring_pages pages of a layer.
   static Result<std::unique_ptr<SequenceParallel>> Create(
       const ModelConfig& model, const RankPart& part, const SequenceSharing& sharing,
       Backend& backend, KvCache& cache, Communicator& exchange, Communicator& ring,
