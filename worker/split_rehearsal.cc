@@ -5,6 +5,8 @@
 #include <numeric>
 #include <utility>
 
+#include "common/median.h"
+
 namespace echelon {
 
 namespace {
@@ -33,12 +35,6 @@ BatchLayout Prompt(int rows, int page_tokens) {
   batch.page_begin = {0, static_cast<int32_t>(batch.pages.size())};
   batch.steps = {{0, 0, rows}};
   return batch;
-}
-
-double MedianOf(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 bool AllAreClear(const std::vector<double>& ratios) {

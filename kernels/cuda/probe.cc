@@ -96,8 +96,7 @@ Error MemoryError(Runtime& runtime, int device, const DeviceInfo& info, size_t b
       HumanBytes(static_cast<double>(free)), " of ", HumanBytes(static_cast<double>(total)),
       " are free: use fewer KV pages (worker.kv_memory_bytes), fewer rows in a step "
       "(scheduler.step_tokens_max), a checkpoint with fewer bits, more ranks, or end other "
-      "programs "
-      "on the device"));
+      "programs on the device"));
 }
 
 Error StepError(int device, const DeviceInfo& info, const Outcome& outcome) {

@@ -54,11 +54,6 @@ const Peak& PeakOfThread(std::string_view isa) {
   return at->second;
 }
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
 double ReadBandwidth(int threads) {
   static std::map<int, double> measured;
   const auto [at, inserted] = measured.try_emplace(threads, 0.0);

@@ -46,7 +46,6 @@ double SecondsOf(Body body) {
   body();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
-double Median(std::vector<double> values);
 
 // A weight of the shape with random values; ends the program where there is no memory.
 std::unique_ptr<Weight> RandomWeight(Backend& backend, const MatrixShape& shape);

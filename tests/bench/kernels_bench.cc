@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/median.h"
 #include "common/strings.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/read_bandwidth.h"
@@ -85,11 +86,11 @@ void Multiply(benchmark::State& state, TensorFormat format, int64_t rows, int64_
   const bool floats =
       format == TensorFormat::kF32 || format == TensorFormat::kF16 || format == TensorFormat::kBF16;
   const Peak& peak = PeakOfThread(isa);
-  const double macs = static_cast<double>(tokens * rows * cols) / Median(times);
+  const double macs = static_cast<double>(tokens * rows * cols) / MedianOf(times);
   state.counters["GMAC/s"] = macs / 1e9;
   state.counters["of_peak"] = macs / ((floats ? peak.fmas : peak.dots) * threads);
-  state.counters["GB/s"] = static_cast<double>(weight->bytes()) / Median(times) / 1e9;
-  state.counters["of_loads"] = Median(reads) / Median(times);
+  state.counters["GB/s"] = static_cast<double>(weight->bytes()) / MedianOf(times) / 1e9;
+  state.counters["of_loads"] = MedianOf(reads) / MedianOf(times);
 }
 
 constexpr const char* kIsas[] = {"avx512", "avxvnni", "avx2"};

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/median.h"
 #include "common/strings.h"
 #include "tests/bench/bench_model.h"
 
@@ -78,12 +79,12 @@ void DecodeShare(benchmark::State& state) {
     some(products, [&] { model.MultiplyAll(); });
     some(steps, [&] { model.Step(context, 1); });
   }
-  const double loads = weights / Median(reads);
+  const double loads = weights / MedianOf(reads);
   state.counters["loads_GB/s"] = loads / 1e9;
-  state.counters["step_ms"] = Median(steps) * 1e3;
-  state.counters["products_ms"] = Median(products) * 1e3;
-  state.counters["products_of_loads"] = weights / Median(products) / loads;
-  state.counters["step_of_loads"] = bytes / Median(steps) / loads;
+  state.counters["step_ms"] = MedianOf(steps) * 1e3;
+  state.counters["products_ms"] = MedianOf(products) * 1e3;
+  state.counters["products_of_loads"] = weights / MedianOf(products) / loads;
+  state.counters["step_of_loads"] = bytes / MedianOf(steps) / loads;
 }
 BENCHMARK(DecodeShare)
     ->ArgNames({"context", "threads"})
@@ -107,9 +108,9 @@ void DecodeAttention(benchmark::State& state) {
     loads.push_back(backend->MeasureReadBandwidth(static_cast<size_t>(bytes)));
     for (int i = 0; i < 4; ++i) times.push_back(SecondsOf([&] { model.AttendAll({&last, 1}); }));
   }
-  state.counters["loads_GB/s"] = Median(loads) / 1e9;
-  state.counters["GB/s"] = bytes / Median(times) / 1e9;
-  state.counters["of_loads"] = bytes / Median(times) / Median(loads);
+  state.counters["loads_GB/s"] = MedianOf(loads) / 1e9;
+  state.counters["GB/s"] = bytes / MedianOf(times) / 1e9;
+  state.counters["of_loads"] = bytes / MedianOf(times) / MedianOf(loads);
 }
 BENCHMARK(DecodeAttention)
     ->ArgNames({"context", "threads"})
@@ -144,15 +145,15 @@ void RaggedDecode(benchmark::State& state) {
     note(both, ops_of_two);
   }
   for (int op = 0; op < kOps; ++op) {
-    state.counters[StrCat(kOpNames[op], "_half_ms")] = Median(ops_of_one[op]) * 500;
-    state.counters[StrCat(kOpNames[op], "_ms")] = Median(ops_of_two[op]) * 1e3;
+    state.counters[StrCat(kOpNames[op], "_half_ms")] = MedianOf(ops_of_one[op]) * 500;
+    state.counters[StrCat(kOpNames[op], "_ms")] = MedianOf(ops_of_two[op]) * 1e3;
   }
-  const double half = Median(singles) / 2;
+  const double half = MedianOf(singles) / 2;
   const double read = bytes / two->MeasureReadBandwidth(static_cast<size_t>(bytes));
   state.counters["half_of_one_ms"] = half * 1e3;
   state.counters["bytes_ms"] = read * 1e3;
-  state.counters["two_threads_ms"] = Median(boths) * 1e3;
-  state.counters["ratio"] = Median(boths) / std::max(half, read);
+  state.counters["two_threads_ms"] = MedianOf(boths) * 1e3;
+  state.counters["ratio"] = MedianOf(boths) / std::max(half, read);
 }
 BENCHMARK(RaggedDecode)->Iterations(41)->UseRealTime();
 
@@ -183,9 +184,9 @@ void MixedPrefill(benchmark::State& state) {
     pairs.push_back(in_mixed[kOpAttention] / mixed_pairs /
                     (in_packed[kOpAttention] / packed_pairs));
   }
-  state.counters["ratio"] = Median(times);
-  state.counters["ratio_without_attention"] = Median(rests);
-  state.counters["attention_per_pair"] = Median(pairs);
+  state.counters["ratio"] = MedianOf(times);
+  state.counters["ratio_without_attention"] = MedianOf(rests);
+  state.counters["attention_per_pair"] = MedianOf(pairs);
 }
 BENCHMARK(MixedPrefill)->ArgName("threads")->Arg(1)->Arg(2)->Iterations(7)->UseRealTime();
 

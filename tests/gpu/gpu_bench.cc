@@ -17,8 +17,10 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/median.h"
 #include "common/strings.h"
 #include "kernels/backend.h"
 #include "tests/support/model_builder.h"
@@ -55,7 +57,7 @@ T Must(Result<T> result) {
 }
 
 // Median seconds of one call, of `runs` of a multiple of `unit` calls each.
-double Median(Backend& backend, int runs, int unit, const std::function<void(int)>& call) {
+double MedianSeconds(Backend& backend, int runs, int unit, const std::function<void(int)>& call) {
   constexpr double kRun = 0.01, kWarm = 0.1;  // launches, uploads and waits are < 1 % of a run
   int calls = unit;
   const auto take = [&] {
@@ -72,8 +74,7 @@ double Median(Backend& backend, int runs, int unit, const std::function<void(int
   std::vector<double> times;
   for (int run = 0; run < runs; ++run) times.push_back(take() / calls);
   if (const Status health = backend.Health(); !health.ok()) Stop(health.error());
-  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
-  return times[runs / 2];
+  return MedianOf(std::move(times));
 }
 
 class Floats {
@@ -128,7 +129,7 @@ void BenchMatMul(Backend& backend, const Settings& settings, double bandwidth) {
     for (const int64_t rows : {1, 4, 16, 64, 2048}) {
       if (rows == 2048 && format != TensorFormat::kBF16 && format != TensorFormat::kQ4_K) continue;
       const Floats x(backend, rows, k, 1), out(backend, rows, n, 2);
-      const double seconds = Median(backend, 5, rows > 64 ? 2 : calls, [&](int i) {
+      const double seconds = MedianSeconds(backend, 5, rows > 64 ? 2 : calls, [&](int i) {
         backend.MatMul(x.tensor(), *weights[i % calls], nullptr, out.tensor());
       });
       const double flops = 2.0 * static_cast<double>(rows) * n * k / seconds;
@@ -215,7 +216,7 @@ class Cached {
     args.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
     args.rows = {positions, sequences, page_begin_, pages_};
     args.cache = cache_.get();
-    return Median(backend, 5, 4, [&](int) { backend.Attention(args); });
+    return MedianSeconds(backend, 5, 4, [&](int) { backend.Attention(args); });
   }
 
   std::vector<int64_t> lengths_;
@@ -304,8 +305,7 @@ double DecodeStep(LocalGroup& group, int streams, int tokens) {
     const double few = seconds_of(0);
     steps.push_back((seconds_of(tokens) - few) / tokens);
   }
-  std::nth_element(steps.begin(), steps.begin() + 2, steps.end());
-  return steps[2];
+  return MedianOf(std::move(steps));
 }
 
 // Whole models: tokens a second of decode, and the step beside what reading the weights takes.

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "common/median.h"
 #include "common/rank_part.h"
 #include "worker/weights.h"
 
@@ -31,11 +32,7 @@ class SoloWorld : public SoloCommunicator {
 
 double StepTimes::Sum() const { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
 
-double StepTimes::Median() const {
-  std::vector<double> sorted = seconds;
-  std::nth_element(sorted.begin(), sorted.begin() + sorted.size() / 2, sorted.end());
-  return sorted[sorted.size() / 2];
-}
+double StepTimes::Median() const { return MedianOf(seconds); }
 
 SoloRank::SoloRank(const SoloOptions& options)
     : options_(options), world_(std::make_unique<SoloWorld>(options.layout)) {}

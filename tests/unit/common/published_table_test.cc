@@ -7,13 +7,13 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <map>
 #include <tuple>
 #include <vector>
 
+#include "common/median.h"
 #include "common/planner/presets.h"
 #include "common/planner/step_cost.h"
 
@@ -118,11 +118,6 @@ double Loss(const Constants& constants) {
   return sum;
 }
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
 // The constants are what a least-squares fit on tp = 2 and 4 gives: no step of 2 % in any of them
 // comes nearer.
 TEST(PublishedTable, ConstantsAreTheFitOfTwoAndFourRanks) {
@@ -152,8 +147,8 @@ TEST(PublishedTable, EightRanksArePredicted) {
                 kNames[static_cast<int>(row.variant)], row.tokens_s[2], tokens_s,
                 100 * (tokens_s / row.tokens_s[2] - 1));
   }
-  std::printf("held out, tp = 8: median error %.1f %%\n", 100 * Median(errors));
-  EXPECT_LE(Median(errors), 0.10);
+  std::printf("held out, tp = 8: median error %.1f %%\n", 100 * MedianOf(errors));
+  EXPECT_LE(MedianOf(errors), 0.10);
   for (const Row& ladder : kPublished) {
     if (ladder.variant != Variant::kLadder) continue;
     for (const Row& standard : kPublished) {
